@@ -1,0 +1,1 @@
+//! An EPMD (Erlang Port Mapper Daemon) for the whole cluster.

@@ -1,0 +1,2 @@
+//! The `repmd` program.
+fn main() {}
