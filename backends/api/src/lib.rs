@@ -1,1 +1,24 @@
-//! To be written.
+//! What a registry behind repmd promises: the [`RegistryBackend`] trait, its values and its errors.
+//!
+//! A value is checked once, where it enters; from then on its type says that it was checked. No type
+//! here knows the wire, a socket or a task.
+//!
+//! | module | noun |
+//! |---|---|
+//! | [`name`] | the part before the `@`, and the names of hosts and clusters |
+//! | [`creation`] | the number that tells the lives of one name apart |
+//! | [`node`] | what a node registers, and the registration that a registry keeps of it |
+//! | [`backend`] | the contract, leases and changes |
+//! | [`error`] | what can go wrong, one variant a decision |
+
+pub mod backend;
+pub mod creation;
+pub mod error;
+pub mod name;
+pub mod node;
+
+pub use backend::{Change, Lease, LeaseToken, RegistryBackend, Renewal, Scope};
+pub use creation::Creation;
+pub use error::BackendError;
+pub use name::{AliveName, HostId, NameError, NodeName};
+pub use node::{Instance, InstanceId, Node, NodeType, Registration};

@@ -1,0 +1,110 @@
+//! What a node registers, and the registration that a registry keeps of it.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::creation::Creation;
+use crate::name::{AliveName, HostId, NodeName};
+
+/// The wire byte that says what kind of node this is. Any value is stored and returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NodeType(pub u8);
+
+impl NodeType {
+    /// An ordinary Erlang node; `erl -hidden` says this too.
+    pub const NORMAL: Self = Self(77);
+    /// A hidden node, as C nodes call themselves.
+    pub const HIDDEN: Self = Self(72);
+}
+
+/// What one node said of itself in its ALIVE2 request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// The part before the `@`.
+    pub name: AliveName,
+    /// Where it accepts distribution connections. Unchecked, as on the stock daemon: 0 is possible.
+    pub port: u16,
+    /// Normal, hidden, or whatever the node sent.
+    pub node_type: NodeType,
+    /// 0 is TCP. Unchecked.
+    pub protocol: u8,
+    /// Highest distribution version.
+    pub highest_version: u16,
+    /// Lowest distribution version; may be above the highest.
+    pub lowest_version: u16,
+    /// Opaque bytes, at most 1,020.
+    pub extra: Box<[u8]>,
+}
+
+/// A random 128-bit number for one run of one daemon.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct InstanceId(pub u128);
+
+impl InstanceId {
+    /// A new one, from the system's random numbers.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(uuid::Uuid::new_v4().as_u128())
+    }
+}
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// One run of one daemon: who holds registrations, and where its nodes are reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// Tells this run from every other.
+    pub id: InstanceId,
+    /// What stays the same over the daemon's restarts (default: host and port). A registration that an
+    /// earlier run of the same name left behind is replaced, never a reason to refuse.
+    pub name: String,
+    /// The host that its nodes are on.
+    pub host: HostId,
+    /// Other names of that host: its full name, `--alias`.
+    pub aliases: Vec<HostId>,
+    /// Where the host's nodes are reached from other hosts.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Instance {
+    /// Whether `host` is this daemon's host or an alias of it.
+    #[must_use]
+    pub fn answers_to(&self, host: &HostId) -> bool {
+        self.host == *host || self.aliases.contains(host)
+    }
+}
+
+/// A node as a registry keeps it, under the key (cluster, host, alive name).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// What the node said.
+    pub node: Node,
+    /// The port that askers from other machines get; the node's own unless a port map says otherwise.
+    pub advertised_port: u16,
+    /// Which life of its name this is.
+    pub creation: Creation,
+    /// The daemon that the node registered with.
+    pub instance: Arc<Instance>,
+    /// When, by that daemon's clock. For people; no decision is made by it.
+    pub registered_at: SystemTime,
+}
+
+impl Registration {
+    /// `alive@host`, for logs and errors.
+    #[must_use]
+    pub fn node_name(&self) -> NodeName {
+        NodeName { alive: self.node.name.clone(), host: self.instance.host.clone() }
+    }
+}
