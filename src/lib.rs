@@ -1,1 +1,3 @@
 //! An EPMD (Erlang Port Mapper Daemon) for the whole cluster.
+
+pub mod protocol;

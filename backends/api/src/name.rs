@@ -19,15 +19,21 @@ pub const HOST_CHARS_MAX: usize = 253;
 pub struct AliveName(Arc<str>);
 
 impl AliveName {
-    /// Checks the bytes of a name, as they stand in a request.
+    /// Checks the bytes of a name that is to be registered.
     ///
     /// # Errors
     /// The first rule of [`AliveName`] that `bytes` break, as a [`NameError`].
     pub fn parse(bytes: &[u8]) -> Result<Self, NameError> {
-        Self::check(bytes).map(|text| Self(text.into()))
+        let text = Self::check(bytes)?;
+        // NAMES has no escaping: a newline would forge the line of another node.
+        if text.contains('\n') {
+            return Err(NameError::ContainsNewline);
+        }
+        Ok(Self(text.into()))
     }
 
-    /// The rules of [`AliveName::parse`] without the allocation: a look-up needs no name of its own.
+    /// The stock daemon's rules for a name that is only asked for: those of [`AliveName::parse`] without
+    /// the newline, and without an allocation.
     ///
     /// # Errors
     /// As [`AliveName::parse`].
@@ -45,10 +51,6 @@ impl AliveName {
         }
         if text.contains('\0') {
             return Err(NameError::ContainsNul);
-        }
-        // NAMES has no escaping: a newline would forge the line of another node.
-        if text.contains('\n') {
-            return Err(NameError::ContainsNewline);
         }
         Ok(text)
     }
