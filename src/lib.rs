@@ -1,3 +1,4 @@
 //! An EPMD (Erlang Port Mapper Daemon) for the whole cluster.
 
 pub mod protocol;
+pub mod server;

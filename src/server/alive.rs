@@ -1,0 +1,121 @@
+//! One registered node: from its ALIVE2 request to the end of its connection.
+
+use std::io;
+use std::sync::Arc;
+
+use repmd_backend_api::{AliveName, BackendError, Lease, Node};
+use tokio::net::TcpStream;
+use tracing::{debug, error, info, warn};
+
+use super::connection::sleep_if;
+use super::daemon::Daemon;
+use super::table::ClaimId;
+use crate::protocol::Response;
+
+/// Registers a node and holds its connection, which is the registration: any byte or end from the peer
+/// unregisters it. A refused one is closed.
+pub(super) async fn register_and_hold(daemon: Arc<Daemon>, socket: Arc<TcpStream>, node: Node) {
+    // Boxed, because registering needs more room than the hours of holding that follow.
+    let Some((claim, lease)) = Box::pin(register(&daemon, &socket, node)).await else { return };
+    let end = until_the_peer_ends(&socket).await;
+    drop(claim);
+    info!(name = %lease.registration.node.name, creation = %lease.creation(), end, "unregistered");
+    release(&daemon, &lease).await;
+}
+
+/// `None`: the node was refused, or did not wait for its answer; nothing of it is left.
+async fn register<'a>(daemon: &'a Daemon, socket: &Arc<TcpStream>, node: Node) -> Option<(Claim<'a>, Lease)> {
+    let highest_version = node.highest_version;
+    let Some(claim) = Claim::new(daemon, &node.name, socket) else {
+        return refuse(daemon, socket, &node).await;
+    };
+    let lease = match daemon.backend.register(&node, node.port, &daemon.instance).await {
+        Ok(lease) => lease,
+        Err(BackendError::NameTaken { name, holder }) => {
+            warn!(%name, holder, "node name already occupied");
+            drop(claim);
+            return refuse(daemon, socket, &node).await;
+        }
+        // A plain close reads as `epmd_close`: true, and never mistaken for a name clash.
+        Err(
+            error @ (BackendError::Unavailable { .. }
+            | BackendError::Denied { .. }
+            | BackendError::Corrupt { .. }),
+        ) => {
+            error!(name = %node.name, %error, "cannot register");
+            return None;
+        }
+    };
+    let creation = lease.creation();
+    let granted = daemon.table().grant(claim.id, Arc::clone(&lease.registration));
+    if granted {
+        sleep_if(daemon.limits.delay_write).await;
+        match answer(socket, Response::Alive2Granted { highest_version, creation }) {
+            Ok(()) => {
+                info!(name = %node.name, port = node.port, %creation, "registered");
+                return Some((claim, lease));
+            }
+            Err(error) => debug!(name = %node.name, %error, "the node did not wait for its answer"),
+        }
+    }
+    drop(claim);
+    release(daemon, &lease).await;
+    None
+}
+
+async fn refuse<T>(daemon: &Daemon, socket: &TcpStream, node: &Node) -> Option<T> {
+    warn!(name = %node.name, port = node.port, "node name already occupied {}", node.name);
+    sleep_if(daemon.limits.delay_write).await;
+    // Whether or not it can be written: the refusal ends this connection and nobody else's.
+    let _ = answer(socket, Response::Alive2Refused { highest_version: node.highest_version });
+    None
+}
+
+/// Writes a reply that is short enough for an empty socket buffer.
+fn answer(socket: &TcpStream, response: Response<'_>) -> io::Result<()> {
+    let mut reply = Vec::with_capacity(6);
+    response.encode(&mut reply);
+    let written = socket.try_write(&reply)?;
+    if written == reply.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+}
+
+/// Waits for a FIN, a reset, an error, or any byte; says which.
+async fn until_the_peer_ends(socket: &TcpStream) -> &'static str {
+    loop {
+        if socket.readable().await.is_err() {
+            return "error";
+        }
+        match socket.try_read(&mut [0]) {
+            Ok(0) => return "closed",
+            Ok(_) => return "garbage",
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return "reset",
+        }
+    }
+}
+
+async fn release(daemon: &Daemon, lease: &Lease) {
+    if let Err(error) = daemon.backend.release(lease).await {
+        warn!(name = %lease.registration.node.name, %error, "not released; it ends with its lease");
+    }
+}
+
+/// A name in the table that is ours until this value goes.
+struct Claim<'a> {
+    daemon: &'a Daemon,
+    name: AliveName,
+    id: ClaimId,
+}
+
+impl<'a> Claim<'a> {
+    fn new(daemon: &'a Daemon, name: &AliveName, socket: &Arc<TcpStream>) -> Option<Self> {
+        let id = daemon.table().claim(name, socket)?;
+        Some(Self { daemon, name: name.clone(), id })
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.daemon.table().remove(&self.name, self.id);
+    }
+}

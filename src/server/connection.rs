@@ -1,0 +1,201 @@
+//! One connection, from its accept to its close, or to the hands of [`super::alive`].
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tracing::debug;
+
+use super::alive;
+use super::answer::{Answer, Asker, answer, complain};
+use super::daemon::Daemon;
+use crate::protocol::{REQUEST_BYTES_MAX, split_frame};
+
+/// Bytes that the first read takes: every look-up, and every ALIVE2 of an Erlang node.
+const FIRST_READ_BYTES: usize = 1024;
+
+/// A connection's socket.
+#[derive(Debug)]
+enum Socket {
+    /// As accepted. Most connections end before the event loop hears of them, which saves a fifth of
+    /// what a look-up costs.
+    Fresh(OwnedFd),
+    /// Known to the event loop.
+    Watched(Arc<TcpStream>),
+}
+
+impl Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Fresh(fd) => fd.as_fd(),
+            Self::Watched(stream) => stream.as_fd(),
+        }
+    }
+
+    fn watch(self) -> io::Result<Arc<TcpStream>> {
+        match self {
+            Self::Fresh(fd) => TcpStream::from_std(fd.into()).map(Arc::new),
+            Self::Watched(stream) => Ok(stream),
+        }
+    }
+}
+
+/// A connection and where it came from.
+#[derive(Debug)]
+struct Connection {
+    socket: Socket,
+    peer: IpAddr,
+    port: u16,
+}
+
+impl Connection {
+    fn asker(&self) -> Asker<'_> {
+        Asker { peer: self.peer, port: self.port, socket: self.socket.as_fd() }
+    }
+}
+
+/// Serves a connection that was just accepted: at once if its request is there already, else in a task.
+/// `scratch` is for the reply, so that the accept loop allocates nothing for a look-up.
+pub(super) fn serve(daemon: &Arc<Daemon>, fd: OwnedFd, peer: IpAddr, port: u16, scratch: &mut Vec<u8>) {
+    let mut first = [0; FIRST_READ_BYTES];
+    let received = match recv(&fd, &mut first, RecvFlags::DONTWAIT) {
+        Ok((0, _)) => return debug!(%peer, "closed without a request"),
+        Ok((received, _)) => &first[..received],
+        Err(Errno::AGAIN | Errno::INTR) => &first[..0],
+        Err(error) => return debug!(%peer, %error, "read failed"),
+    };
+    let connection = Connection { socket: Socket::Fresh(fd), peer, port };
+    match split_frame(received) {
+        Ok(Some(body)) if daemon.limits.delay_write.is_zero() => {
+            scratch.clear();
+            let answer = answer(daemon, body, connection.asker(), scratch);
+            deliver(daemon, connection, answer, scratch);
+        }
+        Ok(_) => {
+            let wait = wait_for_request(Arc::clone(daemon), connection, received.to_vec());
+            daemon.requests.spawn(wait);
+        }
+        Err(error) => complain(daemon, connection.asker(), &error),
+    }
+}
+
+/// Reads until the request is whole, then answers it.
+async fn wait_for_request(daemon: Arc<Daemon>, connection: Connection, mut received: Vec<u8>) {
+    let Connection { socket, peer, port } = connection;
+    let Ok(stream) = socket.watch() else { return };
+    let member = daemon.waiting.join(peer, &stream);
+    let asker = || Asker { peer, port, socket: stream.as_fd() };
+    loop {
+        match split_frame(&received) {
+            Ok(Some(_)) => break,
+            Ok(None) => {}
+            Err(error) => return complain(&daemon, asker(), &error),
+        }
+        match read_more(&daemon, &stream, &mut received).await {
+            Ok(0) => return debug!(%peer, bytes = received.len(), "closed before its request was whole"),
+            Ok(_) => {}
+            Err(error) => return debug!(%peer, bytes = received.len(), %error, "no whole request"),
+        }
+    }
+    drop(member);
+    sleep_if(daemon.limits.delay_write).await;
+    let mut out = Vec::new();
+    let answer = answer(&daemon, &received[2..], asker(), &mut out);
+    deliver(&daemon, Connection { socket: Socket::Watched(stream), peer, port }, answer, &out);
+}
+
+/// Appends what the peer sends next. A daemon that ends waits for the rest of a request, not for a first
+/// byte that may never come.
+async fn read_more(daemon: &Daemon, stream: &TcpStream, received: &mut Vec<u8>) -> io::Result<usize> {
+    let deadline = Instant::now() + daemon.limits.packet_timeout;
+    loop {
+        tokio::select! {
+            readable = timeout_at(deadline, stream.readable()) => readable??,
+            () = daemon.stop().cancelled(), if received.is_empty() => return Ok(0),
+        }
+        // One byte more than the largest request, to notice a surplus.
+        let mut chunk = [0; FIRST_READ_BYTES];
+        let room = (2 + REQUEST_BYTES_MAX + 1 - received.len()).min(chunk.len());
+        match stream.try_read(&mut chunk[..room]) {
+            Ok(bytes) => {
+                received.extend(&chunk[..bytes]);
+                return Ok(bytes);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Does what was answered. `out` is the encoded reply, if the answer has one.
+fn deliver(daemon: &Arc<Daemon>, connection: Connection, answer: Answer, out: &[u8]) {
+    match answer {
+        Answer::Silence => {}
+        Answer::Reply => {
+            if let Some(written) = write_some(&connection, out) {
+                write_on(daemon, connection, Arc::new(out.to_vec()), written);
+            }
+        }
+        Answer::List(list) => {
+            if let Some(written) = write_some(&connection, &list) {
+                write_on(daemon, connection, list, written);
+            }
+        }
+        Answer::Register(node) => match connection.socket.watch() {
+            Ok(socket) => {
+                daemon.nodes.spawn(alive::register_and_hold(Arc::clone(daemon), socket, node));
+            }
+            Err(error) => debug!(peer = %connection.peer, %error, "cannot watch the connection"),
+        },
+        Answer::Kill => {
+            write_some(&connection, out);
+            daemon.kill();
+        }
+    }
+}
+
+/// Writes a reply in one write, because some clients read it with one read. `Some`: the peer's window is
+/// full after so many bytes.
+fn write_some(connection: &Connection, reply: &[u8]) -> Option<usize> {
+    match send(connection.socket.as_fd(), reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        Ok(written) => (written < reply.len()).then_some(written),
+        Err(Errno::AGAIN) => Some(0),
+        Err(error) => {
+            debug!(peer = %connection.peer, %error, "the reply cannot be written");
+            None
+        }
+    }
+}
+
+/// Leaves a reply that its peer reads slowly to a task, so that nobody else waits for that peer.
+fn write_on(daemon: &Arc<Daemon>, connection: Connection, reply: Arc<Vec<u8>>, mut written: usize) {
+    let daemon = Arc::clone(daemon);
+    daemon.clone().requests.spawn(async move {
+        let Ok(stream) = connection.socket.watch() else { return };
+        let _member = daemon.slow_readers.join(connection.peer, &stream);
+        while written < reply.len() {
+            match timeout(daemon.limits.packet_timeout, stream.writable()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return debug!(peer = %connection.peer, written, "gave up a reply"),
+            }
+            match stream.try_write(&reply[written..]) {
+                Ok(more) => written += more,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return debug!(peer = %connection.peer, written, %error, "gave up a reply"),
+            }
+        }
+    });
+}
+
+/// Sleeps without a timer when there is nothing to sleep.
+pub(super) async fn sleep_if(delay: Duration) {
+    if !delay.is_zero() {
+        sleep(delay).await;
+    }
+}

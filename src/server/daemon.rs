@@ -1,0 +1,85 @@
+//! What the connections of one daemon share.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use repmd_backend_api::{Instance, RegistryBackend};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::crowd::Crowd;
+use super::limits::Limits;
+use super::policy::Policy;
+use super::table::Table;
+use super::throttle::Throttle;
+
+/// One EPMD: its nodes, its rules, and the registry behind it.
+#[derive(Debug)]
+pub struct Daemon {
+    pub(super) backend: Arc<dyn RegistryBackend>,
+    pub(super) instance: Arc<Instance>,
+    pub(super) policy: Policy,
+    pub(super) limits: Limits,
+    /// Connections whose request is not whole.
+    pub(super) waiting: Crowd,
+    /// Connections that read a long reply slowly.
+    pub(super) slow_readers: Crowd,
+    /// Tasks between a request's first byte and its reply's last.
+    pub(super) requests: TaskTracker,
+    /// Tasks that hold an ALIVE connection.
+    pub(super) nodes: TaskTracker,
+    /// Logs of what peers do wrong.
+    pub(super) complaints: Throttle,
+    table: Mutex<Table>,
+    stop: CancellationToken,
+    killed: AtomicBool,
+}
+
+impl Daemon {
+    /// A daemon without nodes. `stop` ends it in order; see [`super::serve`].
+    #[must_use]
+    pub fn new(
+        backend: Arc<dyn RegistryBackend>,
+        instance: Arc<Instance>,
+        policy: Policy,
+        limits: Limits,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            backend,
+            instance,
+            policy,
+            waiting: Crowd::new(limits.waiting_max, limits.waiting_per_peer_max),
+            slow_readers: Crowd::new(limits.slow_readers_max, limits.slow_readers_max),
+            limits,
+            requests: TaskTracker::new(),
+            nodes: TaskTracker::new(),
+            complaints: Throttle::default(),
+            table: Mutex::default(),
+            stop,
+            killed: AtomicBool::new(false),
+        }
+    }
+
+    /// The nodes that are registered here. Held for a few instructions, never over an await.
+    pub(super) fn table(&self) -> MutexGuard<'_, Table> {
+        // A panic leaves the table whole: each of its methods changes it in steps that cannot fail.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Fires when the daemon is to end.
+    pub(super) fn stop(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// Ends the daemon at once, because a KILL was granted.
+    pub(super) fn kill(&self) {
+        self.killed.store(true, Ordering::Relaxed);
+        self.stop.cancel();
+    }
+
+    /// Whether a KILL ended the daemon.
+    pub(super) fn was_killed(&self) -> bool {
+        self.killed.load(Ordering::Relaxed)
+    }
+}

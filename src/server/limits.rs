@@ -1,0 +1,50 @@
+//! The bounds that keep the daemon alive, whatever its peers do.
+
+use std::time::Duration;
+
+/// Every bound and every wait of the server, with its unit in its type or last in its name.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// A connection is closed when its request is not whole, or its reply not read, for this long since
+    /// the last byte moved. Default: 60 s, as on the stock daemon.
+    pub packet_timeout: Duration,
+    /// Most connections at once whose request is not whole. Beyond it the oldest is closed. Default: a
+    /// quarter of the descriptors, at most 16,384.
+    pub waiting_max: usize,
+    /// The same for one address; loopback is exempt, because all of a host's nodes come from there.
+    /// Default: a quarter of `waiting_max`.
+    pub waiting_per_peer_max: usize,
+    /// Most connections at once that read a long reply slowly. Each may keep one list of names in
+    /// memory. Beyond it the oldest is closed. Default: 64.
+    pub slow_readers_max: usize,
+    /// Most registered nodes. Beyond it ALIVE2 is closed without an answer, so that look-ups still find a
+    /// descriptor. Default: all descriptors but 64, or but an eighth where there are few.
+    pub nodes_max: usize,
+    /// How long to stop accepting when descriptors or memory run out. Default: 50 ms.
+    pub accept_pause: Duration,
+    /// How long a stopping daemon waits for requests that are on their way. Default: 5 s.
+    pub drain_time: Duration,
+    /// For tests of clients: sleep on every wake-up of a listener. Default: none.
+    pub delay_accept: Duration,
+    /// For tests of clients: sleep before every write. Default: none.
+    pub delay_write: Duration,
+}
+
+impl Limits {
+    /// The defaults for a process that may have `descriptors` open files.
+    #[must_use]
+    pub fn for_descriptors(descriptors: usize) -> Self {
+        let waiting_max = (descriptors / 4).clamp(8, 16_384);
+        Self {
+            packet_timeout: Duration::from_secs(60),
+            waiting_max,
+            waiting_per_peer_max: waiting_max / 4,
+            slow_readers_max: 64,
+            nodes_max: descriptors - (descriptors / 8).min(64),
+            accept_pause: Duration::from_millis(50),
+            drain_time: Duration::from_secs(5),
+            delay_accept: Duration::ZERO,
+            delay_write: Duration::ZERO,
+        }
+    }
+}

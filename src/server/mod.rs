@@ -1,0 +1,149 @@
+//! The daemon: accepts connections, answers each, and drains.
+//!
+//! One look-up is accept, read, decode, policy, table, encode, one write, close: no task, no channel,
+//! and no timer where the request arrives with its connection, as it does under load.
+
+mod alive;
+mod answer;
+mod connection;
+mod crowd;
+mod daemon;
+mod limits;
+mod policy;
+mod table;
+mod throttle;
+
+pub use daemon::Daemon;
+pub use limits::Limits;
+pub use policy::Policy;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, acceptfrom_with};
+use tokio::io::unix::AsyncFd;
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{debug, error, info, warn};
+
+use connection::sleep_if;
+
+/// Connections that one listener accepts before others get their turn.
+const ACCEPT_BATCH: usize = 64;
+
+/// A socket that listens, and the port that NAMES and DUMP report to those who connect to it.
+#[derive(Debug)]
+pub struct Listener {
+    /// Bound, listening, non-blocking.
+    pub socket: TcpListener,
+    /// The port that clients use.
+    pub port: u16,
+}
+
+/// Serves until the daemon's stop token fires or a KILL is granted, then drains: no new connections,
+/// requests that are on their way are answered for up to [`Limits::drain_time`], and the connections of
+/// nodes are closed last.
+///
+/// # Errors
+/// When a listener cannot be watched. Nothing that a peer does ends the daemon.
+pub async fn serve(listeners: Vec<Listener>, daemon: Arc<Daemon>) -> io::Result<()> {
+    let mut accepting = JoinSet::new();
+    for Listener { socket, port } in listeners {
+        let socket = repmd_sys::watch_listener(socket)?;
+        accepting.spawn(accept_all(socket, port, Arc::clone(&daemon)));
+    }
+    while let Some(ended) = accepting.join_next().await {
+        if let Err(error) = ended {
+            error!(%error, "a listener failed");
+        }
+    }
+    if daemon.was_killed() {
+        info!("got KILL_REQ - terminates normal");
+        return Ok(());
+    }
+    drain(&daemon).await;
+    Ok(())
+}
+
+async fn drain(daemon: &Daemon) {
+    info!(nodes = daemon.table().len(), "stopping");
+    let deadline = Instant::now() + daemon.limits.drain_time;
+    daemon.requests.close();
+    if timeout_at(deadline, daemon.requests.wait()).await.is_err() {
+        warn!(left = daemon.requests.len(), "the drain time is over, closing the rest");
+    }
+    daemon.nodes.close();
+    daemon.table().hang_up_all();
+    if timeout_at(deadline, daemon.nodes.wait()).await.is_err() {
+        warn!(left = daemon.nodes.len(), "the drain time is over, leaving nodes to their leases");
+    }
+}
+
+/// Accepts on one socket until the daemon stops, and once more what was in its backlog by then.
+async fn accept_all(listener: AsyncFd<TcpListener>, port: u16, daemon: Arc<Daemon>) {
+    let mut scratch = Vec::new();
+    loop {
+        let mut ready = tokio::select! {
+            biased;
+            () = daemon.stop().cancelled() => break,
+            ready = listener.readable() => match ready {
+                Ok(ready) => ready,
+                Err(error) => return error!(%error, "a listener cannot be watched any longer"),
+            },
+        };
+        sleep_if(daemon.limits.delay_accept).await;
+        match accept_batch(listener.get_ref(), port, &daemon, &mut scratch) {
+            Batch::More => {}
+            Batch::Empty => ready.clear_ready(),
+            Batch::Exhausted(error) => make_room(&daemon, error).await,
+        }
+        yield_now().await;
+    }
+    if !daemon.was_killed() {
+        accept_batch(listener.get_ref(), port, &daemon, &mut scratch);
+    }
+}
+
+/// How a batch of accepts ended.
+enum Batch {
+    /// There may be more in the backlog.
+    More,
+    /// The backlog is empty.
+    Empty,
+    /// No descriptor or no memory is left for another connection.
+    Exhausted(Errno),
+}
+
+fn accept_batch(listener: &TcpListener, port: u16, daemon: &Arc<Daemon>, scratch: &mut Vec<u8>) -> Batch {
+    for _ in 0..ACCEPT_BATCH {
+        match acceptfrom_with(listener.as_fd(), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            Ok((fd, address)) => {
+                let Some(peer) = address.and_then(|address| SocketAddr::try_from(address).ok()) else {
+                    continue;
+                };
+                connection::serve(daemon, fd, peer.ip().to_canonical(), port, scratch);
+            }
+            Err(Errno::AGAIN) => return Batch::Empty,
+            Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+                return Batch::Exhausted(error);
+            }
+            // The connection is gone before it was accepted, or a network error is reported for it.
+            Err(error) => debug!(%error, "accept failed"),
+        }
+    }
+    Batch::More
+}
+
+/// Out of descriptors: the stock daemon exits here, a bare retry would spin. Whoever has waited longest
+/// goes; if nobody waits, callers queue in the kernel's backlog for a moment.
+async fn make_room(daemon: &Daemon, error: Errno) {
+    if !daemon.waiting.end_oldest() {
+        if let Some(left_out) = daemon.complaints.pass() {
+            warn!(%error, left_out, nodes = daemon.table().len(), "cannot accept, pausing");
+        }
+        sleep(daemon.limits.accept_pause).await;
+    }
+}

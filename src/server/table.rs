@@ -1,0 +1,177 @@
+//! The nodes that are registered with this daemon: the first place where a look-up looks.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+
+use repmd_backend_api::{AliveName, Registration};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
+use tokio::net::TcpStream;
+
+use crate::protocol::{Response, write_active_line, write_names_line, write_old_line};
+
+/// Names of departed nodes that DUMP still shows, as many as on the stock daemon.
+const DEPARTED_MAX: usize = 1001;
+
+/// Every name that is registered with this daemon, or about to be.
+///
+/// A name belongs to one connection, from its claim to the end of that connection. The table shares the
+/// connection's socket, so that it can look whether the peer is still there, and end it.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    holders: HashMap<AliveName, Holder>,
+    /// The granted ones by the order of their grants, for NAMES.
+    granted: BTreeMap<u64, Granted>,
+    departed: VecDeque<Departed>,
+    next_claim: u64,
+    /// The last answer to NAMES, until something changes.
+    names: Option<(u16, Arc<Vec<u8>>)>,
+}
+
+/// Tells the claims on one name apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ClaimId(u64);
+
+#[derive(Debug)]
+struct Holder {
+    claim: ClaimId,
+    socket: Arc<TcpStream>,
+    /// `None` until the backend has answered: the name is taken, but nobody is told of it.
+    registration: Option<Arc<Registration>>,
+}
+
+#[derive(Debug)]
+struct Granted {
+    registration: Arc<Registration>,
+    fd: i32,
+}
+
+#[derive(Debug)]
+struct Departed {
+    name: AliveName,
+    port: u16,
+    fd: i32,
+}
+
+impl Table {
+    /// Takes `name` for the connection on `socket`, if nobody holds it who is still there.
+    ///
+    /// The holder's socket is looked at first: a FIN, a reset or a stray byte that has arrived there ends
+    /// the holder now, not when its task gets to read it. `None`: the holder is alive.
+    pub(super) fn claim(&mut self, name: &AliveName, socket: &Arc<TcpStream>) -> Option<ClaimId> {
+        if let Some(holder) = self.holders.get(name) {
+            if is_quiet(&holder.socket) {
+                return None;
+            }
+            let gone = holder.claim;
+            self.remove(name, gone);
+        }
+        let claim = ClaimId(self.next_claim);
+        self.next_claim += 1;
+        let holder = Holder { claim, socket: Arc::clone(socket), registration: None };
+        self.holders.insert(name.clone(), holder);
+        Some(claim)
+    }
+
+    /// Makes a claimed name known. `false`: the claim was ended meanwhile.
+    pub(super) fn grant(&mut self, claim: ClaimId, registration: Arc<Registration>) -> bool {
+        let name = &registration.node.name;
+        let Some(holder) = self.holders.get_mut(name).filter(|holder| holder.claim == claim) else {
+            return false;
+        };
+        holder.registration = Some(Arc::clone(&registration));
+        let fd = holder.socket.as_raw_fd();
+        if !self.departed.is_empty() {
+            self.departed.retain(|departed| departed.name != *name);
+        }
+        self.granted.insert(claim.0, Granted { registration, fd });
+        self.names = None;
+        true
+    }
+
+    /// Frees `name` if `claim` still holds it.
+    pub(super) fn remove(&mut self, name: &AliveName, claim: ClaimId) {
+        if self.holders.get(name).is_some_and(|holder| holder.claim == claim) {
+            self.holders.remove(name);
+        }
+        if let Some(Granted { registration, fd }) = self.granted.remove(&claim.0) {
+            if self.departed.len() == DEPARTED_MAX {
+                self.departed.pop_front();
+            }
+            let Registration { node, .. } = &*registration;
+            self.departed.push_back(Departed { name: node.name.clone(), port: node.port, fd });
+            self.names = None;
+        }
+    }
+
+    /// Frees `name`, whoever holds it, and ends the holder's connection. `false`: nobody does.
+    pub(super) fn stop(&mut self, name: &str) -> bool {
+        let Some(Holder { claim, registration: Some(registration), .. }) = self.holders.get(name) else {
+            return false;
+        };
+        let (claim, name) = (*claim, registration.node.name.clone());
+        hang_up(&self.holders[&name].socket);
+        self.remove(&name, claim);
+        true
+    }
+
+    /// Ends every holder's connection; each frees its name itself.
+    pub(super) fn hang_up_all(&self) {
+        self.holders.values().for_each(|holder| hang_up(&holder.socket));
+    }
+
+    /// The node that registered as `name`, byte for byte.
+    pub(super) fn find(&self, name: &str) -> Option<&Arc<Registration>> {
+        self.holders.get(name)?.registration.as_ref()
+    }
+
+    /// How many names are taken.
+    pub(super) fn len(&self) -> usize {
+        self.holders.len()
+    }
+
+    /// The whole answer to NAMES: newest first, as the stock daemon lists them.
+    pub(super) fn names(&mut self, port: u16) -> Arc<Vec<u8>> {
+        if let Some((_, reply)) = self.names.as_ref().filter(|(of, _)| *of == port) {
+            return Arc::clone(reply);
+        }
+        let mut reply = listing(port);
+        for Granted { registration, .. } in self.granted.values().rev() {
+            write_names_line(&mut reply, registration.node.name.as_str(), registration.node.port);
+        }
+        let reply = Arc::new(reply);
+        self.names = Some((port, Arc::clone(&reply)));
+        reply
+    }
+
+    /// The whole answer to DUMP: the live ones, newest first, then the departed, oldest first.
+    pub(super) fn dump(&self, port: u16) -> Vec<u8> {
+        let mut reply = listing(port);
+        for Granted { registration, fd } in self.granted.values().rev() {
+            write_active_line(&mut reply, registration.node.name.as_str(), registration.node.port, *fd);
+        }
+        for Departed { name, port, fd } in &self.departed {
+            write_old_line(&mut reply, name.as_str(), *port, *fd);
+        }
+        reply
+    }
+}
+
+fn listing(port: u16) -> Vec<u8> {
+    let mut reply = Vec::new();
+    Response::Listing { port }.encode(&mut reply);
+    reply
+}
+
+/// Whether the peer has sent nothing, neither a byte nor an end: the only state of a live registration.
+fn is_quiet(socket: &TcpStream) -> bool {
+    let mut byte = [0];
+    recv(socket.as_fd(), &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) == Err(Errno::AGAIN)
+}
+
+/// Ends a connection from outside its task, which then reads the end.
+pub(super) fn hang_up(socket: &TcpStream) {
+    // It fails when the peer has hung up first, which is as good.
+    let _ = shutdown(socket.as_fd(), Shutdown::Both);
+}
