@@ -1,13 +1,14 @@
 //! One registered node: from its ALIVE2 request to the end of its connection.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use repmd_backend_api::{AliveName, BackendError, Lease, Node};
 use tokio::net::TcpStream;
 use tracing::{debug, error, info, warn};
 
-use super::connection::sleep_if;
+use super::connection::{sleep_if, write_now};
 use super::daemon::Daemon;
 use super::table::ClaimId;
 use crate::protocol::Response;
@@ -71,11 +72,11 @@ async fn refuse<T>(daemon: &Daemon, socket: &TcpStream, node: &Node) -> Option<T
     None
 }
 
-/// Writes a reply that is short enough for an empty socket buffer.
+/// Writes a reply, which is short enough for an empty socket buffer.
 fn answer(socket: &TcpStream, response: Response<'_>) -> io::Result<()> {
     let mut reply = Vec::with_capacity(6);
     response.encode(&mut reply);
-    let written = socket.try_write(&reply)?;
+    let written = write_now(socket.as_fd(), &reply)?;
     if written == reply.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 

@@ -160,10 +160,9 @@ fn deliver(daemon: &Arc<Daemon>, connection: Connection, answer: Answer, out: &[
     }
 }
 
-/// Writes a reply in one write, because some clients read it with one read. `Some`: the peer's window is
-/// full after so many bytes.
+/// Writes a reply. `Some`: the peer's window is full after so many bytes.
 fn write_some(connection: &Connection, reply: &[u8]) -> Option<usize> {
-    match send(connection.socket.as_fd(), reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+    match write_now(connection.socket.as_fd(), reply) {
         Ok(written) => (written < reply.len()).then_some(written),
         Err(Errno::AGAIN) => Some(0),
         Err(error) => {
@@ -171,6 +170,12 @@ fn write_some(connection: &Connection, reply: &[u8]) -> Option<usize> {
             None
         }
     }
+}
+
+/// Offers all of a reply to the kernel in one write, because some clients read it with one read. It does
+/// not ask the event loop first, which knows nothing yet of a socket that was just accepted.
+pub(super) fn write_now(socket: BorrowedFd<'_>, reply: &[u8]) -> Result<usize, Errno> {
+    send(socket, reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
 }
 
 /// Leaves a reply that its peer reads slowly to a task, so that nobody else waits for that peer.
