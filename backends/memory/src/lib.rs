@@ -1,1 +1,267 @@
-//! To be written.
+//! The reference registry: one process, one mutex, one map, and a clock that it is given.
+//!
+//! Every call is over when it is first polled: nothing in it waits. The daemon without a shared store
+//! counts on that, and registers a node without leaving its thread.
+
+mod creations;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use futures_util::stream::{self, BoxStream};
+use repmd_backend_api::{
+    AliveName, BackendError, Change, HostId, Instance, Lease, LeaseToken, Node, Registration,
+    RegistryBackend, Renewal, Scope,
+};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+use creations::Creations;
+
+/// Changes that a slow watcher may be behind before it is told that it missed some.
+const CHANGES_MAX: usize = 1024;
+
+/// The time since the Unix epoch, as the registry sees it.
+pub type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
+
+/// A registry in this process. Clones share it, as daemons share a store.
+#[derive(Clone)]
+pub struct Memory {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    registry: Mutex<Registry>,
+    changes: broadcast::Sender<Change>,
+    lease_ttl: Option<Duration>,
+    clock: Clock,
+}
+
+#[derive(Default)]
+struct Registry {
+    /// The holders of each name, one a host: nearly always one in all.
+    names: HashMap<AliveName, Vec<Held>>,
+    /// When which lease runs out. Empty without leases.
+    expiries: BTreeMap<(Duration, u128), (HostId, AliveName)>,
+    creations: Creations,
+    /// The last token that was given out; also the order of registrations.
+    last_token: u128,
+}
+
+struct Held {
+    lease: Lease,
+    expires: Option<Duration>,
+}
+
+impl Memory {
+    /// A registry for one daemon: registrations last until they are released.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::build(None, Arc::new(system_clock))
+    }
+
+    /// A registry that several daemons of one process share: a registration lasts for `ttl` after its
+    /// last renewal, by `clock`.
+    #[must_use]
+    pub fn with_leases(ttl: Duration, clock: Clock) -> Self {
+        Self::build(Some(ttl), clock)
+    }
+
+    fn build(lease_ttl: Option<Duration>, clock: Clock) -> Self {
+        let registry = Mutex::default();
+        let (changes, _) = broadcast::channel(CHANGES_MAX);
+        Self { shared: Arc::new(Shared { registry, changes, lease_ttl, clock }) }
+    }
+
+    /// Forgets everything, as a store does that restarts empty.
+    pub fn lose_everything(&self) {
+        let mut registry = self.lock();
+        *registry = Registry { last_token: registry.last_token, ..Registry::default() };
+    }
+
+    /// The registry without the leases that have run out.
+    fn current(&self) -> (MutexGuard<'_, Registry>, Duration) {
+        let now = (self.shared.clock)();
+        let mut registry = self.lock();
+        while let Some(expired) = registry.expiries.first_entry().filter(|first| first.key().0 <= now) {
+            let ((_, token), (host, name)) = expired.remove_entry();
+            registry.remove(&host, &name, LeaseToken(token));
+            self.tell(Change::Released(name, host));
+        }
+        (registry, now)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Registry> {
+        self.shared.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, change: Change) {
+        // It fails when nobody watches.
+        let _ = self.shared.changes.send(change);
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory").field("lease_ttl", &self.shared.lease_ttl).finish_non_exhaustive()
+    }
+}
+
+fn system_clock() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
+impl Registry {
+    fn held(&self, host: &HostId, name: &AliveName) -> Option<&Held> {
+        self.names.get(name)?.iter().find(|held| held.host() == host)
+    }
+
+    /// Writes a lease where nothing is.
+    fn put(&mut self, lease: Lease, expires: Option<Duration>) {
+        let name = lease.registration.node.name.clone();
+        if let Some(expires) = expires {
+            let host = lease.registration.instance.host.clone();
+            self.expiries.insert((expires, lease.token.0), (host, name.clone()));
+        }
+        let holders = self.names.entry(name).or_insert_with(|| Vec::with_capacity(1));
+        holders.push(Held { lease, expires });
+    }
+
+    /// Lets a lease that is held run for longer.
+    fn extend(&mut self, host: &HostId, name: &AliveName, expires: Option<Duration>) {
+        let holders = self.names.get_mut(name).into_iter().flatten();
+        let Some(held) = holders.into_iter().find(|held| held.host() == host) else { return };
+        let (old, token) = (held.expires, held.lease.token.0);
+        held.expires = expires;
+        if let (Some(old), Some(new)) = (old, expires) {
+            self.expiries.remove(&(old, token));
+            self.expiries.insert((new, token), (host.clone(), name.clone()));
+        }
+    }
+
+    /// Removes the registration that `token` proves, and no other.
+    fn remove(&mut self, host: &HostId, name: &AliveName, token: LeaseToken) -> Option<Held> {
+        let holders = self.names.get_mut(name)?;
+        let at = holders.iter().position(|held| held.host() == host && held.lease.token == token)?;
+        let held = holders.swap_remove(at);
+        if holders.is_empty() {
+            self.names.remove(name);
+        }
+        if let Some(expires) = held.expires {
+            self.expiries.remove(&(expires, token.0));
+        }
+        self.creations.spend(host, name, held.lease.creation());
+        Some(held)
+    }
+}
+
+impl Held {
+    fn host(&self) -> &HostId {
+        &self.lease.registration.instance.host
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl RegistryBackend for Memory {
+    fn lease_ttl(&self) -> Option<Duration> {
+        self.shared.lease_ttl
+    }
+
+    async fn register(
+        &self,
+        node: &Node,
+        advertised_port: u16,
+        instance: &Arc<Instance>,
+    ) -> Result<Lease, BackendError> {
+        let (mut registry, now) = self.current();
+        if let Some(held) = registry.held(&instance.host, &node.name) {
+            let holder = &held.lease.registration.instance;
+            if holder.id != instance.id && holder.name != instance.name {
+                let name = held.lease.registration.node_name();
+                return Err(BackendError::NameTaken { name, holder: holder.name.clone() });
+            }
+            let token = held.lease.token;
+            registry.remove(&instance.host, &node.name, token);
+        }
+        registry.last_token += 1;
+        let registration = Arc::new(Registration {
+            creation: registry.creations.next(&instance.host, &node.name, now),
+            node: node.clone(),
+            advertised_port,
+            instance: Arc::clone(instance),
+            registered_at: SystemTime::UNIX_EPOCH + now,
+        });
+        let lease = Lease { token: LeaseToken(registry.last_token), registration };
+        registry.put(lease.clone(), self.shared.lease_ttl.map(|ttl| now + ttl));
+        self.tell(Change::Registered(node.name.clone(), instance.host.clone()));
+        Ok(lease)
+    }
+
+    async fn renew(&self, leases: &[Lease]) -> Result<Vec<Renewal>, BackendError> {
+        let (mut registry, now) = self.current();
+        let mut renewals = Vec::with_capacity(leases.len());
+        let expires = self.shared.lease_ttl.map(|ttl| now + ttl);
+        for lease in leases {
+            let Registration { node, instance, .. } = &*lease.registration;
+            renewals.push(match registry.held(&instance.host, &node.name) {
+                Some(held) if held.lease.token != lease.token => {
+                    let holder = held.lease.registration.instance.name.clone();
+                    Renewal::Conflict { holder }
+                }
+                Some(_) => {
+                    registry.extend(&instance.host, &node.name, expires);
+                    Renewal::Held
+                }
+                None => {
+                    registry.put(lease.clone(), expires);
+                    self.tell(Change::Registered(node.name.clone(), instance.host.clone()));
+                    Renewal::Held
+                }
+            });
+        }
+        Ok(renewals)
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), BackendError> {
+        let Registration { node, instance, .. } = &*lease.registration;
+        if self.current().0.remove(&instance.host, &node.name, lease.token).is_some() {
+            self.tell(Change::Released(node.name.clone(), instance.host.clone()));
+        }
+        Ok(())
+    }
+
+    async fn find(&self, name: &AliveName, scope: &Scope) -> Result<Vec<Registration>, BackendError> {
+        let (registry, _) = self.current();
+        let holders = registry.names.get(name).map(Vec::as_slice).unwrap_or_default();
+        let registrations = holders.iter().map(|held| &*held.lease.registration);
+        Ok(registrations.filter(|found| scope.covers(&found.instance)).cloned().collect())
+    }
+
+    async fn list(&self, scope: &Scope) -> Result<Vec<Registration>, BackendError> {
+        let (registry, _) = self.current();
+        let mut found: Vec<_> = registry.names.values().flatten().map(|held| &held.lease).collect();
+        found.retain(|lease| scope.covers(&lease.registration.instance));
+        found.sort_unstable_by_key(|lease| std::cmp::Reverse(lease.token.0));
+        Ok(found.into_iter().map(|lease| (*lease.registration).clone()).collect())
+    }
+
+    fn watch(&self) -> BoxStream<'static, Change> {
+        Box::pin(stream::unfold(self.shared.changes.subscribe(), |mut changes| async {
+            match changes.recv().await {
+                Ok(change) => Some((change, changes)),
+                Err(RecvError::Lagged(_)) => Some((Change::Missed, changes)),
+                Err(RecvError::Closed) => None,
+            }
+        }))
+    }
+}
