@@ -2,6 +2,8 @@
 //! reason why it is sound.
 #![allow(unsafe_code)]
 
+mod process;
 mod watch;
 
+pub use process::{Forked, adopt_listener, close_inherited, ctime, fork, ignore_hangup};
 pub use watch::watch_listener;

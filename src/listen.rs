@@ -1,0 +1,197 @@
+//! Which addresses the daemon listens on, and the sockets that do.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tracing::warn;
+
+/// Connections that the kernel keeps until they are accepted; it cuts this to `net.core.somaxconn`.
+const BACKLOG: i32 = 65_535;
+
+/// A peer that vanished without a FIN is found out after 60 s of silence and four probes.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(15))
+    .with_retries(4);
+
+/// One address to listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    address: IpAddr,
+    /// Nobody asked for it by name, so a machine without it is no error.
+    implied: bool,
+}
+
+/// Why the daemon cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Somebody listens there already; most likely another EPMD, which is then as good.
+    #[error("there is already a epmd running at port {} on ipaddr {}", .0.port(), .0.ip())]
+    InUse(SocketAddr),
+    /// The address is not this machine's, or the port is not for this user.
+    #[error("failed to bind on ipaddr {}: {source}", .address.ip())]
+    Failed {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// This machine has none of the addresses.
+    #[error("there is no address to listen on")]
+    Nowhere,
+    /// The service manager was to pass sockets.
+    #[error("no listening socket from the service manager: {0}")]
+    NotPassed(String),
+}
+
+/// Listens on `port` of each address, and of the loopback addresses beside them; without addresses, of
+/// every address of the machine.
+///
+/// # Errors
+/// [`ListenError`], for the first address that fails. A machine without IPv6, or without `::1`, is no
+/// error unless somebody asked for just that.
+pub fn listen(addresses: &[IpAddr], port: u16) -> Result<Vec<TcpListener>, ListenError> {
+    let mut listeners = Vec::new();
+    for Place { address, implied } in places(addresses) {
+        let address = SocketAddr::new(address, port);
+        match bind(address) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                return Err(ListenError::InUse(address));
+            }
+            // The kernel lacks the family: the stock daemon passes over it too.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => {}
+            Err(source) if implied => warn!("failed to bind on ipaddr {}: {source}", address.ip()),
+            Err(source) => return Err(ListenError::Failed { address, source }),
+        }
+    }
+    if listeners.is_empty() { Err(ListenError::Nowhere) } else { Ok(listeners) }
+}
+
+/// The stock daemon's rules, without its traps: no address twice, and none that an any-address covers.
+fn places(addresses: &[IpAddr]) -> Vec<Place> {
+    let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    let implied = if addresses.is_empty() { any } else { loopback };
+    let asked = addresses.iter().map(|address| Place { address: *address, implied: false });
+    let implied = implied.into_iter().map(|address| Place { address, implied: true });
+    let mut places: Vec<Place> = Vec::new();
+    for place in asked.chain(implied) {
+        let is_covered = any.iter().any(|any| {
+            any.is_ipv4() == place.address.is_ipv4() && *any != place.address && addresses.contains(any)
+        });
+        if !is_covered && places.iter().all(|known| known.address != place.address) {
+            places.push(place);
+        }
+    }
+    places
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        // Each family has its own socket, so that IPv4 peers never come as mapped addresses.
+        socket.set_only_v6(true)?;
+    }
+    // Not SO_REUSEPORT: a second daemon must find the address in use.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    prepare(socket.into())
+}
+
+/// Sets what accepted sockets inherit, and makes the socket ready for the event loop.
+fn prepare(listener: TcpListener) -> io::Result<TcpListener> {
+    let socket = Socket::from(listener);
+    socket.set_nonblocking(true)?;
+    socket.set_cloexec(true)?;
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
+    socket.set_tcp_nodelay(true)?;
+    Ok(socket.into())
+}
+
+/// The sockets that the service manager passed to this process, if it did: descriptors from 3 on, as many
+/// as `LISTEN_FDS` says, meant for the process of `LISTEN_PID`.
+///
+/// # Errors
+/// [`ListenError::NotPassed`] when there is something else than listening sockets.
+pub fn passed_by_service_manager(
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<TcpListener>, ListenError> {
+    let number = |name| variable(name).and_then(|text| text.parse::<u32>().ok());
+    if number("LISTEN_PID") != Some(std::process::id()) {
+        return Ok(Vec::new());
+    }
+    (3..)
+        .take(number("LISTEN_FDS").unwrap_or(0) as usize)
+        .map(|fd| repmd_sys::adopt_listener(fd).and_then(prepare))
+        .collect::<Result<_, _>>()
+        .map_err(|error| ListenError::NotPassed(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listened(addresses: &[&str]) -> Vec<String> {
+        let addresses: Vec<_> = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        places(&addresses).iter().map(|place| place.address.to_string()).collect()
+    }
+
+    #[test]
+    fn without_addresses_every_address_of_both_families_is_listened_on() {
+        assert_eq!(listened(&[]), ["0.0.0.0", "::"]);
+    }
+
+    #[test]
+    fn both_loopback_addresses_are_beside_every_list() {
+        assert_eq!(listened(&["10.0.0.1"]), ["10.0.0.1", "127.0.0.1", "::1"]);
+    }
+
+    #[test]
+    fn an_address_is_listened_on_once_however_often_it_is_listed() {
+        assert_eq!(listened(&["127.0.0.1", "10.0.0.1", "10.0.0.1", "::1"]), ["127.0.0.1", "10.0.0.1", "::1"]);
+    }
+
+    #[test]
+    fn the_any_address_covers_every_other_of_its_family_and_none_of_the_other() {
+        assert_eq!(listened(&["10.0.0.1", "0.0.0.0", "fe80::1"]), ["0.0.0.0", "fe80::1", "::1"]);
+        assert_eq!(listened(&["::", "::1"]), ["::", "127.0.0.1"]);
+    }
+
+    #[test]
+    fn an_address_of_another_machine_is_an_error_only_if_it_was_asked_for() {
+        let foreign: IpAddr = "198.51.100.7".parse().unwrap();
+        assert!(matches!(listen(&[foreign], 0), Err(ListenError::Failed { .. })));
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_told_apart_from_other_failures() {
+        let taken = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let error = listen(&["127.0.0.1".parse().unwrap()], port).unwrap_err();
+        let text = format!("there is already a epmd running at port {port} on ipaddr 127.0.0.1");
+        assert_eq!(error.to_string(), text);
+    }
+
+    #[test]
+    fn accepted_connections_inherit_keep_alive_and_no_delay() {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let accepted = Socket::from(accepted);
+        assert!(accepted.keepalive().unwrap() && accepted.tcp_nodelay().unwrap());
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
+        drop(client);
+    }
+
+    #[test]
+    fn sockets_for_another_process_are_left_alone() {
+        let variable = |name: &str| (name == "LISTEN_FDS").then(|| "1".to_owned());
+        assert!(passed_by_service_manager(&variable).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,523 @@
+//! Everything that can be set: one table, read from flags, environment and file, checked once.
+//!
+//! The parser of `repmd serve`, its help, the man page, the completions and `check-config` are all made
+//! from [`TABLE`], so they cannot disagree.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use repmd_backend_api::HostId;
+
+use crate::protocol::DEFAULT_PORT;
+use crate::server::{Limits, Policy};
+
+/// One thing that can be set.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// The key in a file; `--key` is the flag.
+    pub key: &'static str,
+    /// Environment variables, the strongest first.
+    pub variables: &'static [&'static str],
+    /// What its value is called in help texts.
+    pub value: &'static str,
+    /// One sentence.
+    pub help: &'static str,
+    /// What it is when nobody sets it, in words if it depends on the machine.
+    pub default: &'static str,
+}
+
+/// Every setting, in the order of the help text.
+pub const TABLE: &[Setting] = &[
+    Setting {
+        key: "port",
+        variables: &["REPMD_PORT", "ERL_EPMD_PORT"],
+        value: "PORT",
+        help: "Listen on this port",
+        default: "4369",
+    },
+    Setting {
+        key: "address",
+        variables: &["REPMD_ADDRESS", "ERL_EPMD_ADDRESS"],
+        value: "ADDRESS,...",
+        help: "Listen on these addresses, and on loopback",
+        default: "every address",
+    },
+    Setting {
+        key: "backend",
+        variables: &["REPMD_BACKEND"],
+        value: "BACKEND",
+        help: "Where registrations live: `memory`",
+        default: "memory",
+    },
+    Setting {
+        key: "host",
+        variables: &["REPMD_HOST"],
+        value: "NAME",
+        help: "The host that this daemon's nodes are on",
+        default: "this machine's short host name",
+    },
+    Setting {
+        key: "allow-lookups-from",
+        variables: &["REPMD_ALLOW_LOOKUPS_FROM"],
+        value: "CIDR,...",
+        help: "Answer look-ups and lists only to these networks and to this machine",
+        default: "anyone",
+    },
+    Setting {
+        key: "register-from",
+        variables: &["REPMD_REGISTER_FROM"],
+        value: "CIDR,...",
+        help: "Let nodes of these networks register too",
+        default: "only this machine",
+    },
+    Setting {
+        key: "relaxed-command-check",
+        variables: &["REPMD_RELAXED_COMMAND_CHECK", "ERL_EPMD_RELAXED_COMMAND_CHECK"],
+        value: "BOOL",
+        help: "Let local clients stop nodes, and kill the daemon while nodes are registered",
+        default: "false",
+    },
+    Setting {
+        key: "packet-timeout",
+        variables: &["REPMD_PACKET_TIMEOUT"],
+        value: "TIME",
+        help: "Close a connection that makes no progress for this long",
+        default: "60s",
+    },
+    Setting {
+        key: "waiting-max",
+        variables: &["REPMD_WAITING_MAX"],
+        value: "NUMBER",
+        help: "Most connections at once whose request is not whole",
+        default: "a quarter of the open-file limit",
+    },
+    Setting {
+        key: "waiting-per-peer-max",
+        variables: &["REPMD_WAITING_PER_PEER_MAX"],
+        value: "NUMBER",
+        help: "The same for one address that is not loopback",
+        default: "a quarter of waiting-max",
+    },
+    Setting {
+        key: "drain-time",
+        variables: &["REPMD_DRAIN_TIME"],
+        value: "TIME",
+        help: "How long a stopping daemon waits for requests on their way",
+        default: "5s",
+    },
+    Setting {
+        key: "delay-accept",
+        variables: &["REPMD_DELAY_ACCEPT"],
+        value: "TIME",
+        help: "Sleep before accepting, to test clients",
+        default: "0s",
+    },
+    Setting {
+        key: "delay-write",
+        variables: &["REPMD_DELAY_WRITE"],
+        value: "TIME",
+        help: "Sleep before answering, to test clients",
+        default: "0s",
+    },
+    Setting {
+        key: "log",
+        variables: &["REPMD_LOG"],
+        value: "LEVEL",
+        help: "What to log: `error`, `warn`, `info`, `debug` or `trace`, or a filter such as `repmd=debug`",
+        default: "info",
+    },
+    Setting {
+        key: "log-format",
+        variables: &["REPMD_LOG_FORMAT"],
+        value: "FORMAT",
+        help: "How to log: `text` or `json`",
+        default: "text",
+    },
+];
+
+/// Environment variable that names the settings file.
+pub const CONFIG_VARIABLE: &str = "REPMD_CONFIG";
+
+/// The settings file that is read when it exists and no other is named.
+pub const CONFIG_PATH: &str = "/etc/repmd/repmd.toml";
+
+/// Where a value came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody set it.
+    #[default]
+    Default,
+    /// This file.
+    File(PathBuf),
+    /// This environment variable.
+    Variable(&'static str),
+    /// A flag.
+    Flag,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Variable(name) => f.write_str(name),
+            Self::Flag => f.write_str("flag"),
+        }
+    }
+}
+
+/// Why the start is stopped: which setting, and what was expected.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingError {
+    /// A value is not what its setting takes.
+    #[error("{key}: {value:?} (from {origin}) is wrong: expected {expected}")]
+    Value {
+        /// The setting.
+        key: &'static str,
+        /// What it was set to.
+        value: String,
+        /// By whom.
+        origin: Origin,
+        /// What it takes.
+        expected: &'static str,
+    },
+    /// A key that no setting has.
+    #[error("{key}: there is no such setting (from {})", .path.display())]
+    Unknown {
+        /// The key.
+        key: String,
+        /// The file that has it.
+        path: PathBuf,
+    },
+    /// The file cannot be read, or is no TOML.
+    #[error("config: cannot read {}: {reason}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// The text of every setting, and where it came from.
+#[derive(Clone, Debug)]
+pub struct Values(BTreeMap<&'static str, (String, Origin)>);
+
+/// Reads one variable of the environment. A parameter, so that no test sets a process variable.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+impl Values {
+    /// Merges the four sources: a flag wins over the environment, that over the file, that over the default.
+    ///
+    /// `flags` are pairs of key and text. The file is `config`, else the one that [`CONFIG_VARIABLE`]
+    /// names, else [`CONFIG_PATH`] where it exists.
+    ///
+    /// # Errors
+    /// [`SettingError::File`] and [`SettingError::Unknown`].
+    pub fn merge(
+        flags: &[(&str, String)],
+        environment: Environment<'_>,
+        config: Option<&Path>,
+    ) -> Result<Self, SettingError> {
+        let file = read_file(config, environment)?;
+        let mut values = BTreeMap::new();
+        for setting in TABLE {
+            let flag = flags.iter().rev().find(|(key, _)| *key == setting.key);
+            let variable = || {
+                let set = |name: &&'static str| Some((environment(name)?, Origin::Variable(name)));
+                // An empty variable counts as unset, but for the one that the stock daemon takes by its mere
+                // presence.
+                let counts = |(text, origin): &(String, Origin)| {
+                    !text.is_empty() || *origin == Origin::Variable("ERL_EPMD_RELAXED_COMMAND_CHECK")
+                };
+                setting.variables.iter().filter_map(set).find(counts)
+            };
+            let value = match flag {
+                Some((_, text)) => (text.clone(), Origin::Flag),
+                None => variable().or_else(|| file.get(setting.key).cloned()).unwrap_or_default(),
+            };
+            values.insert(setting.key, value);
+        }
+        Ok(Self(values))
+    }
+
+    /// The text of a setting, and where it came from. An empty text with [`Origin::Default`] is unset.
+    #[must_use]
+    pub fn get(&self, setting: &Setting) -> (&str, &Origin) {
+        let (text, origin) = &self.0[setting.key];
+        (text, origin)
+    }
+
+    /// What `key` was set to, parsed; `None` when nobody set it.
+    fn parse<T>(
+        &self,
+        key: &'static str,
+        expected: &'static str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, SettingError> {
+        let (text, origin) = &self.0[key];
+        if *origin == Origin::Default {
+            return Ok(None);
+        }
+        let wrong = || SettingError::Value { key, value: text.clone(), origin: origin.clone(), expected };
+        parse(text.trim()).map(Some).ok_or_else(wrong)
+    }
+}
+
+/// The settings of a file as text: arrays are joined by commas, as flags and variables write them.
+fn read_file(
+    config: Option<&Path>,
+    environment: Environment<'_>,
+) -> Result<BTreeMap<String, (String, Origin)>, SettingError> {
+    let named = config.map(Path::to_path_buf);
+    let named =
+        named.or_else(|| environment(CONFIG_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from));
+    let path = match named {
+        Some(path) => path,
+        None if Path::new(CONFIG_PATH).exists() => PathBuf::from(CONFIG_PATH),
+        None => return Ok(BTreeMap::new()),
+    };
+    let unreadable = |reason: String| SettingError::File { path: path.clone(), reason };
+    let text = std::fs::read_to_string(&path).map_err(|error| unreadable(error.to_string()))?;
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| unreadable(error.to_string()))?;
+    let mut settings = BTreeMap::new();
+    for (key, value) in table {
+        if TABLE.iter().all(|setting| setting.key != key) {
+            return Err(SettingError::Unknown { key, path });
+        }
+        settings.insert(key, (file_text(&value), Origin::File(path.clone())));
+    }
+    Ok(settings)
+}
+
+fn file_text(value: &toml::Value) -> String {
+    match value {
+        toml::Value::String(text) => text.clone(),
+        toml::Value::Array(items) => items.iter().map(file_text).collect::<Vec<_>>().join(","),
+        other => other.to_string(),
+    }
+}
+
+/// Where registrations live.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// In this process.
+    Memory,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For collectors: one object a line.
+    Json,
+}
+
+/// Everything that the daemon needs to know, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where clients find the daemon.
+    pub port: u16,
+    /// Whether somebody chose the port: a socket that a service manager passed has its own else.
+    pub port_is_set: bool,
+    /// Where to listen besides loopback; empty: everywhere.
+    pub addresses: Vec<IpAddr>,
+    /// Where registrations live.
+    pub backend: Backend,
+    /// The host that this daemon's nodes are on.
+    pub host: HostId,
+    /// Who may ask what.
+    pub policy: Policy,
+    /// The bounds of the server.
+    pub limits: Limits,
+    /// A filter of `tracing_subscriber::EnvFilter`.
+    pub log: String,
+    /// How log lines look.
+    pub log_format: LogFormat,
+}
+
+impl Settings {
+    /// Checks every value. `descriptors` is how many files the process may have open, on which the
+    /// defaults of the limits depend.
+    ///
+    /// # Errors
+    /// [`SettingError::Value`] for the first that is wrong.
+    pub fn check(values: &Values, descriptors: usize) -> Result<Self, SettingError> {
+        const TIME: &str = "a time such as 60s or 500ms, or a number of seconds";
+        const NETWORKS: &str = "networks such as 10.0.0.0/8, separated by commas";
+        const COUNT: &str = "a number from 1 up";
+        let time = |key| values.parse(key, TIME, duration);
+        let networks = |key| values.parse(key, NETWORKS, list::<IpNet>).map(Option::unwrap_or_default);
+        let count =
+            |key| values.parse(key, COUNT, |text| text.parse().ok().filter(|count: &usize| 0 < *count));
+
+        let port = values.parse("port", "a number from 1 to 65535", |text| {
+            text.parse().ok().filter(|port: &u16| 0 < *port)
+        })?;
+        let addresses = values.parse("address", "IP addresses, separated by commas", list)?;
+        let backend = values.parse("backend", "`memory`", |text| match text {
+            "memory" => Some(Backend::Memory),
+            _ => None,
+        })?;
+        let host = values.parse("host", "a host name", |text| HostId::parse(text).ok())?;
+        let relaxed_command_check = match values
+            .parse("relaxed-command-check", "`true` or `false`", |text| text.parse().ok())
+        {
+            // The stock daemon is relaxed by the mere presence of its variable.
+            Err(SettingError::Value {
+                origin: Origin::Variable("ERL_EPMD_RELAXED_COMMAND_CHECK"), ..
+            }) => Some(true),
+            checked => checked?,
+        };
+        let log = values.parse("log", "a level such as `info`, or a filter", |text| {
+            text.parse::<tracing_subscriber::EnvFilter>().ok().map(|_| text.to_owned())
+        })?;
+        let log_format = values.parse("log-format", "`text` or `json`", |text| match text {
+            "text" => Some(LogFormat::Text),
+            "json" => Some(LogFormat::Json),
+            _ => None,
+        })?;
+
+        let mut limits = Limits::for_descriptors(descriptors);
+        set(&mut limits.packet_timeout, time("packet-timeout")?);
+        if let Some(waiting_max) = count("waiting-max")? {
+            limits.waiting_max = waiting_max;
+            limits.waiting_per_peer_max = (waiting_max / 4).max(1);
+        }
+        set(&mut limits.waiting_per_peer_max, count("waiting-per-peer-max")?);
+        set(&mut limits.drain_time, time("drain-time")?);
+        set(&mut limits.delay_accept, time("delay-accept")?);
+        set(&mut limits.delay_write, time("delay-write")?);
+        Ok(Self {
+            port: port.unwrap_or(DEFAULT_PORT),
+            port_is_set: port.is_some(),
+            addresses: addresses.unwrap_or_default(),
+            backend: backend.unwrap_or(Backend::Memory),
+            host: host.unwrap_or_else(short_host_name),
+            policy: Policy {
+                relaxed_command_check: relaxed_command_check.unwrap_or(false),
+                register_from: networks("register-from")?,
+                lookups_from: networks("allow-lookups-from")?,
+            },
+            limits,
+            log: log.unwrap_or_else(|| "info".to_owned()),
+            log_format: log_format.unwrap_or(LogFormat::Text),
+        })
+    }
+}
+
+fn set<T>(limit: &mut T, chosen: Option<T>) {
+    if let Some(chosen) = chosen {
+        *limit = chosen;
+    }
+}
+
+/// `60s`, `1m 30s`, or a bare number of seconds as the stock flags take them.
+fn duration(text: &str) -> Option<Duration> {
+    match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => humantime::parse_duration(text).ok(),
+    }
+}
+
+/// Items separated by commas or spaces; empty items are passed over.
+fn list<T: std::str::FromStr>(text: &str) -> Option<Vec<T>> {
+    text.split([',', ' ']).filter(|item| !item.is_empty()).map(|item| item.parse().ok()).collect()
+}
+
+fn short_host_name() -> HostId {
+    let name = rustix::system::uname();
+    let name = name.nodename().to_string_lossy();
+    let short = name.split('.').next().unwrap_or_default();
+    HostId::parse(short).or_else(|_| HostId::parse("localhost")).expect("localhost is a host name")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn merge(flags: &[(&str, &str)], variables: &[(&str, &str)], file: &str) -> Result<Values, SettingError> {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&path, file).unwrap();
+        let flags: Vec<_> = flags.iter().map(|(key, text)| (*key, (*text).to_owned())).collect();
+        let environment =
+            |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, text)| (*text).to_owned());
+        Values::merge(&flags, &environment, Some(path.path()))
+    }
+
+    fn check(
+        flags: &[(&str, &str)],
+        variables: &[(&str, &str)],
+        file: &str,
+    ) -> Result<Settings, SettingError> {
+        Settings::check(&merge(flags, variables, file)?, 1024)
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_environment_and_that_over_the_file() {
+        let (variable, file) = (&[("REPMD_PORT", "5001")][..], "port = 5002");
+        assert_eq!(check(&[("port", "5000")], variable, file).unwrap().port, 5000);
+        assert_eq!(check(&[], variable, file).unwrap().port, 5001);
+        assert_eq!(check(&[], &[], file).unwrap().port, 5002);
+        assert_eq!(check(&[], &[], "").unwrap().port, 4369);
+    }
+
+    #[test]
+    fn repmds_own_variable_wins_over_the_stock_daemons() {
+        let both = [("ERL_EPMD_PORT", "5001"), ("REPMD_PORT", "5000")];
+        assert_eq!(check(&[], &both, "").unwrap().port, 5000);
+        assert_eq!(check(&[], &both[..1], "").unwrap().port, 5001);
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_its_origin_and_what_was_expected() {
+        let error = check(&[], &[("ERL_EPMD_PORT", "70000")], "").unwrap_err();
+        let text = "port: \"70000\" (from ERL_EPMD_PORT) is wrong: expected a number from 1 to 65535";
+        assert_eq!(error.to_string(), text);
+    }
+
+    #[test]
+    fn every_setting_says_what_it_expected() {
+        for setting in TABLE {
+            let error = check(&[(setting.key, "?/[")], &[], "").expect_err(setting.key).to_string();
+            assert!(
+                error.starts_with(&format!("{}: \"?/[\" (from flag) is wrong: expected ", setting.key)),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_key_that_no_setting_has_is_named() {
+        let error = merge(&[], &[], "prot = 5000").unwrap_err();
+        assert!(error.to_string().starts_with("prot: there is no such setting (from /"), "{error}");
+    }
+
+    #[test]
+    fn a_file_may_write_lists_as_arrays_and_numbers_as_numbers() {
+        let file = "address = [\"10.0.0.1\", \"::1\"]\nrelaxed-command-check = true\npacket-timeout = 5";
+        let settings = check(&[], &[], file).unwrap();
+        assert_eq!(settings.addresses.len(), 2);
+        assert!(settings.policy.relaxed_command_check);
+        assert_eq!(settings.limits.packet_timeout, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn the_stock_variable_relaxes_by_its_presence_even_when_it_says_0() {
+        for text in ["", "0", "anything"] {
+            let settings = check(&[], &[("ERL_EPMD_RELAXED_COMMAND_CHECK", text)], "").unwrap();
+            assert!(settings.policy.relaxed_command_check, "{text:?}");
+        }
+        assert!(
+            !check(&[], &[("REPMD_RELAXED_COMMAND_CHECK", "false")], "")
+                .unwrap()
+                .policy
+                .relaxed_command_check
+        );
+    }
+}

@@ -1,0 +1,86 @@
+//! Turning a program into a daemon, and what a service manager hands to it.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{FromRawFd, RawFd};
+
+/// Which side of a fork this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forked {
+    /// The process that called.
+    Parent,
+    /// The new one.
+    Child,
+}
+
+/// Splits the process in two.
+///
+/// # Errors
+/// When the system has no room for another process, or this process runs more threads than one: a
+/// child of such a process may find locks held that nobody will ever release.
+pub fn fork() -> io::Result<Forked> {
+    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    if 1 < threads {
+        return Err(io::Error::other(format!("cannot fork a process of {threads} threads")));
+    }
+    // SAFETY: no other thread exists, so the child is a whole copy of a consistent process.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Forked::Child),
+        _ => Ok(Forked::Parent),
+    }
+}
+
+/// Closes every descriptor from 3 up: whoever started a daemon must not wait for its pipes to close.
+/// To be called before the program opens anything itself.
+pub fn close_inherited() {
+    // SAFETY: the program has opened nothing yet, so no value of it owns one of these descriptors.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+}
+
+/// Keeps the end of a terminal's session from ending the process.
+pub fn ignore_hangup() {
+    // SAFETY: SIG_IGN is no handler, so no code runs when the signal arrives.
+    unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+}
+
+/// Takes over a listening TCP socket that a service manager left open under the number `fd`.
+///
+/// # Errors
+/// When `fd` is not open, or is no listening stream socket.
+///
+/// # Panics
+/// When `fd` is 0, 1 or 2: those belong to the standard streams.
+pub fn adopt_listener(fd: RawFd) -> io::Result<TcpListener> {
+    assert!(2 < fd, "service managers pass sockets from descriptor 3 on");
+    let mut listens: libc::c_int = 0;
+    let mut size = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: both pointers are to live values of the size that is given.
+    let failed = unsafe {
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN, (&raw mut listens).cast(), &raw mut size)
+    };
+    if failed != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if listens == 0 {
+        return Err(io::Error::other(format!("descriptor {fd} does not listen")));
+    }
+    // SAFETY: it is open, it is a socket, and by the protocol of service managers it is ours alone.
+    Ok(unsafe { TcpListener::from_raw_fd(fd) })
+}
+
+/// The local time as C's `ctime` writes it, without the newline: `Tue Nov 24 10:26:10 2026`.
+#[must_use]
+pub fn ctime(unix_seconds: i64) -> String {
+    let time: libc::time_t = unix_seconds;
+    let mut text = [0u8; 64];
+    // SAFETY: all pointers are to live values; an all-zero `tm` is a value; strftime writes at most as
+    // many bytes as it is told, and returns how many.
+    let written = unsafe {
+        let mut parts: libc::tm = std::mem::zeroed();
+        libc::localtime_r(&raw const time, &raw mut parts);
+        let format = c"%a %b %e %H:%M:%S %Y";
+        libc::strftime(text.as_mut_ptr().cast(), text.len(), format.as_ptr(), &raw const parts)
+    };
+    String::from_utf8_lossy(&text[..written]).into_owned()
+}
