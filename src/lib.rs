@@ -1,6 +1,22 @@
 //! An EPMD (Erlang Port Mapper Daemon) for the whole cluster.
+//!
+//! | module | noun |
+//! |---|---|
+//! | [`protocol`] | the wire format, without IO |
+//! | [`server`] | the daemon: connections, nodes, answers, limits |
+//! | [`settings`] | everything that can be set, from one table |
+//! | [`listen`] | addresses and listening sockets |
+//! | [`run`] | one run: sockets, background, signals, end |
+//! | [`telemetry`] | log lines |
+//! | [`cli`] | the two command lines |
+//!
+//! Arrows point one way: `cli` -> `run` -> `server` -> `protocol` -> the contract in `backends/api`. Only
+//! the program names a concrete backend.
 
+pub mod cli;
 pub mod listen;
 pub mod protocol;
+pub mod run;
 pub mod server;
 pub mod settings;
+pub mod telemetry;

@@ -339,6 +339,8 @@ pub struct Settings {
     pub log: String,
     /// How log lines look.
     pub log_format: LogFormat,
+    /// What is allowed, but most likely not meant.
+    pub warnings: Vec<String>,
 }
 
 impl Settings {
@@ -365,13 +367,18 @@ impl Settings {
             _ => None,
         })?;
         let host = values.parse("host", "a host name", |text| HostId::parse(text).ok())?;
-        let relaxed_command_check = match values
-            .parse("relaxed-command-check", "`true` or `false`", |text| text.parse().ok())
-        {
+        let mut warnings = Vec::new();
+        let relaxed = values.parse("relaxed-command-check", "`true` or `false`", |text| text.parse().ok());
+        let relaxed_command_check = match relaxed {
             // The stock daemon is relaxed by the mere presence of its variable.
             Err(SettingError::Value {
-                origin: Origin::Variable("ERL_EPMD_RELAXED_COMMAND_CHECK"), ..
-            }) => Some(true),
+                value,
+                origin: Origin::Variable(name @ "ERL_EPMD_RELAXED_COMMAND_CHECK"),
+                ..
+            }) => {
+                warnings.push(format!("{name} relaxes by being set, even to {value:?}"));
+                Some(true)
+            }
             checked => checked?,
         };
         let log = values.parse("log", "a level such as `info`, or a filter", |text| {
@@ -407,6 +414,7 @@ impl Settings {
             limits,
             log: log.unwrap_or_else(|| "info".to_owned()),
             log_format: log_format.unwrap_or(LogFormat::Text),
+            warnings,
         })
     }
 }
