@@ -2,19 +2,12 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use tracing::warn;
 
 /// Connections that the kernel keeps until they are accepted; it cuts this to `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
-
-/// A peer that vanished without a FIN is found out after 60 s of silence and four probes.
-const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
-    .with_time(Duration::from_secs(60))
-    .with_interval(Duration::from_secs(15))
-    .with_retries(4);
 
 /// One address to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,13 +96,11 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     prepare(socket.into())
 }
 
-/// Sets what accepted sockets inherit, and makes the socket ready for the event loop.
+/// Makes the socket ready for the event loop.
 fn prepare(listener: TcpListener) -> io::Result<TcpListener> {
     let socket = Socket::from(listener);
     socket.set_nonblocking(true)?;
     socket.set_cloexec(true)?;
-    socket.set_tcp_keepalive(&KEEPALIVE)?;
-    socket.set_tcp_nodelay(true)?;
     Ok(socket.into())
 }
 
@@ -175,18 +166,6 @@ mod tests {
         let error = listen(&["127.0.0.1".parse().unwrap()], port).unwrap_err();
         let text = format!("there is already a epmd running at port {port} on ipaddr 127.0.0.1");
         assert_eq!(error.to_string(), text);
-    }
-
-    #[test]
-    fn accepted_connections_inherit_keep_alive_and_no_delay() {
-        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        listener.set_nonblocking(false).unwrap();
-        let (accepted, _) = listener.accept().unwrap();
-        let accepted = Socket::from(accepted);
-        assert!(accepted.keepalive().unwrap() && accepted.tcp_nodelay().unwrap());
-        assert_eq!(accepted.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
-        drop(client);
     }
 
     #[test]

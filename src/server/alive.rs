@@ -3,8 +3,10 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use repmd_backend_api::{AliveName, BackendError, Lease, Node};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tracing::{debug, error, info, warn};
 
@@ -12,6 +14,12 @@ use super::connection::{sleep_if, write_now};
 use super::daemon::Daemon;
 use super::table::ClaimId;
 use crate::protocol::Response;
+
+/// A node that vanished without a FIN is found out after 60 s of silence and four probes.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(15))
+    .with_retries(4);
 
 /// Registers a node and holds its connection, which is the registration: any byte or end from the peer
 /// unregisters it. A refused one is closed.
@@ -50,6 +58,8 @@ async fn register<'a>(daemon: &'a Daemon, socket: &Arc<TcpStream>, node: Node) -
     let creation = lease.creation();
     let granted = daemon.table().grant(claim.id, Arc::clone(&lease.registration));
     if granted {
+        // A kernel that refuses leaves the node as it is on the stock daemon.
+        let _ = SockRef::from(&**socket).set_tcp_keepalive(&KEEPALIVE);
         sleep_if(daemon.limits.delay_write).await;
         match answer(socket, Response::Alive2Granted { highest_version, creation }) {
             Ok(()) => {
