@@ -22,6 +22,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 use tokio::io::unix::AsyncFd;
@@ -96,11 +97,10 @@ async fn accept_all(listener: AsyncFd<TcpListener>, port: u16, daemon: Arc<Daemo
         };
         sleep_if(daemon.limits.delay_accept).await;
         match accept_batch(listener.get_ref(), port, &daemon, &mut scratch) {
-            Batch::More => {}
+            Batch::More => yield_now().await,
             Batch::Empty => ready.clear_ready(),
             Batch::Exhausted(error) => make_room(&daemon, error).await,
         }
-        yield_now().await;
     }
     if !daemon.was_killed() {
         accept_batch(listener.get_ref(), port, &daemon, &mut scratch);
@@ -118,7 +118,12 @@ enum Batch {
 }
 
 fn accept_batch(listener: &TcpListener, port: u16, daemon: &Arc<Daemon>, scratch: &mut Vec<u8>) -> Batch {
-    for _ in 0..ACCEPT_BATCH {
+    for accepted in 0..ACCEPT_BATCH {
+        // An accept that finds nothing makes a socket and throws it away, a poll does not; but where there
+        // is a second connection there are more, and then one such accept ends a whole batch.
+        if accepted == 1 && !has_backlog(listener) {
+            return Batch::Empty;
+        }
         match acceptfrom_with(listener.as_fd(), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
             Ok((fd, address)) => {
                 let Some(peer) = address.and_then(|address| SocketAddr::try_from(address).ok()) else {
@@ -135,6 +140,12 @@ fn accept_batch(listener: &TcpListener, port: u16, daemon: &Arc<Daemon>, scratch
         }
     }
     Batch::More
+}
+
+fn has_backlog(listener: &TcpListener) -> bool {
+    let at_once = Timespec::default();
+    // An interrupted poll says nothing; the accept that follows will.
+    poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&at_once)) != Ok(0)
 }
 
 /// Out of descriptors: the stock daemon exits here, a bare retry would spin. Whoever has waited longest
