@@ -10,7 +10,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tracing::{debug, error, info, warn};
 
-use super::connection::{sleep_if, write_now};
+use super::connection::{Then, sleep_if, write_now};
 use super::daemon::Daemon;
 use super::table::ClaimId;
 use crate::protocol::Response;
@@ -61,7 +61,7 @@ async fn register<'a>(daemon: &'a Daemon, socket: &Arc<TcpStream>, node: Node) -
         // A kernel that refuses leaves the node as it is on the stock daemon.
         let _ = SockRef::from(&**socket).set_tcp_keepalive(&KEEPALIVE);
         sleep_if(daemon.limits.delay_write).await;
-        match answer(socket, Response::Alive2Granted { highest_version, creation }) {
+        match answer(socket, Response::Alive2Granted { highest_version, creation }, Then::Hold) {
             Ok(()) => {
                 info!(name = %node.name, port = node.port, %creation, "registered");
                 return Some((claim, lease));
@@ -78,15 +78,15 @@ async fn refuse<T>(daemon: &Daemon, socket: &TcpStream, node: &Node) -> Option<T
     warn!(name = %node.name, port = node.port, "node name already occupied {}", node.name);
     sleep_if(daemon.limits.delay_write).await;
     // Whether or not it can be written: the refusal ends this connection and nobody else's.
-    let _ = answer(socket, Response::Alive2Refused { highest_version: node.highest_version });
+    let _ = answer(socket, Response::Alive2Refused { highest_version: node.highest_version }, Then::Close);
     None
 }
 
 /// Writes a reply, which is short enough for an empty socket buffer.
-fn answer(socket: &TcpStream, response: Response<'_>) -> io::Result<()> {
+fn answer(socket: &TcpStream, response: Response<'_>, then: Then) -> io::Result<()> {
     let mut reply = Vec::with_capacity(6);
     response.encode(&mut reply);
-    let written = write_now(socket.as_fd(), &reply)?;
+    let written = write_now(socket.as_fd(), &reply, then)?;
     if written == reply.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 

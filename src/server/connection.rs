@@ -162,7 +162,7 @@ fn deliver(daemon: &Arc<Daemon>, connection: Connection, answer: Answer, out: &[
 
 /// Writes a reply. `Some`: the peer's window is full after so many bytes.
 fn write_some(connection: &Connection, reply: &[u8]) -> Option<usize> {
-    match write_now(connection.socket.as_fd(), reply) {
+    match write_now(connection.socket.as_fd(), reply, Then::Close) {
         Ok(written) => (written < reply.len()).then_some(written),
         Err(Errno::AGAIN) => Some(0),
         Err(error) => {
@@ -172,10 +172,21 @@ fn write_some(connection: &Connection, reply: &[u8]) -> Option<usize> {
     }
 }
 
+/// What follows a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    /// The connection is closed at once. The kernel holds the end of the reply back until then, and sends it
+    /// in one packet with the FIN: a look-up costs one packet less.
+    Close,
+    /// The connection stays open.
+    Hold,
+}
+
 /// Offers all of a reply to the kernel in one write, because some clients read it with one read. It does
 /// not ask the event loop first, which knows nothing yet of a socket that was just accepted.
-pub(super) fn write_now(socket: BorrowedFd<'_>, reply: &[u8]) -> Result<usize, Errno> {
-    send(socket, reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+pub(super) fn write_now(socket: BorrowedFd<'_>, reply: &[u8], then: Then) -> Result<usize, Errno> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    send(socket, reply, if then == Then::Close { flags | SendFlags::MORE } else { flags })
 }
 
 /// Leaves a reply that its peer reads slowly to a task, so that nobody else waits for that peer.
