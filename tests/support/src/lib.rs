@@ -1,1 +1,30 @@
-//! To be written.
+//! What the tests share: ports, daemons as processes, raw EPMD connections.
+//!
+//! Everything here panics with what went wrong: a test that cannot go on has failed.
+
+mod daemon;
+mod peer;
+mod port;
+
+pub use daemon::{Daemon, epmd_program};
+pub use peer::{Ended, Peer, alive2, lookup_port, names};
+pub use port::free_port;
+
+use std::time::{Duration, Instant};
+
+/// Waits until `condition` gives something, and panics with `what` when it does not by `deadline`.
+pub fn wait_for<T>(what: &str, deadline: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(started.elapsed() < deadline, "not within {deadline:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// [`wait_for`] something that is true or not.
+pub fn wait_until(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
+    wait_for(what, deadline, || condition().then_some(()));
+}

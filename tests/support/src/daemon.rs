@@ -1,0 +1,119 @@
+//! An EPMD as a process of its own.
+
+use std::net::TcpStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{free_port, wait_for};
+
+/// A running daemon; told to end on drop, and killed if it does not.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    port: u16,
+}
+
+impl Daemon {
+    /// Starts `program -port PORT FLAGS` on a free port, and waits until it takes connections.
+    #[must_use]
+    pub fn start(program: &Path, flags: &[&str]) -> Self {
+        let port = free_port();
+        let mut command = Command::new(program);
+        command.args(["-port", &port.to_string()]).args(flags);
+        Self::spawn(command, port)
+    }
+
+    /// Starts `command`, which is to listen on `port` of 127.0.0.1. Variables of this process that would
+    /// change its settings are left out.
+    #[must_use]
+    pub fn spawn(mut command: Command, port: u16) -> Self {
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy().into_owned();
+            let is_set = command.get_envs().any(|(set, _)| set == name.as_str());
+            if (name.starts_with("ERL_EPMD_") || name.starts_with("REPMD_")) && !is_set {
+                command.env_remove(name);
+            }
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let mut daemon = Self { child, port };
+        wait_for(&format!("{command:?} listens on port {port}"), Duration::from_secs(10), || {
+            if let Some(status) = daemon.child.try_wait().expect("a child can be waited for") {
+                panic!("{command:?} ended at once: {status}");
+            }
+            TcpStream::connect(("127.0.0.1", port)).ok()
+        });
+        daemon
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The number of its process.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("the daemon runs");
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self, deadline: Duration) -> ExitStatus {
+        wait_for("the daemon ends", deadline, || self.ended())
+    }
+
+    /// How it ended, if it did.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be waited for")
+    }
+
+    /// Its processor time so far.
+    #[must_use]
+    pub fn cpu(&self) -> Duration {
+        let path = format!("/proc/{}/schedstat", self.child.id());
+        let text = std::fs::read_to_string(path).expect("the daemon runs");
+        let nanoseconds = text.split_whitespace().next().and_then(|number| number.parse().ok());
+        Duration::from_nanos(nanoseconds.expect("schedstat starts with a number"))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.ended().is_none() {
+            self.signal(Signal::TERM);
+            let deadline = std::time::Instant::now() + Duration::from_secs(7);
+            while self.ended().is_none() {
+                if deadline < std::time::Instant::now() {
+                    // Not a panic: this may run while a test unwinds.
+                    eprintln!("a daemon did not end by SIGTERM and is killed");
+                    let _ = self.child.kill();
+                    let _ = self.child.wait();
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        let status = self.child.wait().expect("the daemon was waited for");
+        if let Some(signal) = status.signal().filter(|signal| ![9, 15].contains(signal)) {
+            eprintln!("a daemon died by signal {signal}");
+        }
+    }
+}
+
+/// `repmd` under the name by which it takes the stock program's command line: a link in `folder`.
+#[must_use]
+pub fn epmd_program(repmd: &str, folder: &Path) -> PathBuf {
+    let link = folder.join("epmd");
+    std::os::unix::fs::symlink(repmd, &link).expect("a new folder takes a link");
+    link
+}
