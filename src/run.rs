@@ -182,6 +182,7 @@ async fn serve_until_stopped(
         host: settings.host.clone(),
         aliases: Vec::new(),
         addresses: Vec::new(),
+        port: settings.port,
     });
     let backend = open_backend(&settings.backend);
     let daemon = Daemon::new(backend, instance, settings.policy.clone(), settings.limits, stop.clone());

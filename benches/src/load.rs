@@ -33,8 +33,9 @@ pub(crate) fn name(number: usize, width: usize) -> String {
     format!("node{number:0width$}", width = width.saturating_sub(4))
 }
 
-fn alive2(name: &str) -> Vec<u8> {
-    let node = Node {
+/// What an ordinary node says of itself.
+pub(crate) fn node(name: &str) -> Node {
+    Node {
         name: AliveName::parse(name.as_bytes()).expect("the names of this load are names"),
         port: 25672,
         node_type: NodeType::NORMAL,
@@ -42,14 +43,13 @@ fn alive2(name: &str) -> Vec<u8> {
         highest_version: 6,
         lowest_version: 5,
         extra: Box::default(),
-    };
-    encode_request(&Request::Alive2(node))
+    }
 }
 
 /// Registers one node; the connection is the registration. `None`: refused.
 pub(crate) fn register(port: u16, number: usize, name: &str) -> io::Result<Option<TcpStream>> {
     let mut stream = connect(port, number)?;
-    stream.write_all(&alive2(name))?;
+    stream.write_all(&encode_request(&Request::Alive2(node(name))))?;
     let mut reply = [0; 6];
     stream.read_exact(&mut reply)?;
     let creation = decode_alive2_reply(&reply).map_err(io::Error::other)?;

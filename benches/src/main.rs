@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use repmd::protocol::{Response, write_names_line};
-use repmd_backend_api::{AliveName, Creation, Node, NodeType};
+use repmd_backend_api::Creation;
 
 use floor::Work;
 use subject::{Program, Subject, as_epmd, pin};
@@ -134,15 +134,7 @@ fn canned(work: &str, names: usize) -> Work {
             Work::Hold(reply)
         }
         _ => {
-            let node = Node {
-                name: AliveName::parse(load::name(0, WIDTH).as_bytes()).expect("it is a name"),
-                port: 25672,
-                node_type: NodeType::NORMAL,
-                protocol: 0,
-                highest_version: 6,
-                lowest_version: 5,
-                extra: Box::default(),
-            };
+            let node = load::node(&load::name(0, WIDTH));
             Response::PortFound { node: &node, port: 25672, extra: b"" }.encode(&mut reply);
             Work::Reply(reply)
         }

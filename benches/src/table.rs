@@ -1,12 +1,12 @@
 //! The registry in memory alone, without sockets, up to a million names.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use repmd_backend_api::{AliveName, HostId, Instance, InstanceId, Node, NodeType, RegistryBackend, Scope};
+use repmd_backend_api::{Claim, HostId, Instance, InstanceId, RegistryBackend, Scope};
 use repmd_backend_memory::Memory;
 
-use crate::load::name;
+use crate::load::{name, node};
 
 /// Prints what one call costs at each size.
 pub(crate) fn measure(sizes: &[usize]) {
@@ -24,29 +24,29 @@ async fn row(size: usize) {
         host: host.clone(),
         aliases: Vec::new(),
         addresses: Vec::new(),
+        port: 4369,
     });
-    let nodes: Vec<Node> = (0..size)
-        .map(|number| Node {
-            name: AliveName::parse(name(number, 12).as_bytes()).expect("it is a name"),
-            port: 25672,
-            node_type: NodeType::NORMAL,
-            protocol: 0,
-            highest_version: 6,
-            lowest_version: 5,
-            extra: Box::default(),
+    let claims: Vec<Claim> = (0..size)
+        .map(|number| Claim {
+            number: number as u64,
+            node: node(&name(number, 12)),
+            advertised_port: 25672,
+            instance: Arc::clone(&instance),
+            registered_at: SystemTime::UNIX_EPOCH,
+            last: None,
         })
         .collect();
     let registry = Memory::new();
     let started = Instant::now();
     let mut leases = Vec::with_capacity(size);
-    for node in &nodes {
-        leases.push(registry.register(node, node.port, &instance).await.expect("memory never fails"));
+    for claim in &claims {
+        leases.push(registry.register(claim).await.expect("memory never fails"));
     }
     let register = started.elapsed();
     let scope = Scope::Host(host);
     let started = Instant::now();
-    for node in &nodes {
-        let found = registry.find(&node.name, &scope).await.expect("memory never fails");
+    for claim in &claims {
+        let found = registry.find(&claim.node.name, &scope).await.expect("memory never fails");
         assert_eq!(found.len(), 1);
     }
     let find = started.elapsed();

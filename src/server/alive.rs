@@ -38,7 +38,15 @@ async fn register<'a>(daemon: &'a Daemon, socket: &Arc<TcpStream>, node: Node) -
     let Some(claim) = Claim::new(daemon, &node.name, socket) else {
         return refuse(daemon, socket, &node).await;
     };
-    let lease = match daemon.backend.register(&node, node.port, &daemon.instance).await {
+    let wish = repmd_backend_api::Claim {
+        number: claim.id.0,
+        advertised_port: node.port,
+        instance: Arc::clone(&daemon.instance),
+        registered_at: std::time::SystemTime::now(),
+        last: None,
+        node: node.clone(),
+    };
+    let lease = match daemon.backend.register(&wish).await {
         Ok(lease) => lease,
         Err(BackendError::NameTaken { name, holder }) => {
             warn!(%name, holder, "node name already occupied");

@@ -31,7 +31,7 @@ pub(super) struct Table {
 
 /// Tells the claims on one name apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct ClaimId(u64);
+pub(super) struct ClaimId(pub(super) u64);
 
 #[derive(Debug)]
 struct Holder {

@@ -1,12 +1,21 @@
 //! The number that tells the lives of one name apart.
 
 use std::fmt;
+use std::time::Duration;
 
 /// Tells the lives of one node name apart: two lives with an equal creation make old pids look alive.
 ///
-/// Always 4 to 2^32 - 1, because 0 means "any" and 1 to 3 belong to peers below version 6.
+/// Always 4 to 2^32 - 1, because 0 means "any" and 1 to 3 belong to peers below version 6. The lower half
+/// is for registries, which count; the upper half for daemons that accept a node while their registry is
+/// away ([`Creation::offline`]). So neither hands out a value of the other's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Creation(u32);
+
+/// Where the upper half starts.
+const OFFLINE: u32 = 1 << 31;
+
+/// Low bits of an offline creation that come from the daemon's instance.
+const SALT_BITS: u32 = 6;
 
 impl Creation {
     /// The smallest value of all.
@@ -18,10 +27,32 @@ impl Creation {
         (Self::FIRST.0 <= value).then_some(Self(value))
     }
 
-    /// The creation that a name gets when it was last seen with `self`: one more; after 2^32 - 1 comes 4.
+    /// The value that registries count on from for a name that they do not know; `now` is the time since
+    /// the Unix epoch. From 2038 on its lower bits do as well.
+    #[must_use]
+    pub fn from_clock(now: Duration) -> Self {
+        Self((now.as_secs() as u32 & !OFFLINE).max(Self::FIRST.0))
+    }
+
+    /// A value that no registry hands out, for a daemon that accepts a node without asking one: the
+    /// seconds of `now`, which come back after 388 days, and six bits of `salt`, which tell two daemons
+    /// of one host apart.
+    #[must_use]
+    pub fn offline(now: Duration, salt: u128) -> Self {
+        Self(OFFLINE | (now.as_secs() as u32) << SALT_BITS | salt as u32 & ((1 << SALT_BITS) - 1))
+    }
+
+    /// Whether [`Creation::offline`] made it.
+    #[must_use]
+    pub fn is_offline(self) -> bool {
+        OFFLINE <= self.0
+    }
+
+    /// The creation that a registry gives a name that it last saw with `self`: one more; after the lower
+    /// half comes 4.
     #[must_use]
     pub fn next(self) -> Self {
-        Self(self.0.wrapping_add(1).max(Self::FIRST.0))
+        Self((self.0.wrapping_add(1) & !OFFLINE).max(Self::FIRST.0))
     }
 
     /// The four-byte form, for peers of version 6 and above.
@@ -48,8 +79,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn after_the_last_creation_comes_4() {
-        assert_eq!(Creation::new(u32::MAX).unwrap().next(), Creation::FIRST);
+    fn after_the_last_creation_of_a_registry_comes_4() {
+        assert_eq!(Creation::new(OFFLINE - 1).unwrap().next(), Creation::FIRST);
+    }
+
+    #[test]
+    fn offline_creations_are_apart_from_those_of_registries_and_from_those_of_other_daemons() {
+        let now = Duration::from_secs(1_800_000_000);
+        let creations = [1, 2].map(|salt| Creation::offline(now, salt));
+        let later = Creation::offline(now + Duration::from_secs(1), 1);
+        assert!(creations.iter().all(|creation| creation.is_offline()));
+        assert!(creations[0] < creations[1] && creations[1] < later);
+        assert!(!Creation::from_clock(Duration::from_secs(u64::MAX)).is_offline());
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub mod error;
 pub mod name;
 pub mod node;
 
-pub use backend::{Change, Lease, LeaseToken, RegistryBackend, Renewal, Scope};
+pub use backend::{Change, Claim, Lease, LeaseToken, RegistryBackend, Renewal, Scope, liveness};
 pub use creation::Creation;
 pub use error::BackendError;
 pub use name::{AliveName, HostId, NameError, NodeName};

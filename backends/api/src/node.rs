@@ -39,7 +39,7 @@ pub struct Node {
 }
 
 /// A random 128-bit number for one run of one daemon.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InstanceId(pub u128);
 
 impl InstanceId {
@@ -67,8 +67,8 @@ impl fmt::Debug for InstanceId {
 pub struct Instance {
     /// Tells this run from every other.
     pub id: InstanceId,
-    /// What stays the same over the daemon's restarts (default: host and port). A registration that an
-    /// earlier run of the same name left behind is replaced, never a reason to refuse.
+    /// What stays the same over the daemon's restarts. A registration that an earlier run of the same
+    /// name left behind is replaced, never a reason to refuse.
     pub name: String,
     /// The host that its nodes are on.
     pub host: HostId,
@@ -76,6 +76,8 @@ pub struct Instance {
     pub aliases: Vec<HostId>,
     /// Where the host's nodes are reached from other hosts.
     pub addresses: Vec<IpAddr>,
+    /// Where the daemon itself listens.
+    pub port: u16,
 }
 
 impl Instance {

@@ -22,24 +22,31 @@ pub(crate) struct Creations {
 }
 
 impl Creations {
-    /// The creation of the next life of `name`; `now` is the time since the Unix epoch.
-    pub(crate) fn next(&mut self, host: &HostId, name: &AliveName, now: Duration) -> Creation {
+    /// The creation of the next life of `name`, above `remembered`, which is what the claimant knows of
+    /// earlier lives; `now` is the time since the Unix epoch.
+    pub(crate) fn next(
+        &mut self,
+        host: &HostId,
+        name: &AliveName,
+        remembered: Option<Creation>,
+        now: Duration,
+    ) -> Creation {
         let last = match self.spent.remove(&(host.clone(), name.clone())) {
             Some((departure, creation)) => {
                 self.by_departure.remove(&departure);
                 creation
             }
-            None => {
-                // The clock fits 32 bits until 2106; then its low bits do as well as any number.
-                let clock = Creation::new(now.as_secs() as u32).unwrap_or(Creation::FIRST);
-                self.highest_forgotten.map_or(clock, |forgotten| forgotten.max(clock))
-            }
+            None => Creation::from_clock(now).max(self.highest_forgotten.unwrap_or(Creation::FIRST)),
         };
-        last.next()
+        let remembered = remembered.filter(|creation| !creation.is_offline());
+        last.max(remembered.unwrap_or(Creation::FIRST)).next()
     }
 
     /// Remembers that a life of `name` had `creation`.
     pub(crate) fn spend(&mut self, host: &HostId, name: &AliveName, creation: Creation) {
+        if creation.is_offline() {
+            return;
+        }
         let key = (host.clone(), name.clone());
         self.departures += 1;
         self.by_departure.insert(self.departures, key.clone());
@@ -75,10 +82,25 @@ mod tests {
     #[test]
     fn a_new_name_gets_the_clock_plus_one_and_its_next_life_one_more() {
         let mut creations = Creations::default();
-        let first = creations.next(&host(), &name("a"), NOW);
+        let first = creations.next(&host(), &name("a"), None, NOW);
         assert_eq!(first.get(), 1_800_000_001);
         creations.spend(&host(), &name("a"), first);
-        assert_eq!(creations.next(&host(), &name("a"), NOW), first.next());
+        assert_eq!(creations.next(&host(), &name("a"), None, NOW), first.next());
+    }
+
+    #[test]
+    fn a_creation_is_above_the_one_that_the_claimant_remembers() {
+        let mut creations = Creations::default();
+        let remembered = Creation::new(2_000_000_000).unwrap();
+        assert_eq!(creations.next(&host(), &name("a"), Some(remembered), NOW), remembered.next());
+    }
+
+    #[test]
+    fn a_creation_of_a_daemon_without_its_store_is_never_counted_on_from() {
+        let mut creations = Creations::default();
+        let offline = Creation::offline(NOW, 7);
+        creations.spend(&host(), &name("a"), offline);
+        assert_eq!(creations.next(&host(), &name("a"), Some(offline), NOW).get(), 1_800_000_001);
     }
 
     #[test]
@@ -88,13 +110,13 @@ mod tests {
         for _ in 0..3 {
             // Many lives in one second, then so many other names that this one is forgotten.
             for _ in 0..100 {
-                let creation = creations.next(&host(), &name("a"), NOW);
+                let creation = creations.next(&host(), &name("a"), None, NOW);
                 assert!(seen.insert(creation), "{creation} came back");
                 creations.spend(&host(), &name("a"), creation);
             }
             for other in 0..NAMES_MAX {
                 let other = name(&format!("other{other}"));
-                let creation = creations.next(&host(), &other, NOW);
+                let creation = creations.next(&host(), &other, None, NOW);
                 creations.spend(&host(), &other, creation);
             }
             assert!(creations.spent.len() <= NAMES_MAX && creations.by_departure.len() <= NAMES_MAX);

@@ -13,8 +13,8 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream};
 use repmd_backend_api::{
-    AliveName, BackendError, Change, HostId, Instance, Lease, LeaseToken, Node, Registration,
-    RegistryBackend, Renewal, Scope,
+    AliveName, BackendError, Change, Claim, HostId, Instance, InstanceId, Lease, LeaseToken, Registration,
+    RegistryBackend, Renewal, Scope, liveness,
 };
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -45,15 +45,19 @@ struct Registry {
     /// The holders of each name, one a host: nearly always one in all.
     names: HashMap<AliveName, Vec<Held>>,
     /// When which lease runs out. Empty without leases.
-    expiries: BTreeMap<(Duration, u128), (HostId, AliveName)>,
+    expiries: BTreeMap<(Duration, LeaseToken), (HostId, AliveName)>,
     creations: Creations,
-    /// The last token that was given out; also the order of registrations.
-    last_token: u128,
+    /// The daemons that have registered or renewed, and until when they count as alive.
+    daemons: BTreeMap<InstanceId, (Arc<Instance>, Option<Duration>)>,
+    /// Counts registrations, for their order.
+    registrations: u64,
 }
 
 struct Held {
     lease: Lease,
     expires: Option<Duration>,
+    /// Its place in the order of registrations.
+    order: u64,
 }
 
 impl Memory {
@@ -78,8 +82,7 @@ impl Memory {
 
     /// Forgets everything, as a store does that restarts empty.
     pub fn lose_everything(&self) {
-        let mut registry = self.lock();
-        *registry = Registry { last_token: registry.last_token, ..Registry::default() };
+        *self.lock() = Registry::default();
     }
 
     /// The registry without the leases that have run out.
@@ -88,10 +91,21 @@ impl Memory {
         let mut registry = self.lock();
         while let Some(expired) = registry.expiries.first_entry().filter(|first| first.key().0 <= now) {
             let ((_, token), (host, name)) = expired.remove_entry();
-            registry.remove(&host, &name, LeaseToken(token));
+            registry.remove(&host, &name, token);
             self.tell(Change::Released(name, host));
         }
+        registry.daemons.retain(|_, (_, until)| until.is_none_or(|until| now < until));
         (registry, now)
+    }
+
+    /// When a lease that is renewed now runs out.
+    fn expiry(&self, now: Duration) -> Option<Duration> {
+        self.shared.lease_ttl.map(|ttl| now + ttl)
+    }
+
+    /// Until when a daemon that renews now counts as alive.
+    fn alive_until(&self, now: Duration) -> Option<Duration> {
+        self.shared.lease_ttl.map(|ttl| now + liveness(ttl))
     }
 
     fn lock(&self) -> MutexGuard<'_, Registry> {
@@ -125,26 +139,32 @@ impl Registry {
         self.names.get(name)?.iter().find(|held| held.host() == host)
     }
 
+    fn keep_alive(&mut self, instance: &Arc<Instance>, until: Option<Duration>) {
+        self.daemons.insert(instance.id, (Arc::clone(instance), until));
+    }
+
     /// Writes a lease where nothing is.
     fn put(&mut self, lease: Lease, expires: Option<Duration>) {
         let name = lease.registration.node.name.clone();
         if let Some(expires) = expires {
             let host = lease.registration.instance.host.clone();
-            self.expiries.insert((expires, lease.token.0), (host, name.clone()));
+            self.expiries.insert((expires, lease.token), (host, name.clone()));
         }
+        self.registrations += 1;
         let holders = self.names.entry(name).or_insert_with(|| Vec::with_capacity(1));
-        holders.push(Held { lease, expires });
+        holders.push(Held { lease, expires, order: self.registrations });
     }
 
-    /// Lets a lease that is held run for longer.
-    fn extend(&mut self, host: &HostId, name: &AliveName, expires: Option<Duration>) {
-        let holders = self.names.get_mut(name).into_iter().flatten();
-        let Some(held) = holders.into_iter().find(|held| held.host() == host) else { return };
-        let (old, token) = (held.expires, held.lease.token.0);
-        held.expires = expires;
+    /// Writes a lease over itself, and lets it run for longer.
+    fn extend(&mut self, lease: &Lease, expires: Option<Duration>) {
+        let Registration { node, instance, .. } = &*lease.registration;
+        let mut holders = self.names.get_mut(&node.name).into_iter().flatten();
+        let Some(held) = holders.find(|held| held.lease.token == lease.token) else { return };
+        held.lease = lease.clone();
+        let old = std::mem::replace(&mut held.expires, expires);
         if let (Some(old), Some(new)) = (old, expires) {
-            self.expiries.remove(&(old, token));
-            self.expiries.insert((new, token), (host.clone(), name.clone()));
+            self.expiries.remove(&(old, lease.token));
+            self.expiries.insert((new, lease.token), (instance.host.clone(), node.name.clone()));
         }
     }
 
@@ -157,7 +177,7 @@ impl Registry {
             self.names.remove(name);
         }
         if let Some(expires) = held.expires {
-            self.expiries.remove(&(expires, token.0));
+            self.expiries.remove(&(expires, token));
         }
         self.creations.spend(host, name, held.lease.creation());
         Some(held)
@@ -177,40 +197,32 @@ impl RegistryBackend for Memory {
         self.shared.lease_ttl
     }
 
-    async fn register(
-        &self,
-        node: &Node,
-        advertised_port: u16,
-        instance: &Arc<Instance>,
-    ) -> Result<Lease, BackendError> {
+    async fn register(&self, claim: &Claim) -> Result<Lease, BackendError> {
+        let Claim { node, instance, .. } = claim;
         let (mut registry, now) = self.current();
+        registry.keep_alive(instance, self.alive_until(now));
         if let Some(held) = registry.held(&instance.host, &node.name) {
+            if held.lease.token == claim.token() {
+                return Ok(held.lease.clone());
+            }
             let holder = &held.lease.registration.instance;
-            if holder.id != instance.id && holder.name != instance.name {
+            if holder.name != instance.name && registry.daemons.contains_key(&holder.id) {
                 let name = held.lease.registration.node_name();
                 return Err(BackendError::NameTaken { name, holder: holder.name.clone() });
             }
             let token = held.lease.token;
             registry.remove(&instance.host, &node.name, token);
         }
-        registry.last_token += 1;
-        let registration = Arc::new(Registration {
-            creation: registry.creations.next(&instance.host, &node.name, now),
-            node: node.clone(),
-            advertised_port,
-            instance: Arc::clone(instance),
-            registered_at: SystemTime::UNIX_EPOCH + now,
-        });
-        let lease = Lease { token: LeaseToken(registry.last_token), registration };
-        registry.put(lease.clone(), self.shared.lease_ttl.map(|ttl| now + ttl));
+        let lease = claim.granted(registry.creations.next(&instance.host, &node.name, claim.last, now));
+        registry.put(lease.clone(), self.expiry(now));
         self.tell(Change::Registered(node.name.clone(), instance.host.clone()));
         Ok(lease)
     }
 
-    async fn renew(&self, leases: &[Lease]) -> Result<Vec<Renewal>, BackendError> {
+    async fn renew(&self, instance: &Arc<Instance>, leases: &[Lease]) -> Result<Vec<Renewal>, BackendError> {
         let (mut registry, now) = self.current();
+        registry.keep_alive(instance, self.alive_until(now));
         let mut renewals = Vec::with_capacity(leases.len());
-        let expires = self.shared.lease_ttl.map(|ttl| now + ttl);
         for lease in leases {
             let Registration { node, instance, .. } = &*lease.registration;
             renewals.push(match registry.held(&instance.host, &node.name) {
@@ -219,11 +231,11 @@ impl RegistryBackend for Memory {
                     Renewal::Conflict { holder }
                 }
                 Some(_) => {
-                    registry.extend(&instance.host, &node.name, expires);
+                    registry.extend(lease, self.expiry(now));
                     Renewal::Held
                 }
                 None => {
-                    registry.put(lease.clone(), expires);
+                    registry.put(lease.clone(), self.expiry(now));
                     self.tell(Change::Registered(node.name.clone(), instance.host.clone()));
                     Renewal::Held
                 }
@@ -240,6 +252,11 @@ impl RegistryBackend for Memory {
         Ok(())
     }
 
+    async fn retire(&self, instance: &Instance) -> Result<(), BackendError> {
+        self.current().0.daemons.remove(&instance.id);
+        Ok(())
+    }
+
     async fn find(&self, name: &AliveName, scope: &Scope) -> Result<Vec<Registration>, BackendError> {
         let (registry, _) = self.current();
         let holders = registry.names.get(name).map(Vec::as_slice).unwrap_or_default();
@@ -249,10 +266,16 @@ impl RegistryBackend for Memory {
 
     async fn list(&self, scope: &Scope) -> Result<Vec<Registration>, BackendError> {
         let (registry, _) = self.current();
-        let mut found: Vec<_> = registry.names.values().flatten().map(|held| &held.lease).collect();
-        found.retain(|lease| scope.covers(&lease.registration.instance));
-        found.sort_unstable_by_key(|lease| std::cmp::Reverse(lease.token.0));
-        Ok(found.into_iter().map(|lease| (*lease.registration).clone()).collect())
+        let mut found: Vec<_> = registry.names.values().flatten().collect();
+        found.retain(|held| scope.covers(&held.lease.registration.instance));
+        found.sort_unstable_by_key(|held| std::cmp::Reverse(held.order));
+        Ok(found.into_iter().map(|held| (*held.lease.registration).clone()).collect())
+    }
+
+    async fn daemons(&self, scope: &Scope) -> Result<Vec<Arc<Instance>>, BackendError> {
+        let (registry, _) = self.current();
+        let daemons = registry.daemons.values().map(|(instance, _)| instance);
+        Ok(daemons.filter(|instance| scope.covers(instance)).cloned().collect())
     }
 
     fn watch(&self) -> BoxStream<'static, Change> {
