@@ -20,3 +20,4 @@ pub mod run;
 pub mod server;
 pub mod settings;
 pub mod telemetry;
+mod throttle;

@@ -11,7 +11,7 @@ use super::crowd::Crowd;
 use super::limits::Limits;
 use super::policy::Policy;
 use super::table::Table;
-use super::throttle::Throttle;
+use crate::throttle::Throttle;
 
 /// One EPMD: its nodes, its rules, and the registry behind it.
 #[derive(Debug)]

@@ -11,7 +11,6 @@ mod daemon;
 mod limits;
 mod policy;
 mod table;
-mod throttle;
 
 pub use daemon::Daemon;
 pub use limits::Limits;

@@ -7,18 +7,21 @@
 //! |---|---|
 //! | [`name`] | the part before the `@`, and the names of hosts and clusters |
 //! | [`creation`] | the number that tells the lives of one name apart |
+//! | [`creations`] | which of them comes next |
 //! | [`node`] | what a node registers, and the registration that a registry keeps of it |
 //! | [`backend`] | the contract, leases and changes |
 //! | [`error`] | what can go wrong, one variant a decision |
 
 pub mod backend;
 pub mod creation;
+pub mod creations;
 pub mod error;
 pub mod name;
 pub mod node;
 
 pub use backend::{Change, Claim, Lease, LeaseToken, RegistryBackend, Renewal, Scope, liveness};
 pub use creation::Creation;
+pub use creations::Creations;
 pub use error::BackendError;
 pub use name::{AliveName, HostId, NameError, NodeName};
 pub use node::{Instance, InstanceId, Node, NodeType, Registration};

@@ -3,8 +3,6 @@
 //! Every call is over when it is first polled: nothing in it waits. The daemon without a shared store
 //! counts on that, and registers a node without leaving its thread.
 
-mod creations;
-
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,13 +11,11 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream};
 use repmd_backend_api::{
-    AliveName, BackendError, Change, Claim, HostId, Instance, InstanceId, Lease, LeaseToken, Registration,
-    RegistryBackend, Renewal, Scope, liveness,
+    AliveName, BackendError, Change, Claim, Creations, HostId, Instance, InstanceId, Lease, LeaseToken,
+    Registration, RegistryBackend, Renewal, Scope, liveness,
 };
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
-
-use creations::Creations;
 
 /// Changes that a slow watcher may be behind before it is told that it missed some.
 const CHANGES_MAX: usize = 1024;
@@ -46,7 +42,7 @@ struct Registry {
     names: HashMap<AliveName, Vec<Held>>,
     /// When which lease runs out. Empty without leases.
     expiries: BTreeMap<(Duration, LeaseToken), (HostId, AliveName)>,
-    creations: Creations,
+    creations: Creations<(HostId, AliveName)>,
     /// The daemons that have registered or renewed, and until when they count as alive.
     daemons: BTreeMap<InstanceId, (Arc<Instance>, Option<Duration>)>,
     /// Counts registrations, for their order.
@@ -179,7 +175,7 @@ impl Registry {
         if let Some(expires) = held.expires {
             self.expiries.remove(&(expires, token));
         }
-        self.creations.spend(host, name, held.lease.creation());
+        self.creations.spend(&(host.clone(), name.clone()), held.lease.creation());
         Some(held)
     }
 }
@@ -213,7 +209,8 @@ impl RegistryBackend for Memory {
             let token = held.lease.token;
             registry.remove(&instance.host, &node.name, token);
         }
-        let lease = claim.granted(registry.creations.next(&instance.host, &node.name, claim.last, now));
+        let key = (instance.host.clone(), node.name.clone());
+        let lease = claim.granted(registry.creations.next(&key, claim.last, now));
         registry.put(lease.clone(), self.expiry(now));
         self.tell(Change::Registered(node.name.clone(), instance.host.clone()));
         Ok(lease)

@@ -1,37 +1,38 @@
-//! Which creation comes next for a name.
+//! Which creation comes next for a name, in bounded memory.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::time::Duration;
 
-use repmd_backend_api::{AliveName, Creation, HostId};
+use crate::creation::Creation;
 
 /// Departed names whose last creation is remembered.
 const NAMES_MAX: usize = 4096;
 
-/// Gives out creations so that none ever repeats for one name of one host, in bounded memory.
+/// Counts the lives of names so that no creation ever repeats for one of them.
 ///
 /// A name that comes back gets its last creation plus one, as on the stock daemon, and a new name the
 /// clock in seconds plus one. When too many names have departed the oldest is forgotten, but not its
 /// creation: from then on new names start above the highest that was forgotten.
-#[derive(Debug, Default)]
-pub(crate) struct Creations {
-    spent: HashMap<(HostId, AliveName), (u64, Creation)>,
-    by_departure: BTreeMap<u64, (HostId, AliveName)>,
+#[derive(Debug)]
+pub struct Creations<Name> {
+    spent: HashMap<Name, (u64, Creation)>,
+    by_departure: BTreeMap<u64, Name>,
     departures: u64,
     highest_forgotten: Option<Creation>,
 }
 
-impl Creations {
-    /// The creation of the next life of `name`, above `remembered`, which is what the claimant knows of
+impl<Name> Default for Creations<Name> {
+    fn default() -> Self {
+        Self { spent: HashMap::new(), by_departure: BTreeMap::new(), departures: 0, highest_forgotten: None }
+    }
+}
+
+impl<Name: Clone + Eq + Hash> Creations<Name> {
+    /// The creation of the next life of `name`, above `remembered`, which is what somebody else knows of
     /// earlier lives; `now` is the time since the Unix epoch.
-    pub(crate) fn next(
-        &mut self,
-        host: &HostId,
-        name: &AliveName,
-        remembered: Option<Creation>,
-        now: Duration,
-    ) -> Creation {
-        let last = match self.spent.remove(&(host.clone(), name.clone())) {
+    pub fn next(&mut self, name: &Name, remembered: Option<Creation>, now: Duration) -> Creation {
+        let last = match self.spent.remove(name) {
             Some((departure, creation)) => {
                 self.by_departure.remove(&departure);
                 creation
@@ -42,25 +43,27 @@ impl Creations {
         last.max(remembered.unwrap_or(Creation::FIRST)).next()
     }
 
-    /// Remembers that a life of `name` had `creation`.
-    pub(crate) fn spend(&mut self, host: &HostId, name: &AliveName, creation: Creation) {
+    /// The highest creation that `name` may have had, as far as is known.
+    #[must_use]
+    pub fn last(&self, name: &Name) -> Option<Creation> {
+        self.spent.get(name).map(|(_, creation)| *creation).or(self.highest_forgotten)
+    }
+
+    /// Remembers that a life of `name` had `creation`. Those of daemons without their registry are not
+    /// counted on from.
+    pub fn spend(&mut self, name: &Name, creation: Creation) {
         if creation.is_offline() {
             return;
         }
-        let key = (host.clone(), name.clone());
         self.departures += 1;
-        self.by_departure.insert(self.departures, key.clone());
-        if let Some((departure, _)) = self.spent.insert(key, (self.departures, creation)) {
+        self.by_departure.insert(self.departures, name.clone());
+        if let Some((departure, _)) = self.spent.insert(name.clone(), (self.departures, creation)) {
             self.by_departure.remove(&departure);
         }
         if NAMES_MAX < self.spent.len() {
-            self.forget_oldest();
+            let oldest = self.by_departure.pop_first().and_then(|(_, name)| self.spent.remove(&name));
+            self.highest_forgotten = self.highest_forgotten.max(oldest.map(|(_, creation)| creation));
         }
-    }
-
-    fn forget_oldest(&mut self) {
-        let oldest = self.by_departure.pop_first().and_then(|(_, key)| self.spent.remove(&key));
-        self.highest_forgotten = self.highest_forgotten.max(oldest.map(|(_, creation)| creation));
     }
 }
 
@@ -71,36 +74,28 @@ mod tests {
 
     const NOW: Duration = Duration::from_secs(1_800_000_000);
 
-    fn host() -> HostId {
-        HostId::parse("h").unwrap()
-    }
-
-    fn name(text: &str) -> AliveName {
-        AliveName::parse(text.as_bytes()).unwrap()
-    }
-
     #[test]
     fn a_new_name_gets_the_clock_plus_one_and_its_next_life_one_more() {
         let mut creations = Creations::default();
-        let first = creations.next(&host(), &name("a"), None, NOW);
+        let first = creations.next(&"a", None, NOW);
         assert_eq!(first.get(), 1_800_000_001);
-        creations.spend(&host(), &name("a"), first);
-        assert_eq!(creations.next(&host(), &name("a"), None, NOW), first.next());
+        creations.spend(&"a", first);
+        assert_eq!(creations.next(&"a", None, NOW), first.next());
     }
 
     #[test]
     fn a_creation_is_above_the_one_that_the_claimant_remembers() {
         let mut creations = Creations::default();
         let remembered = Creation::new(2_000_000_000).unwrap();
-        assert_eq!(creations.next(&host(), &name("a"), Some(remembered), NOW), remembered.next());
+        assert_eq!(creations.next(&"a", Some(remembered), NOW), remembered.next());
     }
 
     #[test]
     fn a_creation_of_a_daemon_without_its_store_is_never_counted_on_from() {
         let mut creations = Creations::default();
         let offline = Creation::offline(NOW, 7);
-        creations.spend(&host(), &name("a"), offline);
-        assert_eq!(creations.next(&host(), &name("a"), Some(offline), NOW).get(), 1_800_000_001);
+        creations.spend(&"a", offline);
+        assert_eq!(creations.next(&"a", Some(offline), NOW).get(), 1_800_000_001);
     }
 
     #[test]
@@ -110,14 +105,14 @@ mod tests {
         for _ in 0..3 {
             // Many lives in one second, then so many other names that this one is forgotten.
             for _ in 0..100 {
-                let creation = creations.next(&host(), &name("a"), None, NOW);
+                let creation = creations.next(&"a", None, NOW);
                 assert!(seen.insert(creation), "{creation} came back");
-                creations.spend(&host(), &name("a"), creation);
+                creations.spend(&"a", creation);
             }
             for other in 0..NAMES_MAX {
-                let other = name(&format!("other{other}"));
-                let creation = creations.next(&host(), &other, None, NOW);
-                creations.spend(&host(), &other, creation);
+                let other = &*format!("other{other}").leak();
+                let creation = creations.next(&other, None, NOW);
+                creations.spend(&other, creation);
             }
             assert!(creations.spent.len() <= NAMES_MAX && creations.by_departure.len() <= NAMES_MAX);
         }

@@ -9,7 +9,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 
 /// Lets ten lines pass every ten seconds, and counts the others.
 #[derive(Debug, Default)]
-pub(super) struct Throttle(Mutex<Window>);
+pub(crate) struct Throttle(Mutex<Window>);
 
 #[derive(Debug, Default)]
 struct Window {
@@ -20,7 +20,7 @@ struct Window {
 
 impl Throttle {
     /// How many lines were left out since the last one that passed, or `None` if this one is left out too.
-    pub(super) fn pass(&self) -> Option<u64> {
+    pub(crate) fn pass(&self) -> Option<u64> {
         self.pass_at(Instant::now())
     }
 
