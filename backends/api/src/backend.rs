@@ -73,13 +73,13 @@ pub trait RegistryBackend: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`BackendError::Unavailable`]: nobody knows. [`BackendError::Corrupt`]: something is there that
     /// cannot be read.
-    async fn find(&self, name: &AliveName, scope: &Scope) -> Result<Vec<Registration>, BackendError>;
+    async fn find(&self, name: &AliveName, scope: &Scope) -> Result<Vec<Found>, BackendError>;
 
     /// Every live registration within `scope`, newest first on each host.
     ///
     /// # Errors
     /// As [`RegistryBackend::find`].
-    async fn list(&self, scope: &Scope) -> Result<Vec<Registration>, BackendError>;
+    async fn list(&self, scope: &Scope) -> Result<Vec<Found>, BackendError>;
 
     /// The daemons within `scope` that count as alive, in no order.
     ///
@@ -189,6 +189,15 @@ impl Lease {
     pub fn creation(&self) -> Creation {
         self.registration.creation
     }
+}
+
+/// A live registration, as a registry finds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// What is registered.
+    pub registration: Arc<Registration>,
+    /// How long it lives on unless it is renewed, by the store's clock. `None` without leases.
+    pub left: Option<Duration>,
 }
 
 /// What became of one lease in [`RegistryBackend::renew`].

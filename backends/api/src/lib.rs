@@ -19,7 +19,7 @@ pub mod error;
 pub mod name;
 pub mod node;
 
-pub use backend::{Change, Claim, Lease, LeaseToken, RegistryBackend, Renewal, Scope, liveness};
+pub use backend::{Change, Claim, Found, Lease, LeaseToken, RegistryBackend, Renewal, Scope, liveness};
 pub use creation::Creation;
 pub use creations::Creations;
 pub use error::BackendError;

@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream};
 use repmd_backend_api::{
-    AliveName, BackendError, Change, Claim, Creations, HostId, Instance, InstanceId, Lease, LeaseToken,
-    Registration, RegistryBackend, Renewal, Scope, liveness,
+    AliveName, BackendError, Change, Claim, Creations, Found, HostId, Instance, InstanceId, Lease,
+    LeaseToken, Registration, RegistryBackend, Renewal, Scope, liveness,
 };
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -181,6 +181,11 @@ impl Registry {
 }
 
 impl Held {
+    fn found(&self, now: Duration) -> Found {
+        let registration = Arc::clone(&self.lease.registration);
+        Found { registration, left: self.expires.map(|expires| expires.saturating_sub(now)) }
+    }
+
     fn host(&self) -> &HostId {
         &self.lease.registration.instance.host
     }
@@ -254,19 +259,19 @@ impl RegistryBackend for Memory {
         Ok(())
     }
 
-    async fn find(&self, name: &AliveName, scope: &Scope) -> Result<Vec<Registration>, BackendError> {
-        let (registry, _) = self.current();
+    async fn find(&self, name: &AliveName, scope: &Scope) -> Result<Vec<Found>, BackendError> {
+        let (registry, now) = self.current();
         let holders = registry.names.get(name).map(Vec::as_slice).unwrap_or_default();
-        let registrations = holders.iter().map(|held| &*held.lease.registration);
-        Ok(registrations.filter(|found| scope.covers(&found.instance)).cloned().collect())
+        let covered = holders.iter().filter(|held| scope.covers(&held.lease.registration.instance));
+        Ok(covered.map(|held| held.found(now)).collect())
     }
 
-    async fn list(&self, scope: &Scope) -> Result<Vec<Registration>, BackendError> {
-        let (registry, _) = self.current();
+    async fn list(&self, scope: &Scope) -> Result<Vec<Found>, BackendError> {
+        let (registry, now) = self.current();
         let mut found: Vec<_> = registry.names.values().flatten().collect();
         found.retain(|held| scope.covers(&held.lease.registration.instance));
         found.sort_unstable_by_key(|held| std::cmp::Reverse(held.order));
-        Ok(found.into_iter().map(|held| (*held.lease.registration).clone()).collect())
+        Ok(found.into_iter().map(|held| held.found(now)).collect())
     }
 
     async fn daemons(&self, scope: &Scope) -> Result<Vec<Arc<Instance>>, BackendError> {
