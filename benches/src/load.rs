@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use repmd::protocol::{Request, decode_alive2_reply, decode_names_reply, decode_port_reply, encode_request};
-use repmd_backend_api::{AliveName, Node, NodeType};
+use repmd_backend_api::{AliveName, Node};
 use socket2::{Domain, Socket, Type};
 
 /// Clients at once.
@@ -35,15 +35,7 @@ pub(crate) fn name(number: usize, width: usize) -> String {
 
 /// What an ordinary node says of itself.
 pub(crate) fn node(name: &str) -> Node {
-    Node {
-        name: AliveName::parse(name.as_bytes()).expect("the names of this load are names"),
-        port: 25672,
-        node_type: NodeType::NORMAL,
-        protocol: 0,
-        highest_version: 6,
-        lowest_version: 5,
-        extra: Box::default(),
-    }
+    Node::ordinary(AliveName::parse(name.as_bytes()).expect("the names of this load are names"), 25672)
 }
 
 /// Registers one node; the connection is the registration. `None`: refused.

@@ -210,6 +210,12 @@ pub enum Renewal {
         /// The instance name of the daemon that holds it.
         holder: String,
     },
+    /// The store refuses just this one, such as when something else lives under its key. Report it and
+    /// keep trying.
+    Failed {
+        /// What the store said.
+        reason: String,
+    },
 }
 
 /// Something that happened in the registry.

@@ -38,6 +38,22 @@ pub struct Node {
     pub extra: Box<[u8]>,
 }
 
+impl Node {
+    /// What an Erlang node of today says of itself: normal, TCP, versions 5 to 6, no extra.
+    #[must_use]
+    pub fn ordinary(name: AliveName, port: u16) -> Self {
+        Self {
+            name,
+            port,
+            node_type: NodeType::NORMAL,
+            protocol: 0,
+            highest_version: 6,
+            lowest_version: 5,
+            extra: Box::default(),
+        }
+    }
+}
+
 /// A random 128-bit number for one run of one daemon.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InstanceId(pub u128);
