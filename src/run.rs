@@ -1,26 +1,49 @@
 //! One run of the daemon: sockets, the step into the background, and the event loop until the end.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use repmd_backend_api::{Instance, InstanceId, RegistryBackend};
+use repmd_backend_api::{HostId, Instance, InstanceId, RegistryBackend};
 use repmd_sys::Forked;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
+use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::listen::{ListenError, listen, passed_by_service_manager};
+use crate::registry::{Options, Readiness, Registry};
 use crate::server::{Daemon, Listener, serve};
-use crate::settings::{Backend, Settings};
+use crate::settings::{Backend, Settings, machine_name};
 use crate::telemetry::{self, Log};
 
-/// Opens the backend that the settings name; called once the event loop runs. Only `main` names concrete
-/// backends.
-pub type OpenBackend = fn(&Backend) -> Arc<dyn RegistryBackend>;
+/// The concrete backends, which only the program names.
+pub trait Backends {
+    /// Checks the URL of a shared store without asking it.
+    ///
+    /// # Errors
+    /// What was expected instead.
+    fn check(&self, url: &str) -> Result<(), String>;
+
+    /// Opens the backend that checked settings name. Called once the event loop runs; does not wait for
+    /// a store.
+    fn open(&self, settings: &Settings) -> Arc<dyn RegistryBackend>;
+}
+
+/// The longest that a node or an asker waits for the store: a node gives up after 10 s.
+const STORE_DEADLINE: Duration = Duration::from_millis(500);
+
+/// The longest that an asker waits to hear whether a node of before still listens.
+const PROBE_TIME: Duration = Duration::from_millis(200);
+
+/// What the service manager shows while all is well.
+const SERVING: &str = "Processing port mapping requests...";
 
 /// In whose manner to start.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +71,7 @@ pub fn open_files() -> usize {
 pub fn run(
     settings: &Settings,
     start: Start,
-    open_backend: OpenBackend,
+    backends: &dyn Backends,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> ExitCode {
     let in_background = matches!(start, Start::Classic { daemon: true, .. });
@@ -90,7 +113,7 @@ pub fn run(
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime
-        .and_then(|runtime| runtime.block_on(serve_until_stopped(settings, start, listeners, open_backend)));
+        .and_then(|runtime| runtime.block_on(serve_until_stopped(settings, start, listeners, backends)));
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -162,7 +185,7 @@ async fn serve_until_stopped(
     settings: &Settings,
     start: Start,
     listeners: Vec<Listener>,
-    open_backend: OpenBackend,
+    backends: &dyn Backends,
 ) -> io::Result<()> {
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
@@ -176,31 +199,110 @@ async fn serve_until_stopped(
         on_signal.cancel();
     });
     let tells = !matches!(start, Start::Classic { systemd: false, .. });
-    let instance = Arc::new(Instance {
-        id: InstanceId::random(),
-        name: format!("{}:{}", settings.host, settings.port),
-        host: settings.host.clone(),
-        aliases: Vec::new(),
-        addresses: Vec::new(),
-        port: settings.port,
-    });
-    let backend = open_backend(&settings.backend);
-    let daemon = Daemon::new(backend, instance, settings.policy.clone(), settings.limits, stop.clone());
+    let instance = Arc::new(instance(settings));
+    let backend = backends.open(settings);
+    let options = Options {
+        lookup: settings.lookup,
+        stale_for: settings.stale_for,
+        deadline: STORE_DEADLINE,
+        clock: Arc::new(|| SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()),
+        probe: Arc::new(|port| Box::pin(somebody_listens(port))),
+    };
+    let registry = Arc::new(Registry::new(backend, instance, options));
+    let keeping = CancellationToken::new();
+    let keeper = {
+        let (registry, keeping) = (Arc::clone(&registry), keeping.clone());
+        tokio::spawn(async move { registry.keep(&keeping).await })
+    };
+    let (policy, topology) = (settings.policy.clone(), settings.topology.clone());
+    let daemon = Daemon::new(Arc::clone(&registry), policy, topology, settings.limits, stop.clone());
     let addresses: Vec<_> =
         listeners.iter().filter_map(|listener| listener.socket.local_addr().ok()).collect();
     info!(host = %settings.host, ?addresses, "serving");
     if tells {
         tell_service_manager(&[
             NotifyState::Ready,
-            NotifyState::Status("Processing port mapping requests..."),
+            NotifyState::Status(SERVING),
             NotifyState::MainPid(std::process::id()),
         ]);
-        tokio::spawn(async move {
-            stop.cancelled().await;
-            tell_service_manager(&[NotifyState::Stopping]);
-        });
+        tokio::spawn(tell_readiness(registry.readiness(), stop));
     }
-    serve(listeners, Arc::new(daemon)).await
+    let served = serve(listeners, Arc::new(daemon)).await;
+    keeping.cancel();
+    if let Err(error) = keeper.await {
+        error!(%error, "the registry was not kept");
+    }
+    registry.retire().await;
+    served
+}
+
+/// Tells the service manager what operators must know, until the daemon stops.
+async fn tell_readiness(mut readiness: watch::Receiver<Readiness>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return tell_service_manager(&[NotifyState::Stopping]),
+            changed = readiness.changed() => if changed.is_err() { return },
+        }
+        let complaints = readiness.borrow_and_update().complaints.join("; ");
+        let status =
+            if complaints.is_empty() { SERVING.to_owned() } else { format!("Degraded: {complaints}") };
+        tell_service_manager(&[NotifyState::Status(&status)]);
+    }
+}
+
+/// Who this daemon is.
+fn instance(settings: &Settings) -> Instance {
+    let addresses = settings.advertise.clone().unwrap_or_else(|| match &settings.backend {
+        Backend::Memory => Vec::new(),
+        Backend::Shared(url) => address_towards(url).into_iter().collect(),
+    });
+    let aliases = settings.aliases.clone().unwrap_or_else(|| {
+        let full_name = HostId::parse(&machine_name()).ok();
+        let addresses = addresses.iter().flat_map(|address| HostId::parse(&address.to_string()));
+        full_name.into_iter().chain(addresses).filter(|alias| *alias != settings.host).collect()
+    });
+    Instance {
+        id: InstanceId::random(),
+        name: settings.instance_name.clone(),
+        host: settings.host.clone(),
+        aliases,
+        addresses,
+        port: settings.port,
+    }
+}
+
+/// The address of the interface that leads to the host of `url`, or else to other networks. Only the
+/// routes are asked: no packet is sent.
+fn address_towards(url: &str) -> Option<IpAddr> {
+    let host = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    let host = host.split(['/', ',', '?']).next().unwrap_or_default();
+    let host = if host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+        host.to_owned()
+    } else {
+        format!("{host}:6379")
+    };
+    let store = host.to_socket_addrs().into_iter().flatten();
+    // Addresses for documentation: whatever leads there leads anywhere.
+    let anywhere = [SocketAddr::from(([192, 0, 2, 1], 9)), ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 9).into()];
+    store.chain(anywhere).find_map(|target| {
+        let any: IpAddr =
+            if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        socket.connect(target).ok()?;
+        let address = socket.local_addr().ok()?.ip();
+        (!address.is_loopback() && !address.is_unspecified()).then_some(address)
+    })
+}
+
+/// Whether something accepts connections on `port` of this host: it connects, and closes at once.
+async fn somebody_listens(port: u16) -> bool {
+    for address in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+        if let Ok(Ok(_)) = timeout(PROBE_TIME, TcpStream::connect((address, port))).await {
+            return true;
+        }
+    }
+    false
 }
 
 /// Does nothing where no service manager listens.

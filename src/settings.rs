@@ -13,7 +13,8 @@ use ipnet::IpNet;
 use repmd_backend_api::HostId;
 
 use crate::protocol::DEFAULT_PORT;
-use crate::server::{Limits, Policy};
+use crate::registry::Lookup;
+use crate::server::{Limits, Names, Policy, Topology};
 
 /// One thing that can be set.
 #[derive(Clone, Copy, Debug)]
@@ -50,8 +51,15 @@ pub const TABLE: &[Setting] = &[
         key: "backend",
         variables: &["REPMD_BACKEND"],
         value: "BACKEND",
-        help: "Where registrations live: `memory`",
+        help: "Where registrations live: `memory`, or a store that daemons share, such as redis://10.0.0.9",
         default: "memory",
+    },
+    Setting {
+        key: "cluster",
+        variables: &["REPMD_CLUSTER"],
+        value: "NAME",
+        help: "The registry within the store; daemons of different clusters never see each other",
+        default: "default",
     },
     Setting {
         key: "host",
@@ -59,6 +67,69 @@ pub const TABLE: &[Setting] = &[
         value: "NAME",
         help: "The host that this daemon's nodes are on",
         default: "this machine's short host name",
+    },
+    Setting {
+        key: "alias",
+        variables: &["REPMD_ALIAS"],
+        value: "NAME,...",
+        help: "Other names of that host, such as its full one",
+        default: "this machine's full name, and the advertised addresses",
+    },
+    Setting {
+        key: "instance-name",
+        variables: &["REPMD_INSTANCE_NAME"],
+        value: "NAME",
+        help: "What tells this daemon from others of its host, and stays the same when it restarts",
+        default: "this machine's name, the host and the port",
+    },
+    Setting {
+        key: "advertise",
+        variables: &["REPMD_ADVERTISE"],
+        value: "ADDRESS,...",
+        help: "Where nodes of this host are reached from others",
+        default: "the address of the interface that leads to the store",
+    },
+    Setting {
+        key: "advertise-port",
+        variables: &["REPMD_ADVERTISE_PORT"],
+        value: "FROM=TO,...",
+        help: "Tell other machines port TO for a node that listens on port FROM",
+        default: "the node's own port",
+    },
+    Setting {
+        key: "virtual-host",
+        variables: &["REPMD_VIRTUAL_HOST"],
+        value: "ADDRESS=HOST,...",
+        help: "Answer for another host at this address of this machine",
+        default: "none",
+    },
+    Setting {
+        key: "lookup",
+        variables: &["REPMD_LOOKUP"],
+        value: "SCOPE",
+        help: "Where to look a name without a host up: on this `host`, or also in the `cluster`",
+        default: "cluster",
+    },
+    Setting {
+        key: "names",
+        variables: &["REPMD_NAMES"],
+        value: "SCOPE",
+        help: "What NAMES lists: the nodes of the `host` that was asked, or its `scope`: and of all virtual hosts",
+        default: "host",
+    },
+    Setting {
+        key: "lease-ttl",
+        variables: &["REPMD_LEASE_TTL"],
+        value: "TIME",
+        help: "How long a shared store keeps a registration that is not renewed",
+        default: "15s",
+    },
+    Setting {
+        key: "stale-for",
+        variables: &["REPMD_STALE_FOR"],
+        value: "TIME",
+        help: "How long to answer for nodes elsewhere from memory while the store is away",
+        default: "lease-ttl",
     },
     Setting {
         key: "allow-lookups-from",
@@ -183,7 +254,7 @@ pub enum SettingError {
         /// By whom.
         origin: Origin,
         /// What it takes.
-        expected: &'static str,
+        expected: String,
     },
     /// A key that no setting has.
     #[error("{key}: there is no such setting (from {})", .path.display())]
@@ -245,10 +316,12 @@ impl Values {
         Ok(Self(values))
     }
 
-    /// The text of a setting, and where it came from. An empty text with [`Origin::Default`] is unset.
+    /// A setting as it may be shown, and where it came from.
     #[must_use]
-    pub fn get(&self, setting: &Setting) -> (&str, &Origin) {
+    pub fn shown(&self, setting: &Setting) -> (String, &Origin) {
         let (text, origin) = &self.0[setting.key];
+        let text =
+            if *origin == Origin::Default { setting.default.to_owned() } else { shown(setting.key, text) };
         (text, origin)
     }
 
@@ -263,9 +336,24 @@ impl Values {
         if *origin == Origin::Default {
             return Ok(None);
         }
-        let wrong = || SettingError::Value { key, value: text.clone(), origin: origin.clone(), expected };
+        let wrong = || self.wrong(key, expected);
         parse(text.trim()).map(Some).ok_or_else(wrong)
     }
+
+    fn wrong(&self, key: &'static str, expected: &str) -> SettingError {
+        let (text, origin) = &self.0[key];
+        SettingError::Value {
+            key,
+            value: shown(key, text),
+            origin: origin.clone(),
+            expected: expected.to_owned(),
+        }
+    }
+}
+
+/// A value without its secrets.
+fn shown(key: &str, text: &str) -> String {
+    if key == "backend" { without_password(text) } else { text.to_owned() }
 }
 
 /// The settings of a file as text: arrays are joined by commas, as flags and variables write them.
@@ -303,10 +391,30 @@ fn file_text(value: &toml::Value) -> String {
 }
 
 /// Where registrations live.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Backend {
     /// In this process.
     Memory,
+    /// In a store that daemons share, at this URL. It may hold a password.
+    Shared(String),
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory => f.write_str("Memory"),
+            Self::Shared(url) => write!(f, "Shared({})", without_password(url)),
+        }
+    }
+}
+
+/// A URL as it may be shown: `scheme://user:***@host`.
+fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    // A password may hold any character; the last `@` before the path ends it.
+    let Some((user_info, host)) = rest.rsplit_once('@') else { return url.to_owned() };
+    let user = user_info.split(':').next().unwrap_or_default();
+    format!("{scheme}://{user}:***@{host}")
 }
 
 /// How log lines look.
@@ -329,8 +437,24 @@ pub struct Settings {
     pub addresses: Vec<IpAddr>,
     /// Where registrations live.
     pub backend: Backend,
+    /// The registry within the store.
+    pub cluster: String,
+    /// How long a shared store keeps a registration that is not renewed.
+    pub lease_ttl: Duration,
     /// The host that this daemon's nodes are on.
     pub host: HostId,
+    /// Other names of that host; `None`: as the machine says.
+    pub aliases: Option<Vec<HostId>>,
+    /// What tells this daemon from others of its host.
+    pub instance_name: String,
+    /// Where nodes of this host are reached; `None`: by the interface that leads to the store.
+    pub advertise: Option<Vec<IpAddr>>,
+    /// How far a bare name reaches.
+    pub lookup: Lookup,
+    /// How long to answer for nodes elsewhere while the store is away; `None`: as long as a lease lasts.
+    pub stale_for: Option<Duration>,
+    /// How the host is reached, and for which others this daemon answers.
+    pub topology: Topology,
     /// Who may ask what.
     pub policy: Policy,
     /// The bounds of the server.
@@ -345,11 +469,15 @@ pub struct Settings {
 
 impl Settings {
     /// Checks every value. `descriptors` is how many files the process may have open, on which the
-    /// defaults of the limits depend.
+    /// defaults of the limits depend; `check_backend` says what it expects of the URL of a store.
     ///
     /// # Errors
     /// [`SettingError::Value`] for the first that is wrong.
-    pub fn check(values: &Values, descriptors: usize) -> Result<Self, SettingError> {
+    pub fn check(
+        values: &Values,
+        descriptors: usize,
+        check_backend: &dyn Fn(&str) -> Result<(), String>,
+    ) -> Result<Self, SettingError> {
         const TIME: &str = "a time such as 60s or 500ms, or a number of seconds";
         const NETWORKS: &str = "networks such as 10.0.0.0/8, separated by commas";
         const COUNT: &str = "a number from 1 up";
@@ -362,11 +490,54 @@ impl Settings {
             text.parse().ok().filter(|port: &u16| 0 < *port)
         })?;
         let addresses = values.parse("address", "IP addresses, separated by commas", list)?;
-        let backend = values.parse("backend", "`memory`", |text| match text {
-            "memory" => Some(Backend::Memory),
+        let backend = match values.parse("backend", "`memory` or a URL", |text| Some(text.to_owned()))? {
+            None => Backend::Memory,
+            Some(text) if text == "memory" => Backend::Memory,
+            Some(url) => {
+                check_backend(&url).map_err(|expected| values.wrong("backend", &expected))?;
+                Backend::Shared(url)
+            }
+        };
+        let cluster = values.parse("cluster", "1 to 64 letters, digits, `-`, `_` and `.`", cluster_name)?;
+        let host = values.parse("host", "a host name", |text| HostId::parse(text).ok())?;
+        let host = host.unwrap_or_else(short_host_name);
+        let aliases = values.parse(
+            "alias",
+            "host names, separated by commas",
+            list_of(|name| HostId::parse(name).ok()),
+        )?;
+        let instance_name = values.parse(
+            "instance-name",
+            "1 to 255 letters, digits, `-`, `_`, `.`, `:` and `/`",
+            |text| {
+                let fits = |c: char| c.is_ascii_alphanumeric() || "-_.:/".contains(c);
+                ((1..=255).contains(&text.len()) && text.chars().all(fits)).then(|| text.to_owned())
+            },
+        )?;
+        let advertise = values.parse("advertise", "IP addresses, separated by commas", list)?;
+        let advertised_ports = values.parse(
+            "advertise-port",
+            "pairs of ports such as 9100=9101, separated by commas",
+            pairs(|port: &str| port.parse().ok().filter(|port: &u16| 0 < *port), |port| port.parse().ok()),
+        )?;
+        let virtual_hosts = values.parse(
+            "virtual-host",
+            "pairs such as 10.0.0.7=hosta, separated by commas",
+            pairs(|address| address.parse().ok(), |host| HostId::parse(host).ok()),
+        )?;
+        let lookup = values.parse("lookup", "`host` or `cluster`", |text| match text {
+            "host" => Some(Lookup::Host),
+            "cluster" => Some(Lookup::Cluster),
             _ => None,
         })?;
-        let host = values.parse("host", "a host name", |text| HostId::parse(text).ok())?;
+        let names = values.parse("names", "`host` or `scope`", |text| match text {
+            "host" => Some(Names::Host),
+            "scope" => Some(Names::Scope),
+            _ => None,
+        })?;
+        let lease_ttl = values.parse("lease-ttl", "a time from 1s to 1h, such as 15s", |text| {
+            duration(text).filter(|ttl| (1..=3600).contains(&ttl.as_secs()))
+        })?;
         let mut warnings = Vec::new();
         let relaxed = values.parse("relaxed-command-check", "`true` or `false`", |text| text.parse().ok());
         let relaxed_command_check = match relaxed {
@@ -400,12 +571,25 @@ impl Settings {
         set(&mut limits.drain_time, time("drain-time")?);
         set(&mut limits.delay_accept, time("delay-accept")?);
         set(&mut limits.delay_write, time("delay-write")?);
+        let port_or_default = port.unwrap_or(DEFAULT_PORT);
         Ok(Self {
-            port: port.unwrap_or(DEFAULT_PORT),
+            port: port_or_default,
             port_is_set: port.is_some(),
             addresses: addresses.unwrap_or_default(),
-            backend: backend.unwrap_or(Backend::Memory),
-            host: host.unwrap_or_else(short_host_name),
+            backend,
+            cluster: cluster.unwrap_or_else(|| "default".to_owned()),
+            lease_ttl: lease_ttl.unwrap_or(Duration::from_secs(15)),
+            instance_name: instance_name.unwrap_or_else(|| default_instance_name(&host, port_or_default)),
+            host,
+            aliases,
+            advertise,
+            lookup: lookup.unwrap_or(Lookup::Cluster),
+            stale_for: time("stale-for")?,
+            topology: Topology {
+                advertised_ports: advertised_ports.unwrap_or_default(),
+                virtual_hosts: virtual_hosts.unwrap_or_default(),
+                names: names.unwrap_or_default(),
+            },
             policy: Policy {
                 relaxed_command_check: relaxed_command_check.unwrap_or(false),
                 register_from: networks("register-from")?,
@@ -438,11 +622,44 @@ fn list<T: std::str::FromStr>(text: &str) -> Option<Vec<T>> {
     text.split([',', ' ']).filter(|item| !item.is_empty()).map(|item| item.parse().ok()).collect()
 }
 
+/// As [`list`], with a parser of the items.
+fn list_of<T>(item: impl Fn(&str) -> Option<T>) -> impl Fn(&str) -> Option<Vec<T>> {
+    move |text| text.split([',', ' ']).filter(|text| !text.is_empty()).map(&item).collect()
+}
+
+/// `key=value` items.
+fn pairs<K: Ord, V>(
+    key: impl Fn(&str) -> Option<K>,
+    value: impl Fn(&str) -> Option<V>,
+) -> impl Fn(&str) -> Option<BTreeMap<K, V>> {
+    let pair = move |text: &str| {
+        let (left, right) = text.split_once('=')?;
+        Some((key(left)?, value(right)?))
+    };
+    move |text| Some(list_of(&pair)(text)?.into_iter().collect())
+}
+
+fn cluster_name(text: &str) -> Option<String> {
+    let fits = (1..=64).contains(&text.len());
+    (fits && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))).then(|| text.to_owned())
+}
+
+/// The name that this machine has for itself.
+pub(crate) fn machine_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 fn short_host_name() -> HostId {
-    let name = rustix::system::uname();
-    let name = name.nodename().to_string_lossy();
+    let name = machine_name();
     let short = name.split('.').next().unwrap_or_default();
     HostId::parse(short).or_else(|_| HostId::parse("localhost")).expect("localhost is a host name")
+}
+
+/// The machine is named beside its host where they differ, as they do for containers behind one address:
+/// daemons of one host must not take each other for earlier runs of themselves.
+fn default_instance_name(host: &HostId, port: u16) -> String {
+    let machine = short_host_name();
+    if machine == *host { format!("{host}:{port}") } else { format!("{machine}/{host}:{port}") }
 }
 
 #[cfg(test)]
@@ -463,7 +680,7 @@ mod tests {
         variables: &[(&str, &str)],
         file: &str,
     ) -> Result<Settings, SettingError> {
-        Settings::check(&merge(flags, variables, file)?, 1024)
+        Settings::check(&merge(flags, variables, file)?, 1024, &|_| Err("a store".to_owned()))
     }
 
     #[test]

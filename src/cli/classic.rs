@@ -10,7 +10,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::client::{AskError, ask_local};
 use crate::protocol::{Request, decode_names_reply};
-use crate::run::{OpenBackend, Start, open_files, run};
+use crate::run::{Backends, Start, open_files, run};
 use crate::settings::{SettingError, Settings, Values};
 use crate::telemetry::{self, Log};
 
@@ -71,7 +71,7 @@ struct Usage;
 pub(super) fn main(
     arguments: &[OsString],
     environment: &dyn Fn(&str) -> Option<String>,
-    open_backend: OpenBackend,
+    backends: &dyn Backends,
 ) -> ExitCode {
     let Ok((flags, command)) = parse(arguments) else {
         eprint!("{USAGE}");
@@ -87,7 +87,7 @@ pub(super) fn main(
         telemetry::start(Log::Classic(level));
     }
     let settings = Values::merge(&flags.settings, environment, None)
-        .and_then(|values| Settings::check(&values, open_files()));
+        .and_then(|values| Settings::check(&values, open_files(), &|url| backends.check(url)));
     let settings = match settings {
         Ok(settings) => settings,
         Err(error) if flags.daemon => {
@@ -103,7 +103,7 @@ pub(super) fn main(
         Some(command) => ask(settings.port, &command),
         None => {
             let Flags { daemon, systemd, .. } = flags;
-            run(&settings, Start::Classic { daemon, systemd }, open_backend, environment)
+            run(&settings, Start::Classic { daemon, systemd }, backends, environment)
         }
     }
 }

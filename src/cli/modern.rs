@@ -11,8 +11,8 @@ use repmd_backend_api::AliveName;
 
 use super::client::{AskError, ask_host, ask_local};
 use crate::protocol::{NamesReply, PortReply, Request, decode_names_reply, decode_port_reply};
-use crate::run::{OpenBackend, Start, open_files, run};
-use crate::settings::{CONFIG_PATH, CONFIG_VARIABLE, Origin, SettingError, Settings, TABLE, Values};
+use crate::run::{Backends, Start, open_files, run};
+use crate::settings::{CONFIG_PATH, CONFIG_VARIABLE, SettingError, Settings, TABLE, Values};
 use crate::telemetry::{self, Log};
 
 /// Exit status of a look-up whose name is not registered.
@@ -25,7 +25,7 @@ type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 pub(super) fn main(
     arguments: Vec<OsString>,
     environment: Environment<'_>,
-    open_backend: OpenBackend,
+    backends: &dyn Backends,
 ) -> ExitCode {
     let matches = match command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
@@ -37,8 +37,8 @@ pub(super) fn main(
     };
     let (name, matches) = matches.subcommand().expect("clap demands a subcommand");
     let done = match name {
-        "serve" => return serve(matches, environment, open_backend),
-        "check-config" => check_config(matches, environment),
+        "serve" => return serve(matches, environment, backends),
+        "check-config" => check_config(matches, environment, backends),
         "names" => names(matches, environment),
         "lookup" => lookup(matches, environment),
         "completions" => completions(matches),
@@ -109,8 +109,9 @@ fn merge(matches: &ArgMatches, environment: Environment<'_>) -> Result<Values, S
     Values::merge(&flags, environment, matches.get_one::<PathBuf>("config").map(PathBuf::as_path))
 }
 
-fn serve(matches: &ArgMatches, environment: Environment<'_>, open_backend: OpenBackend) -> ExitCode {
-    let checked = merge(matches, environment).and_then(|values| Settings::check(&values, open_files()));
+fn serve(matches: &ArgMatches, environment: Environment<'_>, backends: &dyn Backends) -> ExitCode {
+    let checked = merge(matches, environment)
+        .and_then(|values| Settings::check(&values, open_files(), &|url| backends.check(url)));
     match checked {
         Ok(settings) => {
             let under_journald = environment("JOURNAL_STREAM").is_some();
@@ -119,7 +120,7 @@ fn serve(matches: &ArgMatches, environment: Environment<'_>, open_backend: OpenB
                 format: settings.log_format,
                 with_time: !under_journald,
             });
-            run(&settings, Start::Modern, open_backend, environment)
+            run(&settings, Start::Modern, backends, environment)
         }
         Err(error) => {
             eprintln!("repmd: {error}");
@@ -131,13 +132,16 @@ fn serve(matches: &ArgMatches, environment: Environment<'_>, open_backend: OpenB
 /// A command's failure, for standard error.
 type Failure = Box<dyn std::error::Error>;
 
-fn check_config(matches: &ArgMatches, environment: Environment<'_>) -> Result<ExitCode, Failure> {
+fn check_config(
+    matches: &ArgMatches,
+    environment: Environment<'_>,
+    backends: &dyn Backends,
+) -> Result<ExitCode, Failure> {
     let values = merge(matches, environment)?;
-    Settings::check(&values, open_files())?;
+    Settings::check(&values, open_files(), &|url| backends.check(url))?;
     let mut table = String::new();
     for setting in TABLE {
-        let (text, origin) = values.get(setting);
-        let text = if *origin == Origin::Default { setting.default } else { text };
+        let (text, origin) = values.shown(setting);
         table += &format!("{} = {text} ({origin})\n", setting.key);
     }
     say(table.as_bytes())
@@ -151,7 +155,8 @@ fn ask(
 ) -> Result<Vec<u8>, Failure> {
     let flag = matches.get_one::<String>("port").map(|port| ("port", port.clone()));
     let values = Values::merge(flag.as_slice(), environment, None)?;
-    let port = Settings::check(&values, open_files())?.port;
+    // Which store the daemon uses is no matter to a client.
+    let port = Settings::check(&values, open_files(), &|_| Ok(()))?.port;
     let at = matches.get_one::<String>("at");
     let reply = match at {
         Some(host) => ask_host(host, port, request),

@@ -7,6 +7,7 @@
 mod frame;
 mod request;
 mod response;
+mod whereabouts;
 
 pub use frame::split_frame;
 pub use request::{Request, decode_request, encode_request};
@@ -14,6 +15,8 @@ pub use response::{
     NamesReply, PortReply, ReplyError, Response, decode_alive2_reply, decode_names_reply, decode_port_reply,
     write_active_line, write_names_line, write_old_line,
 };
+
+pub use whereabouts::{Whereabouts, decode_whereabouts, encode_whereabouts};
 
 use repmd_backend_api::NameError;
 

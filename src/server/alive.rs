@@ -5,10 +5,10 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use repmd_backend_api::{AliveName, BackendError, Lease, Node};
+use repmd_backend_api::{AliveName, Lease, Node};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use super::connection::{Then, sleep_if, write_now};
 use super::daemon::Daemon;
@@ -29,38 +29,21 @@ pub(super) async fn register_and_hold(daemon: Arc<Daemon>, socket: Arc<TcpStream
     let end = until_the_peer_ends(&socket).await;
     drop(claim);
     info!(name = %lease.registration.node.name, creation = %lease.creation(), end, "unregistered");
-    release(&daemon, &lease).await;
+    daemon.registry.release(&lease).await;
 }
 
 /// `None`: the node was refused, or did not wait for its answer; nothing of it is left.
 async fn register<'a>(daemon: &'a Daemon, socket: &Arc<TcpStream>, node: Node) -> Option<(Claim<'a>, Lease)> {
     let highest_version = node.highest_version;
     let Some(claim) = Claim::new(daemon, &node.name, socket) else {
-        return refuse(daemon, socket, &node).await;
+        return refuse(daemon, socket, &node, None).await;
     };
-    let wish = repmd_backend_api::Claim {
-        number: claim.id.0,
-        advertised_port: node.port,
-        instance: Arc::clone(&daemon.instance),
-        registered_at: std::time::SystemTime::now(),
-        last: None,
-        node: node.clone(),
-    };
-    let lease = match daemon.backend.register(&wish).await {
+    let port = daemon.topology.advertised_port(node.port);
+    let lease = match daemon.registry.register(claim.id.0, node.clone(), port).await {
         Ok(lease) => lease,
-        Err(BackendError::NameTaken { name, holder }) => {
-            warn!(%name, holder, "node name already occupied");
+        Err(taken) => {
             drop(claim);
-            return refuse(daemon, socket, &node).await;
-        }
-        // A plain close reads as `epmd_close`: true, and never mistaken for a name clash.
-        Err(
-            error @ (BackendError::Unavailable { .. }
-            | BackendError::Denied { .. }
-            | BackendError::Corrupt { .. }),
-        ) => {
-            error!(name = %node.name, %error, "cannot register");
-            return None;
+            return refuse(daemon, socket, &node, Some(&taken.holder)).await;
         }
     };
     let creation = lease.creation();
@@ -78,12 +61,13 @@ async fn register<'a>(daemon: &'a Daemon, socket: &Arc<TcpStream>, node: Node) -
         }
     }
     drop(claim);
-    release(daemon, &lease).await;
+    daemon.registry.release(&lease).await;
     None
 }
 
-async fn refuse<T>(daemon: &Daemon, socket: &TcpStream, node: &Node) -> Option<T> {
-    warn!(name = %node.name, port = node.port, "node name already occupied {}", node.name);
+/// `holder`: the other daemon that has the name; without one it is a node of this daemon.
+async fn refuse<T>(daemon: &Daemon, socket: &TcpStream, node: &Node, holder: Option<&str>) -> Option<T> {
+    warn!(port = node.port, holder, "node name already occupied {}", node.name);
     sleep_if(daemon.limits.delay_write).await;
     // Whether or not it can be written: the refusal ends this connection and nobody else's.
     let _ = answer(socket, Response::Alive2Refused { highest_version: node.highest_version }, Then::Close);
@@ -110,12 +94,6 @@ async fn until_the_peer_ends(socket: &TcpStream) -> &'static str {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => return "reset",
         }
-    }
-}
-
-async fn release(daemon: &Daemon, lease: &Lease) {
-    if let Err(error) = daemon.backend.release(lease).await {
-        warn!(name = %lease.registration.node.name, %error, "not released; it ends with its lease");
     }
 }
 

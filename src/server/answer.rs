@@ -1,16 +1,23 @@
 //! A request's body -> what to answer. All that a request can do to the daemon's nodes is here.
+//!
+//! What this daemon knows by itself is answered at once; only what the registry must be asked for waits.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use repmd_backend_api::Node;
+use repmd_backend_api::{AliveName, Found, HostId, Node, Registration};
 use rustix::net::getsockname;
 use tracing::{debug, warn};
 
 use super::daemon::Daemon;
 use super::policy::is_local;
-use crate::protocol::{DecodeError, Request, Response, decode_request};
+use super::table::Listing;
+use super::topology::Names;
+use crate::protocol::{
+    DecodeError, Request, Response, decode_request, encode_whereabouts, write_active_line, write_names_line,
+};
+use crate::registry::{self, Question};
 
 /// Where a request came from.
 #[derive(Clone, Copy, Debug)]
@@ -43,10 +50,30 @@ pub(super) enum Answer {
     Reply,
     /// Write this list, and close.
     List(Arc<Vec<u8>>),
+    /// Ask the registry first; see [`answer_later`].
+    Later(Later),
     /// Register the node, and hold the connection for as long as it is registered.
     Register(Node),
     /// Write what was encoded, and end the daemon.
     Kill,
+}
+
+/// What the registry must be asked for.
+#[derive(Debug)]
+pub(super) enum Later {
+    /// The node that a look-up means.
+    LookUp(Question),
+    /// The nodes of `hosts`, for NAMES or DUMP.
+    List(List),
+}
+
+/// A list of names that is asked for.
+#[derive(Debug)]
+pub(super) struct List {
+    is_dump: bool,
+    listing: Listing,
+    /// Hosts whose nodes are listed: this one first, if it is among them.
+    hosts: Vec<HostId>,
 }
 
 /// Answers one request; a reply is appended to `out`.
@@ -55,9 +82,9 @@ pub(super) fn answer(daemon: &Daemon, body: &[u8], asker: Asker<'_>, out: &mut V
     let may_look_up = || daemon.policy.may_look_up(asker.peer, || asker.local());
     let relaxed = daemon.policy.relaxed_command_check;
     match decode_request(body) {
-        Ok(Request::PortPlease2(name)) if may_look_up() => look_up(daemon, name, out),
-        Ok(Request::Names) if may_look_up() => Answer::List(daemon.table().names(asker.port)),
-        Ok(Request::Dump) if asker.is_local() => Answer::List(Arc::new(daemon.table().dump(asker.port))),
+        Ok(Request::PortPlease2(name)) if may_look_up() => look_up(daemon, name, asker, out),
+        Ok(Request::Names) if may_look_up() => list(daemon, asker, false),
+        Ok(Request::Dump) if asker.is_local() => list(daemon, asker, true),
         Ok(Request::Alive2(node)) if may_register() => register(daemon, node, asker),
         Ok(Request::Kill) if asker.is_local() && (relaxed || daemon.table().len() == 0) => {
             Response::Killed.encode(out);
@@ -94,14 +121,119 @@ fn register(daemon: &Daemon, node: Node, asker: Asker<'_>) -> Answer {
     Answer::Silence
 }
 
-fn look_up(daemon: &Daemon, name: &str, out: &mut Vec<u8>) -> Answer {
-    match daemon.table().find(name) {
-        Some(registration) => {
-            let node = &registration.node;
-            reply(Response::PortFound { node, port: node.port, extra: &node.extra }, out)
+/// Answers what needs the registry to be asked; a reply is appended to `out`.
+pub(super) async fn answer_later(daemon: &Daemon, later: Later, out: &mut Vec<u8>) -> Answer {
+    match later {
+        Later::LookUp(question) => {
+            let found = daemon.registry.look_up(question).await;
+            found_elsewhere(found, out)
         }
-        None => reply(Response::PortNotFound, out),
+        Later::List(list) => {
+            let mut nodes = Vec::with_capacity(list.hosts.len());
+            for host in &list.hosts {
+                nodes.push(daemon.registry.nodes(host).await);
+            }
+            Answer::List(write_list(daemon, &list, &nodes))
+        }
     }
+}
+
+fn look_up(daemon: &Daemon, name: &str, asker: Asker<'_>, out: &mut Vec<u8>) -> Answer {
+    if let Some(registration) = daemon.table().find(name) {
+        return found_here(registration, asker, &registration.node.extra, out);
+    }
+    let Some(question) = question(daemon, name, asker) else { return reply(Response::PortNotFound, out) };
+    let me = daemon.registry.instance();
+    if let Question::On(host, alive) = &question
+        && me.answers_to(host)
+        && let Some(registration) = daemon.table().find(alive.as_str())
+    {
+        return found_here(registration, asker, &encode_whereabouts(&me.addresses, &me.host), out);
+    }
+    match daemon.registry.known(&question) {
+        Some(found) => found_elsewhere(found, out),
+        None => Answer::Later(Later::LookUp(question)),
+    }
+}
+
+/// What a name that is not registered here literally asks for. `None`: nothing that there could be.
+fn question(daemon: &Daemon, name: &str, asker: Asker<'_>) -> Option<Question> {
+    if !daemon.registry.is_shared() && !name.contains('@') {
+        return None;
+    }
+    match (Question::parse(name)?, daemon.topology.virtual_host(|| asker.local())) {
+        (Question::Bare(alive), Some(host)) => Some(Question::On(host.clone(), alive)),
+        (question, _) => Some(question),
+    }
+}
+
+/// A node of this daemon: loopback reaches it by its own port, other machines by the advertised one.
+fn found_here(registration: &Registration, asker: Asker<'_>, extra: &[u8], out: &mut Vec<u8>) -> Answer {
+    let Registration { node, advertised_port, .. } = registration;
+    let port = if asker.peer.is_loopback() { node.port } else { *advertised_port };
+    reply(Response::PortFound { node, port, extra }, out)
+}
+
+fn found_elsewhere(found: registry::Answer, out: &mut Vec<u8>) -> Answer {
+    match found {
+        registry::Answer::Node(registration) => {
+            let Registration { node, advertised_port: port, instance, .. } = &*registration;
+            let extra = encode_whereabouts(&instance.addresses, &instance.host);
+            reply(Response::PortFound { node, port: *port, extra: &extra }, out)
+        }
+        registry::Answer::Daemon(instance) => {
+            let Ok(name) = AliveName::parse(format!("@{}", instance.host).as_bytes()) else {
+                return reply(Response::PortNotFound, out);
+            };
+            let (node, port) = (Node::ordinary(name, instance.port), instance.port);
+            let extra = encode_whereabouts(&instance.addresses, &instance.host);
+            reply(Response::PortFound { node: &node, port, extra: &extra }, out)
+        }
+        registry::Answer::Absent => reply(Response::PortNotFound, out),
+    }
+}
+
+fn list(daemon: &Daemon, asker: Asker<'_>, is_dump: bool) -> Answer {
+    let own = || daemon.registry.instance().host.clone();
+    let virtual_hosts = || daemon.topology.virtual_hosts.values().cloned();
+    let hosts = match (daemon.topology.virtual_host(|| asker.local()), daemon.topology.names) {
+        (Some(host), _) => vec![host.clone()],
+        (None, Names::Host) => vec![own()],
+        (None, Names::Scope) => std::iter::once(own()).chain(virtual_hosts()).collect(),
+    };
+    let listing = Listing { port: asker.port, advertised: !asker.peer.is_loopback() };
+    let list = List { is_dump, listing, hosts };
+    let known: Option<Vec<_>> = list.hosts.iter().map(|host| daemon.registry.known_nodes(host)).collect();
+    match known {
+        Some(nodes) => Answer::List(write_list(daemon, &list, &nodes)),
+        None => Answer::Later(Later::List(list)),
+    }
+}
+
+/// `elsewhere`: what the registry knows of each of the list's hosts, beside this daemon's own nodes.
+fn write_list(daemon: &Daemon, list: &List, elsewhere: &[Arc<Vec<Found>>]) -> Arc<Vec<u8>> {
+    let List { is_dump, listing, hosts } = list;
+    let has_own = hosts.first() == Some(&daemon.registry.instance().host);
+    if has_own && !is_dump && elsewhere.iter().all(|nodes| nodes.is_empty()) {
+        return daemon.table().names(*listing);
+    }
+    let mut reply = match (has_own, is_dump) {
+        (true, false) => daemon.table().names(*listing).to_vec(),
+        (true, true) => daemon.table().dump(*listing),
+        (false, _) => listing.start(),
+    };
+    for Found { registration, .. } in elsewhere.iter().flat_map(|nodes| nodes.iter()) {
+        let name = registration.node.name.as_str();
+        match is_dump {
+            false => write_names_line(&mut reply, name, registration.advertised_port),
+            // No descriptor of this daemon holds it.
+            true => write_active_line(&mut reply, name, registration.advertised_port, -1),
+        }
+    }
+    if has_own && *is_dump {
+        daemon.table().dump_departed(&mut reply);
+    }
+    Arc::new(reply)
 }
 
 fn stop(daemon: &Daemon, name: &[u8], out: &mut Vec<u8>) -> Answer {

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::debug;
 
 use super::alive;
-use super::answer::{Answer, Asker, answer, complain};
+use super::answer::{Answer, Asker, answer, answer_later, complain};
 use super::daemon::Daemon;
 use crate::protocol::{REQUEST_BYTES_MAX, split_frame};
 
@@ -146,6 +146,14 @@ fn deliver(daemon: &Arc<Daemon>, connection: Connection, answer: Answer, out: &[
             if let Some(written) = write_some(&connection, &list) {
                 write_on(daemon, connection, list, written);
             }
+        }
+        Answer::Later(later) => {
+            let waits = Arc::clone(daemon);
+            daemon.requests.spawn(async move {
+                let mut out = Vec::new();
+                let answer = answer_later(&waits, later, &mut out).await;
+                deliver(&waits, connection, answer, &out);
+            });
         }
         Answer::Register(node) => match connection.socket.watch() {
             Ok(socket) => {

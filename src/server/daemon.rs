@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use repmd_backend_api::{Instance, RegistryBackend};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -11,14 +10,16 @@ use super::crowd::Crowd;
 use super::limits::Limits;
 use super::policy::Policy;
 use super::table::Table;
+use super::topology::Topology;
+use crate::registry::Registry;
 use crate::throttle::Throttle;
 
 /// One EPMD: its nodes, its rules, and the registry behind it.
 #[derive(Debug)]
 pub struct Daemon {
-    pub(super) backend: Arc<dyn RegistryBackend>,
-    pub(super) instance: Arc<Instance>,
+    pub(super) registry: Arc<Registry>,
     pub(super) policy: Policy,
+    pub(super) topology: Topology,
     pub(super) limits: Limits,
     /// Connections whose request is not whole.
     pub(super) waiting: Crowd,
@@ -39,16 +40,16 @@ impl Daemon {
     /// A daemon without nodes. `stop` ends it in order; see [`super::serve`].
     #[must_use]
     pub fn new(
-        backend: Arc<dyn RegistryBackend>,
-        instance: Arc<Instance>,
+        registry: Arc<Registry>,
         policy: Policy,
+        topology: Topology,
         limits: Limits,
         stop: CancellationToken,
     ) -> Self {
         Self {
-            backend,
-            instance,
+            registry,
             policy,
+            topology,
             waiting: Crowd::new(limits.waiting_max, limits.waiting_per_peer_max),
             slow_readers: Crowd::new(limits.slow_readers_max, limits.slow_readers_max),
             limits,

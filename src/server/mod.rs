@@ -11,10 +11,12 @@ mod daemon;
 mod limits;
 mod policy;
 mod table;
+mod topology;
 
 pub use daemon::Daemon;
 pub use limits::Limits;
 pub use policy::Policy;
+pub use topology::{Names, Topology};
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -76,6 +78,7 @@ async fn drain(daemon: &Daemon) {
         warn!(left = daemon.requests.len(), "the drain time is over, closing the rest");
     }
     daemon.nodes.close();
+    daemon.registry.hand_over();
     daemon.table().hang_up_all();
     if timeout_at(deadline, daemon.nodes.wait()).await.is_err() {
         warn!(left = daemon.nodes.len(), "the drain time is over, leaving nodes to their leases");

@@ -26,7 +26,28 @@ pub(super) struct Table {
     departed: VecDeque<Departed>,
     next_claim: u64,
     /// The last answer to NAMES, until something changes.
-    names: Option<(u16, Arc<Vec<u8>>)>,
+    names: Option<(Listing, Arc<Vec<u8>>)>,
+}
+
+/// How a list of names looks to whoever asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Listing {
+    /// The port of the daemon that the asker used.
+    pub(super) port: u16,
+    /// With the ports by which other machines reach the nodes, instead of the nodes' own.
+    pub(super) advertised: bool,
+}
+
+impl Listing {
+    pub(super) fn start(self) -> Vec<u8> {
+        let mut reply = Vec::new();
+        Response::Listing { port: self.port }.encode(&mut reply);
+        reply
+    }
+
+    fn port_of(self, registration: &Registration) -> u16 {
+        if self.advertised { registration.advertised_port } else { registration.node.port }
+    }
 }
 
 /// Tells the claims on one name apart.
@@ -132,36 +153,39 @@ impl Table {
     }
 
     /// The whole answer to NAMES: newest first, as the stock daemon lists them.
-    pub(super) fn names(&mut self, port: u16) -> Arc<Vec<u8>> {
-        if let Some((_, reply)) = self.names.as_ref().filter(|(of, _)| *of == port) {
+    pub(super) fn names(&mut self, listing: Listing) -> Arc<Vec<u8>> {
+        if let Some((_, reply)) = self.names.as_ref().filter(|(of, _)| *of == listing) {
             return Arc::clone(reply);
         }
-        let mut reply = listing(port);
+        let mut reply = listing.start();
         for Granted { registration, .. } in self.granted.values().rev() {
-            write_names_line(&mut reply, registration.node.name.as_str(), registration.node.port);
+            write_names_line(&mut reply, registration.node.name.as_str(), listing.port_of(registration));
         }
         let reply = Arc::new(reply);
-        self.names = Some((port, Arc::clone(&reply)));
+        self.names = Some((listing, Arc::clone(&reply)));
         reply
     }
 
-    /// The whole answer to DUMP: the live ones, newest first, then the departed, oldest first.
-    pub(super) fn dump(&self, port: u16) -> Vec<u8> {
-        let mut reply = listing(port);
+    /// The live ones of the answer to DUMP, newest first.
+    pub(super) fn dump(&self, listing: Listing) -> Vec<u8> {
+        let mut reply = listing.start();
         for Granted { registration, fd } in self.granted.values().rev() {
-            write_active_line(&mut reply, registration.node.name.as_str(), registration.node.port, *fd);
-        }
-        for Departed { name, port, fd } in &self.departed {
-            write_old_line(&mut reply, name.as_str(), *port, *fd);
+            write_active_line(
+                &mut reply,
+                registration.node.name.as_str(),
+                listing.port_of(registration),
+                *fd,
+            );
         }
         reply
     }
-}
 
-fn listing(port: u16) -> Vec<u8> {
-    let mut reply = Vec::new();
-    Response::Listing { port }.encode(&mut reply);
-    reply
+    /// The departed ones of the answer to DUMP, oldest first.
+    pub(super) fn dump_departed(&self, reply: &mut Vec<u8>) {
+        for Departed { name, port, fd } in &self.departed {
+            write_old_line(reply, name.as_str(), *port, *fd);
+        }
+    }
 }
 
 /// Whether the peer has sent nothing, neither a byte nor an end: the only state of a live registration.

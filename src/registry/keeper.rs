@@ -1,0 +1,184 @@
+//! Keeping what this daemon holds alive in the store, and hearing of what changes there.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use repmd_backend_api::{AliveName, BackendError, Change, HostId, Lease, Scope};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::leases::Which;
+use super::question::Question;
+use super::{Answer, Readiness, Registry};
+
+/// Leases of one call.
+const BATCH_MAX: usize = 500;
+
+/// How many deadlines a batch may take: nobody waits for it.
+const RENEWAL_PATIENCE: u32 = 4;
+
+/// The pauses between tries while the store is away.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// How long to wait before watching a store again that ended the last watch.
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
+
+impl Registry {
+    /// Renews what this daemon holds, publishes what it could not, and follows the changes of others, until
+    /// `stop` fires. Returns at once where the registry is not shared.
+    pub async fn keep(&self, stop: &CancellationToken) {
+        let Some(lease_ttl) = self.backend.lease_ttl() else { return };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.renew_for_ever(lease_ttl / 3) => {}
+            () = self.follow_changes() => {}
+        }
+    }
+
+    async fn renew_for_ever(&self, interval: Duration) {
+        // The first round announces the daemon itself.
+        let mut next_round = Instant::now();
+        let mut failures = 0;
+        let mut knows_its_past = false;
+        loop {
+            tokio::select! {
+                () = sleep_until(next_round) => {}
+                () = self.nudge.notified(), if failures == 0 => {}
+            }
+            let started = Instant::now();
+            let is_round = next_round <= started || self.health.is_away();
+            let result = if self.health.is_away() {
+                self.return_to_the_store(interval).await
+            } else if is_round {
+                // Not all at once: the thread that renews also serves the wire.
+                self.renew(Which::All, interval / 2).await
+            } else {
+                self.renew(Which::Unpublished, Duration::ZERO).await
+            };
+            self.tell_readiness();
+            match result {
+                Err(BackendError::Unavailable { .. }) => {
+                    failures += 1;
+                    next_round = Instant::now() + self.pause(failures, interval);
+                    continue;
+                }
+                // What the store refuses does not pass by itself, so it waits for the next round too.
+                Ok(()) | Err(_) => failures = 0,
+            }
+            if is_round {
+                next_round = started + interval;
+            }
+            if !knows_its_past {
+                knows_its_past = self.learn_of_its_past().await;
+            }
+        }
+    }
+
+    /// Asks an absent store for a sign of life, and if there is one brings everything back.
+    async fn return_to_the_store(&self, interval: Duration) -> Result<(), BackendError> {
+        self.renew_batch(&[]).await?;
+        // All daemons find the store back at the same moment.
+        sleep(self.jitter(interval / 20, 0)).await;
+        self.renew(Which::All, Duration::ZERO).await
+    }
+
+    /// Renews in batches, over `spread`. Without leases the daemon still says that it is alive.
+    async fn renew(&self, which: Which, spread: Duration) -> Result<(), BackendError> {
+        let due = self.leases.due(which);
+        if due.is_empty() {
+            return if which == Which::All { self.renew_batch(&[]).await } else { Ok(()) };
+        }
+        let batches = u32::try_from(due.len().div_ceil(BATCH_MAX)).expect("descriptors fit 32 bits");
+        for (number, batch) in due.chunks(BATCH_MAX).enumerate() {
+            if 0 < number {
+                sleep(spread / batches).await;
+            }
+            self.renew_batch(batch).await?;
+        }
+        Ok(())
+    }
+
+    async fn renew_batch(&self, batch: &[Lease]) -> Result<(), BackendError> {
+        let mut leases = batch.to_vec();
+        self.leases.keep_held(&mut leases);
+        let renewals =
+            self.call("renew", RENEWAL_PATIENCE, self.backend.renew(&self.instance, &leases)).await?;
+        for lease in self.leases.note(&leases, renewals) {
+            // Its node left while the renewal was under way, which may have come after the release.
+            self.call("release", 1, self.backend.release(&lease)).await?;
+        }
+        Ok(())
+    }
+
+    /// The nodes of this host that the store still knows have been here of late, though not with this run
+    /// of the daemon.
+    async fn learn_of_its_past(&self) -> bool {
+        let scope = Scope::Host(self.instance.host.clone());
+        let Ok(found) = self.call("list", 1, self.backend.list(&scope)).await else { return false };
+        let mut past = self.past();
+        for found in found.iter().filter(|found| found.registration.instance.host == self.instance.host) {
+            past.was_here(&found.registration.node.name);
+        }
+        true
+    }
+
+    async fn follow_changes(&self) {
+        loop {
+            let mut changes = self.backend.watch();
+            while let Some(change) = changes.next().await {
+                match change {
+                    Change::Registered(name, host) | Change::Released(name, host) => self.changed(name, host),
+                    Change::Missed => self.missed_changes(),
+                }
+            }
+            self.missed_changes();
+            sleep(WATCH_PAUSE).await;
+        }
+    }
+
+    fn changed(&self, name: AliveName, host: HostId) {
+        self.lists.get(&host).inspect(|list| list.out_of_date());
+        for question in [Question::Bare(name.clone()), Question::On(host, name.clone())] {
+            let Some(slot) = self.answers.get(&question) else { continue };
+            if let Some(Answer::Node(registration)) = slot.last().map(|known| known.value.answer) {
+                for alias in &registration.instance.aliases {
+                    let by_alias = self.answers.get(&Question::On(alias.clone(), name.clone()));
+                    by_alias.inspect(|slot| slot.forget());
+                }
+            }
+            slot.forget();
+        }
+    }
+
+    fn missed_changes(&self) {
+        self.answers.iter().for_each(|(_, slot)| slot.out_of_date());
+        self.lists.iter().for_each(|(_, list)| list.out_of_date());
+    }
+
+    fn tell_readiness(&self) {
+        let mut complaints = self.health.complaints();
+        complaints.extend(self.leases.complaints());
+        self.readiness.send_if_modified(|readiness| {
+            let now = Readiness { complaints };
+            let is_new = *readiness != now;
+            *readiness = now;
+            is_new
+        });
+    }
+
+    /// Longer after each failure, and never the same for two daemons.
+    fn pause(&self, failures: u32, interval: Duration) -> Duration {
+        let longest = PAUSE_MAX.min(interval);
+        let pause = (PAUSE_MIN * 2u32.saturating_pow(failures.min(10) - 1)).min(longest);
+        pause / 2 + self.jitter(pause / 2, failures)
+    }
+
+    /// Up to `most`, as this run of the daemon and `turn` have it.
+    fn jitter(&self, most: Duration, turn: u32) -> Duration {
+        let mut hasher = DefaultHasher::new();
+        (self.instance.id.0, turn).hash(&mut hasher);
+        most.mul_f64(f64::from(hasher.finish() as u32) / f64::from(u32::MAX))
+    }
+}

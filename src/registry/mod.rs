@@ -1,0 +1,419 @@
+//! The daemon's view of the registry behind it: what it holds there, and what it knows of the rest.
+//!
+//! A daemon's own nodes are served from its own table, whatever happens here. This module keeps them
+//! published, and answers for names elsewhere. No call waits for a store longer than a deadline, and none
+//! waits at all while the store is known to be away. It knows no backend by name, no wire and no socket,
+//! so that a simulation can run many of it on a clock of its own.
+
+mod health;
+mod keeper;
+mod leases;
+mod past;
+mod question;
+mod slot;
+
+pub use question::{Lookup, Question};
+
+use std::fmt;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::BoxFuture;
+use quick_cache::sync::Cache;
+use repmd_backend_api::{
+    BackendError, Claim, Found, HostId, Instance, Lease, Node, Registration, RegistryBackend, Scope,
+};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout};
+use tracing::warn;
+
+use crate::throttle::Throttle;
+use health::Health;
+use leases::Leases;
+use past::Past;
+use question::{Choice, choose};
+use slot::{Known, Slot};
+
+/// How long an answer of the store counts as fresh. Changes are heard of sooner; this is what holds when
+/// they are not.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// The same for the answer that there is no such node: just enough that a flood of such look-ups is few
+/// requests, and a node that has started is found at once.
+const FRESH_ABSENCE: Duration = Duration::from_millis(25);
+
+/// Answers that are remembered at most.
+const ANSWERS_MAX: usize = 16_384;
+
+/// Hosts whose lists of nodes are remembered at most.
+const LISTS_MAX: usize = 1024;
+
+/// How this daemon uses its registry.
+#[derive(Clone)]
+pub struct Options {
+    /// How far a bare name reaches.
+    pub lookup: Lookup,
+    /// How long names elsewhere are answered from memory after the store was last reachable. `None`: as
+    /// long as a lease lasts.
+    pub stale_for: Option<Duration>,
+    /// The longest that a node or an asker waits for the store.
+    pub deadline: Duration,
+    /// The time since the Unix epoch.
+    pub clock: Arc<dyn Fn() -> Duration + Send + Sync>,
+    /// Whether something listens on a port of this host.
+    pub probe: Arc<dyn Fn(u16) -> BoxFuture<'static, bool> + Send + Sync>,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { lookup, stale_for, deadline, .. } = self;
+        write!(f, "Options {{ lookup: {lookup:?}, stale_for: {stale_for:?}, deadline: {deadline:?} }}")
+    }
+}
+
+/// What is known of a name elsewhere.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// This is where the node listens.
+    Node(Arc<Registration>),
+    /// This is where the host's daemon listens.
+    Daemon(Arc<Instance>),
+    /// No such node, or none that the question tells apart from others.
+    Absent,
+}
+
+/// A node is refused, because another daemon of this host holds its name.
+#[derive(Debug, thiserror::Error)]
+#[error("{name} is registered by {holder}")]
+pub struct Taken {
+    /// The name, with this host.
+    pub name: String,
+    /// The instance name of the daemon that holds it.
+    pub holder: String,
+}
+
+/// Whether the registry is whole, for operators and service managers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// What is wrong; empty when all is well.
+    pub complaints: Vec<String>,
+}
+
+/// One daemon's view of one registry.
+#[derive(Debug)]
+pub struct Registry {
+    backend: Arc<dyn RegistryBackend>,
+    instance: Arc<Instance>,
+    options: Options,
+    health: Health,
+    leases: Leases,
+    past: Mutex<Past>,
+    answers: Cache<Question, Arc<Slot<Remembered>>>,
+    /// Nodes that other daemons hold, or an earlier run of this one, by their host.
+    lists: Cache<HostId, Arc<Slot<Arc<Vec<Found>>>>>,
+    readiness: watch::Sender<Readiness>,
+    /// There is something to publish, or the store went away.
+    nudge: Notify,
+    hands_over: AtomicBool,
+    ambiguities: Throttle,
+}
+
+/// An answer, and how long the store vouches for it.
+#[derive(Clone, Debug)]
+struct Remembered {
+    answer: Answer,
+    left: Option<Duration>,
+}
+
+impl Registry {
+    /// A view of `backend` for the daemon `instance`. It needs [`Registry::keep`] to run beside it.
+    #[must_use]
+    pub fn new(backend: Arc<dyn RegistryBackend>, instance: Arc<Instance>, options: Options) -> Self {
+        Self {
+            past: Mutex::new(Past::new(instance.id.0)),
+            backend,
+            instance,
+            options,
+            health: Health::default(),
+            leases: Leases::default(),
+            answers: Cache::new(ANSWERS_MAX),
+            lists: Cache::new(LISTS_MAX),
+            readiness: watch::Sender::default(),
+            nudge: Notify::new(),
+            hands_over: AtomicBool::new(false),
+            ambiguities: Throttle::default(),
+        }
+    }
+
+    /// The daemon whose view this is.
+    #[must_use]
+    pub fn instance(&self) -> &Arc<Instance> {
+        &self.instance
+    }
+
+    /// Whether other daemons use the same registry.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.backend.lease_ttl().is_some()
+    }
+
+    /// Whether all is well with the registry; changes as that does.
+    #[must_use]
+    pub fn readiness(&self) -> watch::Receiver<Readiness> {
+        self.readiness.subscribe()
+    }
+
+    /// Registers a node whose connection is open, under the number of its claim. The store being slow or
+    /// away refuses nobody: the node is accepted, and published later.
+    ///
+    /// # Errors
+    /// [`Taken`]: another daemon of this host holds the name, and is alive.
+    pub async fn register(&self, number: u64, node: Node, advertised_port: u16) -> Result<Lease, Taken> {
+        let now = (self.options.clock)();
+        let last = self.past().last_creation(&node.name);
+        let instance = Arc::clone(&self.instance);
+        let registered_at = SystemTime::UNIX_EPOCH + now;
+        let claim = Claim { number, node, advertised_port, instance, registered_at, last };
+        let lease = match self.ask("register", || self.backend.register(&claim)).await {
+            Ok(lease) => {
+                self.hold(&lease, true);
+                lease
+            }
+            Err(Some(BackendError::NameTaken { name, holder })) => {
+                return Err(Taken { name: name.to_string(), holder });
+            }
+            Err(_) => {
+                let creation = self.past().offline_creation(&claim.node.name, now);
+                let lease = claim.granted(creation);
+                self.hold(&lease, false);
+                self.nudge.notify_one();
+                lease
+            }
+        };
+        Ok(lease)
+    }
+
+    /// A registry of this process alone needs no renewals.
+    fn hold(&self, lease: &Lease, is_published: bool) {
+        if self.is_shared() {
+            self.leases.hold(lease.clone(), is_published);
+        }
+    }
+
+    /// Ends the registration of a node whose connection has ended.
+    pub async fn release(&self, lease: &Lease) {
+        if self.hands_over.load(Ordering::Relaxed) {
+            return;
+        }
+        if self.is_shared() {
+            self.leases.let_go(lease);
+            self.past().departed(&lease.registration.node.name, lease.creation());
+        }
+        // If the store cannot be told, the registration ends with its lease: nobody renews it.
+        let _ = self.ask("release", || self.backend.release(lease)).await;
+    }
+
+    /// The daemon ends, and its nodes live on: what it holds is left for its next run, which answers for
+    /// them until they are back.
+    pub fn hand_over(&self) {
+        self.hands_over.store(self.is_shared(), Ordering::Relaxed);
+    }
+
+    /// Tells the store that this run of the daemon is over.
+    pub async fn retire(&self) {
+        if self.is_shared() {
+            let _ = self.ask("retire", || self.backend.retire(&self.instance)).await;
+        }
+    }
+
+    /// The answer to `question`, if it is known without waiting.
+    #[must_use]
+    pub fn known(&self, question: &Question) -> Option<Answer> {
+        match question {
+            Question::Daemon(host) if self.instance.answers_to(host) => {
+                return Some(Answer::Daemon(Arc::clone(&self.instance)));
+            }
+            _ if !self.is_shared() => return Some(Answer::Absent),
+            _ => {}
+        }
+        let slot = self.answers.get(question);
+        let fresh = slot.as_ref().and_then(|slot| slot.fresh(Remembered::is_fresh));
+        match fresh {
+            Some(remembered) => Some(remembered.answer),
+            None if self.health.is_away() => Some(self.stale(slot.as_deref())),
+            None => None,
+        }
+    }
+
+    /// The answer to `question`, from memory or from the store.
+    pub async fn look_up(&self, question: Question) -> Answer {
+        if let Some(answer) = self.known(&question) {
+            return answer;
+        }
+        let slot = slot_of(&self.answers, &question);
+        match slot.fresh_or(Remembered::is_fresh, self.load(&question)).await {
+            Some(remembered) => remembered.answer,
+            None => self.stale(Some(&slot)),
+        }
+    }
+
+    /// The last known answer, while it may serve.
+    fn stale(&self, slot: Option<&Slot<Remembered>>) -> Answer {
+        let last = slot.and_then(Slot::last).filter(|last| self.may_serve(last.asked, last.value.left));
+        last.map_or(Answer::Absent, |last| last.value.answer)
+    }
+
+    /// Asks the store. `None`: it did not answer.
+    async fn load(&self, question: &Question) -> Option<Remembered> {
+        let held_here = match question {
+            Question::Bare(name) => self.past().had(name),
+            Question::On(..) | Question::Daemon(_) => false,
+        };
+        let scope = question.scope(&self.instance.host, self.options.lookup, held_here);
+        let name = match question {
+            Question::Bare(name) | Question::On(_, name) => name,
+            Question::Daemon(host) => return self.load_daemon(host, &scope).await,
+        };
+        let found = self.ask("find", || self.backend.find(name, &scope)).await.ok()?;
+        match choose(question, &found, &self.instance) {
+            Choice::One(found) => {
+                let answer = if self.is_ours_of_before(&found.registration) {
+                    // Its nodes are about to come back here; until then this daemon answers for those that live.
+                    let is_alive = (self.options.probe)(found.registration.node.port).await;
+                    if is_alive { Answer::Node(Arc::clone(&found.registration)) } else { Answer::Absent }
+                } else {
+                    Answer::Node(Arc::clone(&found.registration))
+                };
+                Some(Remembered { answer, left: found.left })
+            }
+            Choice::None => Some(Remembered { answer: Answer::Absent, left: None }),
+            Choice::Several(candidates) => {
+                if let Some(left_out) = self.ambiguities.pass() {
+                    let candidates =
+                        candidates.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                    warn!(%name, candidates, left_out, "not found: more than one node is meant");
+                }
+                Some(Remembered { answer: Answer::Absent, left: None })
+            }
+        }
+    }
+
+    async fn load_daemon(&self, host: &HostId, scope: &Scope) -> Option<Remembered> {
+        let daemons = self.ask("daemons", || self.backend.daemons(scope)).await.ok()?;
+        // All daemons of one host answer alike; which of them is named must not change with each look-up.
+        let first = daemons.into_iter().min_by_key(|daemon| (daemon.host != *host, daemon.name.clone()));
+        let answer = first.map_or(Answer::Absent, Answer::Daemon);
+        Some(Remembered { answer, left: self.backend.lease_ttl() })
+    }
+
+    fn is_ours_of_before(&self, registration: &Registration) -> bool {
+        let holder = &registration.instance;
+        holder.name == self.instance.name && holder.id != self.instance.id
+    }
+
+    /// The nodes of `host` that this daemon does not hold itself, newest first, if they are known without
+    /// waiting.
+    #[must_use]
+    pub fn known_nodes(&self, host: &HostId) -> Option<Arc<Vec<Found>>> {
+        if !self.is_shared() {
+            return Some(Arc::default());
+        }
+        let slot = self.lists.get(host);
+        let fresh = slot.as_ref().and_then(|slot| slot.fresh(is_fresh_list));
+        fresh.or_else(|| self.health.is_away().then(|| self.stale_nodes(slot.as_deref())))
+    }
+
+    /// The nodes of `host` that this daemon does not hold itself, newest first.
+    pub async fn nodes(&self, host: &HostId) -> Arc<Vec<Found>> {
+        if let Some(known) = self.known_nodes(host) {
+            return known;
+        }
+        let slot = slot_of(&self.lists, host);
+        let scope = Scope::Host(host.clone());
+        let load = async {
+            let mut found = self.ask("list", || self.backend.list(&scope)).await.ok()?;
+            found.retain(|found| found.registration.instance.id != self.instance.id);
+            Some(Arc::new(found))
+        };
+        slot.fresh_or(is_fresh_list, load).await.unwrap_or_else(|| self.stale_nodes(Some(&slot)))
+    }
+
+    fn stale_nodes(&self, slot: Option<&Slot<Arc<Vec<Found>>>>) -> Arc<Vec<Found>> {
+        let Some(Known { value, asked }) = slot.and_then(Slot::last) else { return Arc::default() };
+        let may_live = |found: &&Found| self.may_serve(asked, found.left);
+        Arc::new(value.iter().filter(may_live).cloned().collect())
+    }
+
+    /// Whether an answer may serve while the store is away: for as long after the store was last reachable
+    /// as the settings say, and for as long after the lease that it speaks of would have run out.
+    fn may_serve(&self, asked: Instant, left: Option<Duration>) -> bool {
+        let stale_for = self.options.stale_for.or(self.backend.lease_ttl()).unwrap_or_default();
+        let since_reached = self.health.last_reached().map(|reached| reached.elapsed());
+        let since_lease_end = asked.elapsed().saturating_sub(left.unwrap_or_default());
+        since_reached.is_some_and(|since| since.max(since_lease_end) < stale_for)
+    }
+
+    /// Calls the backend, within the deadline, and takes note of how it went. `Err(None)`: it was not even
+    /// called, because the store is known to be away.
+    async fn ask<T, F: Future<Output = Result<T, BackendError>>>(
+        &self,
+        verb: &'static str,
+        call: impl FnOnce() -> F,
+    ) -> Result<T, Option<BackendError>> {
+        if self.health.is_away() {
+            return Err(None);
+        }
+        self.call(verb, 1, call()).await.map_err(Some)
+    }
+
+    /// Calls the backend even if the store is known to be away, for up to `patience` deadlines.
+    async fn call<T>(
+        &self,
+        verb: &'static str,
+        patience: u32,
+        call: impl Future<Output = Result<T, BackendError>>,
+    ) -> Result<T, BackendError> {
+        let waited = self.options.deadline * patience;
+        let result = match timeout(waited, call).await {
+            Ok(result) => result,
+            Err(elapsed) => Err(BackendError::Unavailable { waited, source: elapsed.into() }),
+        };
+        match &result {
+            Ok(_) => self.health.done(verb),
+            Err(error) => {
+                self.health.failed(verb, error);
+                self.nudge.notify_one();
+            }
+        }
+        result
+    }
+
+    fn past(&self) -> MutexGuard<'_, Past> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The slot of `key`, which is made if there is none.
+fn slot_of<K: Clone + Eq + Hash, T: Clone>(slots: &Cache<K, Arc<Slot<T>>>, key: &K) -> Arc<Slot<T>> {
+    slots.get(key).unwrap_or_else(|| {
+        let slot = Arc::default();
+        slots.insert(key.clone(), Arc::clone(&slot));
+        slot
+    })
+}
+
+impl Remembered {
+    fn is_fresh(known: &Known<Self>) -> bool {
+        let for_now = match known.value.answer {
+            Answer::Node(_) | Answer::Daemon(_) => known.value.left.map_or(FRESH, |left| left.min(FRESH)),
+            Answer::Absent => FRESH_ABSENCE,
+        };
+        known.asked.elapsed() < for_now
+    }
+}
+
+fn is_fresh_list(known: &Known<Arc<Vec<Found>>>) -> bool {
+    known.asked.elapsed() < FRESH
+}

@@ -1,0 +1,78 @@
+//! What a look-up asks for beyond this daemon's own nodes, and which of the registered nodes it means.
+//!
+//! Pure functions: the rules of resolution are here, the waiting is not.
+
+use repmd_backend_api::{AliveName, Found, HostId, Instance, NodeName, Scope};
+
+/// How far a bare name reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// To the nodes of this host, whichever of its daemons they registered with.
+    Host,
+    /// And to the one host elsewhere that has it.
+    Cluster,
+}
+
+/// What a look-up asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Question {
+    /// `alive`: the node of this host, or, as [`Lookup`] says, of the one host that has it.
+    Bare(AliveName),
+    /// `alive@host`, or `alive` at the address of a virtual host: the node of that host alone.
+    On(HostId, AliveName),
+    /// `@host`: where that host's daemon listens.
+    Daemon(HostId),
+}
+
+impl Question {
+    /// Reads a name as it stands in a request. `None`: no node can have it.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        let bare = || AliveName::parse(name.as_bytes()).ok().map(Self::Bare);
+        let Some((alive, host)) = name.rsplit_once('@') else { return bare() };
+        let Ok(host) = HostId::parse(host) else { return bare() };
+        if alive.is_empty() {
+            return Some(Self::Daemon(host));
+        }
+        AliveName::parse(alive.as_bytes()).ok().map(|alive| Self::On(host, alive))
+    }
+
+    /// Where a registry must look to answer it. `held_here`: this host has had the name of late.
+    pub(super) fn scope(&self, own: &HostId, lookup: Lookup, held_here: bool) -> Scope {
+        match self {
+            Self::Bare(_) if lookup == Lookup::Cluster && !held_here => Scope::Cluster,
+            Self::Bare(_) => Scope::Host(own.clone()),
+            Self::On(host, _) | Self::Daemon(host) => Scope::Host(host.clone()),
+        }
+    }
+}
+
+/// Which of the nodes that a registry found is meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Choice<'a> {
+    One(&'a Found),
+    None,
+    /// More than one, and the question does not say which.
+    Several(Vec<NodeName>),
+}
+
+/// Chooses among the nodes that a registry found for `question` within its scope. Those that `me` holds
+/// are no candidates: this daemon's own table has been asked for them, and it knows better.
+pub(super) fn choose<'a>(question: &Question, found: &'a [Found], me: &Instance) -> Choice<'a> {
+    let elsewhere = || found.iter().filter(|found| found.registration.instance.id != me.id);
+    let on = |host: &HostId| elsewhere().find(|found| found.registration.instance.host == *host);
+    let exact = match question {
+        Question::Bare(_) => on(&me.host),
+        Question::On(host, _) => on(host),
+        Question::Daemon(_) => None,
+    };
+    if let Some(found) = exact {
+        return Choice::One(found);
+    }
+    let mut candidates = elsewhere();
+    match (candidates.next(), candidates.next()) {
+        (None, _) => Choice::None,
+        (Some(found), None) => Choice::One(found),
+        _ => Choice::Several(elsewhere().map(|found| found.registration.node_name()).collect()),
+    }
+}

@@ -1,0 +1,131 @@
+//! One remembered answer of the store, and the one request that renews it.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::time::Instant;
+
+/// What the store said, and when it was asked.
+#[derive(Clone, Debug)]
+pub(super) struct Known<T> {
+    pub(super) value: T,
+    /// When the question was sent, not when the answer came: what happened in between may not be in it.
+    pub(super) asked: Instant,
+}
+
+/// A place for one answer. However many ask for it at once, the store is asked once.
+#[derive(Debug)]
+pub(super) struct Slot<T> {
+    state: Mutex<State<T>>,
+    /// Held by whoever asks the store.
+    gate: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    known: Option<Known<T>>,
+    /// Answers to questions sent up to here are out of date.
+    changed: Option<Instant>,
+}
+
+impl<T> Default for Slot<T> {
+    fn default() -> Self {
+        Self { state: Mutex::new(State { known: None, changed: None }), gate: tokio::sync::Mutex::default() }
+    }
+}
+
+impl<T: Clone> Slot<T> {
+    /// The last answer, however old.
+    pub(super) fn last(&self) -> Option<Known<T>> {
+        self.lock().known.clone()
+    }
+
+    /// The last answer, unless something is known to have changed since, or `is_fresh` says no.
+    pub(super) fn fresh(&self, is_fresh: impl Fn(&Known<T>) -> bool) -> Option<T> {
+        let state = self.lock();
+        let known = state.known.as_ref()?;
+        let current = state.changed.is_none_or(|changed| changed < known.asked);
+        (current && is_fresh(known)).then(|| known.value.clone())
+    }
+
+    /// A fresh answer: the one that is there, or the one that `load` brings. `None`: the store has none.
+    /// Those who ask meanwhile wait for the same `load`.
+    pub(super) async fn fresh_or(
+        &self,
+        is_fresh: impl Fn(&Known<T>) -> bool,
+        load: impl Future<Output = Option<T>>,
+    ) -> Option<T> {
+        let _gate = self.gate.lock().await;
+        if let Some(value) = self.fresh(is_fresh) {
+            return Some(value);
+        }
+        let asked = Instant::now();
+        let value = load.await?;
+        self.lock().known = Some(Known { value: value.clone(), asked });
+        Some(value)
+    }
+
+    /// The answer has changed, in a way that is not known; it may still serve while the store is away.
+    pub(super) fn out_of_date(&self) {
+        self.lock().changed = Some(Instant::now());
+    }
+
+    /// The answer is wrong now, so it must not serve any longer.
+    pub(super) fn forget(&self) {
+        let mut state = self.lock();
+        state.known = None;
+        state.changed = Some(Instant::now());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn young<T>(known: &Known<T>) -> bool {
+        known.asked.elapsed() < SECOND
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_who_ask_at_once_are_one_request() {
+        let (slot, requests) = (Slot::default(), AtomicUsize::new(0));
+        let load = || async {
+            tokio::time::sleep(SECOND / 2).await;
+            Some(requests.fetch_add(1, Ordering::Relaxed))
+        };
+        let asks = (0..10).map(|_| slot.fresh_or(young, load()));
+        let answers = futures_util::future::join_all(asks).await;
+        assert_eq!(answers, [Some(0); 10]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_during_a_request_makes_its_answer_out_of_date() {
+        let slot = Slot::default();
+        let load = async {
+            tokio::time::sleep(SECOND / 2).await;
+            slot.forget();
+            Some(1)
+        };
+        assert_eq!(slot.fresh_or(young, load).await, Some(1));
+        assert_eq!(slot.fresh(young), None);
+        assert_eq!(slot.last().map(|known| known.value), Some(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_as_old_as_its_question() {
+        let slot = Slot::default();
+        let load = async {
+            tokio::time::sleep(SECOND).await;
+            Some(1)
+        };
+        assert_eq!(slot.fresh_or(young, load).await, Some(1));
+        assert_eq!(slot.fresh(young), None);
+    }
+}
