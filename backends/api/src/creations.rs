@@ -49,7 +49,8 @@ impl<Name: Clone + Eq + Hash> Creations<Name> {
         self.spent.get(name).map(|(_, creation)| *creation).or(self.highest_forgotten)
     }
 
-    /// Remembers that a life of `name` had `creation`. Those of daemons without their registry are not
+    /// Remembers that a life of `name` had `creation`, which may be below what is known of the name: a
+    /// late renewal can bring an earlier life back. Those of daemons without their registry are not
     /// counted on from.
     pub fn spend(&mut self, name: &Name, creation: Creation) {
         if creation.is_offline() {
@@ -57,8 +58,10 @@ impl<Name: Clone + Eq + Hash> Creations<Name> {
         }
         self.departures += 1;
         self.by_departure.insert(self.departures, name.clone());
-        if let Some((departure, _)) = self.spent.insert(name.clone(), (self.departures, creation)) {
-            self.by_departure.remove(&departure);
+        let spent = self.spent.entry(name.clone()).or_insert((self.departures, creation));
+        if spent.0 != self.departures {
+            self.by_departure.remove(&spent.0);
+            *spent = (self.departures, creation.max(spent.1));
         }
         if NAMES_MAX < self.spent.len() {
             let oldest = self.by_departure.pop_first().and_then(|(_, name)| self.spent.remove(&name));
@@ -96,6 +99,16 @@ mod tests {
         let offline = Creation::offline(NOW, 7);
         creations.spend(&"a", offline);
         assert_eq!(creations.next(&"a", Some(offline), NOW).get(), 1_800_000_001);
+    }
+
+    #[test]
+    fn an_earlier_life_that_ends_again_brought_its_successors_creations_back() {
+        let mut creations = Creations::default();
+        for creation in [9, 10, 9] {
+            creations.spend(&"a", Creation::new(creation).unwrap());
+        }
+        assert_eq!(creations.next(&"a", None, NOW).get(), 11);
+        assert!(creations.by_departure.is_empty());
     }
 
     #[test]
