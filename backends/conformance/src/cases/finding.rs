@@ -1,0 +1,122 @@
+//! [`RegistryBackend::find`](repmd_backend_api::RegistryBackend::find): one name within a scope.
+
+use std::sync::Arc;
+
+use repmd_backend_api::{Instance, InstanceId, Scope};
+
+use crate::Fixture;
+use crate::daemon::{Daemon, host};
+
+pub async fn nothing_is_found_where_nothing_is_registered(fixture: impl Fixture) {
+    let daemon = Daemon::of(&fixture, "db-1").await;
+    for scope in [Scope::Cluster, daemon.scope()] {
+        assert_eq!(daemon.find("rabbit", &scope).await, []);
+        assert_eq!(daemon.listed(&scope).await, [""; 0]);
+        assert_eq!(daemon.daemons(&scope).await, []);
+    }
+}
+
+pub async fn a_name_is_found_by_its_host_its_alias_and_the_cluster_only(fixture: impl Fixture) {
+    let (daemon, other) = (Daemon::of(&fixture, "db-1").await, Daemon::of(&fixture, "db-2").await);
+    let lease = daemon.register("rabbit").await;
+    other.register("hare").await;
+    let aliases = daemon.instance.aliases.iter().cloned();
+    let scopes = aliases.chain([daemon.instance.host.clone()]).map(Scope::Host).chain([Scope::Cluster]);
+    for scope in scopes {
+        assert_eq!(other.find("rabbit", &scope).await, [Arc::clone(&lease.registration)], "{scope:?}");
+    }
+    for elsewhere in ["db-2", "db-2.example", "db-3", "db", "db-1.exampl"] {
+        assert_eq!(other.find("rabbit", &Scope::Host(host(elsewhere))).await, [], "{elsewhere}");
+    }
+}
+
+pub async fn an_alias_of_an_earlier_run_finds_nothing(fixture: impl Fixture) {
+    let last_run = Daemon::of(&fixture, "db-1").await;
+    last_run.register("rabbit").await;
+    let renamed = Instance {
+        id: InstanceId::random(),
+        aliases: vec![host("new.example")],
+        ..(*last_run.instance).clone()
+    };
+    let daemon = Daemon::run(&fixture, renamed).await;
+    let lease = daemon.register("rabbit").await;
+    last_run.backend.retire(&last_run.instance).await.unwrap();
+    for (on, expected) in [("db-1.example", vec![]), ("new.example", vec![Arc::clone(&lease.registration)])] {
+        let scope = Scope::Host(host(on));
+        assert_eq!(daemon.find("rabbit", &scope).await, expected, "{on}");
+        assert_eq!(daemon.list(&scope).await, expected, "{on}");
+        assert_eq!(daemon.daemons(&scope).await.len(), expected.len(), "{on}");
+    }
+}
+
+pub async fn hosts_are_compared_without_case(fixture: impl Fixture) {
+    let daemon = Daemon::of(&fixture, "DB-1").await;
+    daemon.register("rabbit").await;
+    for same in ["db-1", "Db-1", "dB-1.EXAMPLE"] {
+        let scope = Scope::Host(host(same));
+        assert_eq!(daemon.find("rabbit", &scope).await.len(), 1, "{same}");
+        assert_eq!(daemon.listed(&scope).await, ["rabbit"], "{same}");
+    }
+    let upper = Daemon::start(&fixture, "other", "db-1").await;
+    assert_eq!(upper.refused("rabbit").await, "DB-1:4369");
+}
+
+pub async fn every_name_that_a_node_may_have_finds_itself_alone(fixture: impl Fixture) {
+    let daemon = Daemon::of(&fixture, "db-1").await;
+    let long = "😈".repeat(255);
+    let names = [
+        "rabbit",
+        "Rabbit",
+        "rabbit@db-1",
+        "rabbit@",
+        "@",
+        "a b",
+        " ",
+        "\t",
+        "a/b",
+        "/",
+        "..",
+        "{a}",
+        "}{",
+        "\"a\"",
+        "'a'",
+        "`a`",
+        "\\",
+        "*",
+        "?",
+        "[a-z]",
+        "rabbi?",
+        "r*",
+        "a:b",
+        "a,b",
+        "a;b",
+        "a=b",
+        "%00",
+        "%s",
+        "$1",
+        "\r",
+        "\u{1}",
+        "-",
+        "0",
+        "nil",
+        "é",
+        "e\u{301}",
+        &long,
+    ];
+    let mut leases = Vec::new();
+    for name in names {
+        leases.push(daemon.register(name).await);
+    }
+    for (name, lease) in names.iter().zip(&leases) {
+        assert_eq!(daemon.find(name, &Scope::Cluster).await, [Arc::clone(&lease.registration)], "{name:?}");
+        assert_eq!(daemon.found(name).await.as_ref(), Some(&lease.registration), "{name:?}");
+    }
+    let mut listed = daemon.listed(&daemon.scope()).await;
+    listed.reverse();
+    assert_eq!(listed, names);
+    for (name, lease) in names.iter().zip(&leases) {
+        daemon.release(lease).await;
+        assert_eq!(daemon.found(name).await, None, "{name:?}");
+    }
+    assert_eq!(daemon.listed(&Scope::Cluster).await, [""; 0]);
+}

@@ -1,0 +1,210 @@
+//! What the cases act with: daemons, each with its own handle to the registry, and a watcher.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use repmd_backend_api::{
+    AliveName, BackendError, Change, Claim, Found, HostId, Instance, InstanceId, Lease, Node, NodeType,
+    Registration, RegistryBackend, Renewal, Scope,
+};
+use tokio::time::{Instant, timeout};
+
+use crate::Fixture;
+
+/// How long a change may take to reach a watcher.
+const CHANGE_DEADLINE: Duration = Duration::from_secs(20);
+
+/// One run of one daemon.
+pub(crate) struct Daemon {
+    pub(crate) instance: Arc<Instance>,
+    pub(crate) backend: Arc<dyn RegistryBackend>,
+    claims: AtomicU64,
+}
+
+impl Daemon {
+    /// A daemon of this instance name on this host, which has told the registry nothing yet.
+    pub(crate) async fn start(fixture: &impl Fixture, name: &str, on: &str) -> Self {
+        Self::run(fixture, instance(name, on)).await
+    }
+
+    /// The first daemon of a host.
+    pub(crate) async fn of(fixture: &impl Fixture, on: &str) -> Self {
+        Self::start(fixture, &format!("{on}:4369"), on).await
+    }
+
+    pub(crate) async fn run(fixture: &impl Fixture, instance: Instance) -> Self {
+        let backend = fixture.open().await;
+        Self { instance: Arc::new(instance), backend, claims: AtomicU64::new(0) }
+    }
+
+    /// The next run of this daemon.
+    pub(crate) async fn next_run(&self, fixture: &impl Fixture) -> Self {
+        let id = InstanceId::random();
+        Self::run(fixture, Instance { id, ..(*self.instance).clone() }).await
+    }
+
+    /// A new claim of `name`, with a node that says something in every field.
+    pub(crate) fn claim(&self, name: &str) -> Claim {
+        let number = self.claims.fetch_add(1, Ordering::Relaxed);
+        let node = Node {
+            name: alive(name),
+            port: 25672,
+            node_type: NodeType::HIDDEN,
+            protocol: 1,
+            highest_version: 6,
+            lowest_version: 5,
+            // Neither text nor free of what ends text.
+            extra: Box::new(*b"\0\xff\n\"}"),
+        };
+        Claim {
+            number,
+            node,
+            advertised_port: 9100,
+            instance: Arc::clone(&self.instance),
+            registered_at: SystemTime::UNIX_EPOCH + Duration::new(1_800_000_000, 123_456_789),
+            last: None,
+        }
+    }
+
+    pub(crate) async fn register(&self, name: &str) -> Lease {
+        self.backend.register(&self.claim(name)).await.unwrap()
+    }
+
+    /// Registers `name`, and is to be refused; returns the holder that the refusal names.
+    pub(crate) async fn refused(&self, name: &str) -> String {
+        match self.backend.register(&self.claim(name)).await {
+            Err(BackendError::NameTaken { name: taken, holder }) => {
+                assert_eq!((taken.alive, taken.host), (alive(name), self.instance.host.clone()));
+                holder
+            }
+            other => panic!("{name} is to be refused, and was not: {other:?}"),
+        }
+    }
+
+    pub(crate) async fn renew(&self, leases: &[Lease]) -> Vec<Renewal> {
+        self.backend.renew(&self.instance, leases).await.unwrap()
+    }
+
+    pub(crate) async fn release(&self, lease: &Lease) {
+        self.backend.release(lease).await.unwrap();
+    }
+
+    pub(crate) async fn find(&self, name: &str, scope: &Scope) -> Vec<Arc<Registration>> {
+        self.registrations(self.backend.find(&alive(name), scope).await)
+    }
+
+    /// The one registration of `name` on this daemon's host.
+    pub(crate) async fn found(&self, name: &str) -> Option<Arc<Registration>> {
+        let mut found = self.find(name, &self.scope()).await;
+        assert!(found.len() <= 1, "more than one {name} on one host: {found:?}");
+        found.pop()
+    }
+
+    pub(crate) async fn list(&self, scope: &Scope) -> Vec<Arc<Registration>> {
+        self.registrations(self.backend.list(scope).await)
+    }
+
+    /// The names within `scope`, in the order in which they are listed.
+    pub(crate) async fn listed(&self, scope: &Scope) -> Vec<String> {
+        let listed = self.list(scope).await;
+        listed.into_iter().map(|found| found.node.name.as_str().to_owned()).collect()
+    }
+
+    fn registrations(&self, found: Result<Vec<Found>, BackendError>) -> Vec<Arc<Registration>> {
+        let found = found.unwrap();
+        for found in &found {
+            match (found.left, self.backend.lease_ttl()) {
+                (Some(left), Some(ttl)) => assert!(left <= ttl, "lives on for {left:?} of {ttl:?}"),
+                (left, ttl) => assert_eq!(left, ttl, "without leases nothing runs out"),
+            }
+        }
+        found.into_iter().map(|found| found.registration).collect()
+    }
+
+    /// The daemons within `scope`, by instance name.
+    pub(crate) async fn daemons(&self, scope: &Scope) -> Vec<Arc<Instance>> {
+        let mut daemons = self.backend.daemons(scope).await.unwrap();
+        daemons.sort_by(|a, b| a.name.cmp(&b.name));
+        daemons
+    }
+
+    pub(crate) fn scope(&self) -> Scope {
+        Scope::Host(self.instance.host.clone())
+    }
+}
+
+pub(crate) fn instance(name: &str, on: &str) -> Instance {
+    Instance {
+        id: InstanceId::random(),
+        name: name.to_owned(),
+        host: host(on),
+        aliases: vec![host(&format!("{on}.example")), host(&format!("{on}-alias"))],
+        addresses: vec!["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()],
+        port: 4369,
+    }
+}
+
+pub(crate) fn alive(name: &str) -> AliveName {
+    AliveName::parse(name.as_bytes()).unwrap()
+}
+
+pub(crate) fn host(name: &str) -> HostId {
+    HostId::parse(name).unwrap()
+}
+
+/// The holder that a refusal or a conflict names.
+pub(crate) fn conflict_with(daemon: &Daemon) -> Renewal {
+    Renewal::Conflict { holder: daemon.instance.name.clone() }
+}
+
+/// Sees what changes, by a handle of its own.
+pub(crate) struct Watcher {
+    changes: BoxStream<'static, Change>,
+    host: HostId,
+}
+
+impl Watcher {
+    /// A watcher that has been told of a change already: where watching begins with a connection, changes
+    /// before it is made cannot arrive.
+    pub(crate) async fn start(fixture: &impl Fixture) -> Self {
+        let prober = Daemon::of(fixture, "watcher").await;
+        let host = prober.instance.host.clone();
+        let changes = fixture.open().await.watch();
+        let mut watcher = Self { changes, host };
+        let deadline = Instant::now() + CHANGE_DEADLINE;
+        loop {
+            assert!(Instant::now() < deadline, "no registration is told to a watcher");
+            prober.register("probe").await;
+            let told = async {
+                while !matches!(watcher.next_of_all().await, Change::Registered(_, on) if on == watcher.host)
+                {
+                }
+            };
+            if timeout(Duration::from_millis(200), told).await.is_ok() {
+                return watcher;
+            }
+        }
+    }
+
+    /// The next change that a case made.
+    pub(crate) async fn next(&mut self) -> Change {
+        let next = async {
+            loop {
+                match self.next_of_all().await {
+                    // Allowed at any time.
+                    Change::Missed => {}
+                    Change::Registered(_, on) | Change::Released(_, on) if on == self.host => {}
+                    change => return change,
+                }
+            }
+        };
+        timeout(CHANGE_DEADLINE, next).await.expect("no change is told to a watcher")
+    }
+
+    async fn next_of_all(&mut self) -> Change {
+        self.changes.next().await.expect("the watch ended while its store was there")
+    }
+}
