@@ -1,0 +1,470 @@
+//! Registries that break a promise fail the case that is meant for it: the suite can fail.
+
+mod in_memory;
+
+use std::cmp::Reverse;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use repmd_backend_api::{
+    AliveName, BackendError, Change, Claim, Creation, Found, Instance, Lease, Registration, RegistryBackend,
+    Renewal, Scope,
+};
+use repmd_backend_conformance::{SHORT, cases, run};
+use repmd_backend_memory::Memory;
+
+use in_memory::InMemory;
+
+macro_rules! caught {
+    ($($test:ident: $defect:ident in $module:ident::$case:ident;)*) => {$(
+        #[test]
+        fn $test() {
+            let broken = async { InMemory::with_leases(SHORT, |memory| Broken::new(memory, Defect::$defect)) };
+            let case = AssertUnwindSafe(|| run(broken, cases::$module::$case));
+            assert!(catch_unwind(case).is_err(), "{:?} is not noticed", Defect::$defect);
+        }
+    )*};
+}
+
+caught! {
+    a_node_stored_without_its_extra: RegisterDropsExtra in
+        registering::a_fresh_name_is_granted_and_kept_as_it_was_claimed;
+    a_taken_name_that_is_granted: RegisterSteals in
+        registering::a_name_of_a_live_daemon_is_refused_and_nothing_changes;
+    a_refusal_that_names_the_claimant: RefusalNamesTheClaimant in
+        registering::a_name_of_a_live_daemon_is_refused_and_nothing_changes;
+    a_daemon_that_is_refused_its_own_name: RegisterRefusesTheHolder in
+        registering::a_daemon_replaces_its_own_registration;
+    an_earlier_run_that_refuses_the_next: RegisterRefusesTheNextRun in
+        registering::the_next_run_of_a_daemon_replaces_what_the_last_one_left;
+    a_retired_daemon_that_keeps_its_names: RetireDoesNothing in
+        registering::the_names_of_a_retired_daemon_are_free_at_once;
+    a_repeated_claim_that_is_refused: RegisterRefusesRepetition in
+        registering::a_claim_that_is_repeated_gets_the_lease_that_it_has;
+    a_claim_granted_twice: RegisterGrantsRepetitionAnew in
+        registering::a_claim_that_is_sent_twice_at_once_is_granted_once;
+    one_name_for_a_whole_cluster: RegisterForgetsTheHost in
+        registering::one_name_on_two_hosts_is_two_registrations;
+    a_race_between_check_and_write: RegisterChecksThenActs in
+        registering::of_many_daemons_that_claim_one_name_at_once_one_gets_it;
+    a_creation_that_repeats: CreationsRepeat in
+        creation::no_life_of_a_name_has_the_creation_of_another;
+    a_claimants_memory_that_is_ignored: CreationsIgnoreTheLast in
+        creation::a_creation_is_above_the_one_that_the_claimant_remembers;
+    a_count_from_a_remembered_offline_creation: CreationsFollowTheLast in
+        creation::a_remembered_offline_creation_is_not_counted_on_from;
+    a_count_that_a_renewal_does_not_restore: CreationsIgnoreRenewals in
+        creation::after_a_restored_registration_the_next_creation_is_above_it;
+    a_count_from_an_offline_creation: CreationsFollowTheHolder in
+        creation::an_offline_creation_is_kept_and_not_counted_on_from;
+    a_count_that_a_late_renewal_lowers: CreationsFollowTheReleased in
+        creation::a_late_renewal_of_an_earlier_life_brings_no_creation_back;
+    a_creation_that_comes_back_after_a_ttl: CreationsRepeat in
+        expiry::a_name_that_ran_out_gets_a_new_owner_and_a_new_creation;
+    a_renewal_that_steals: RenewSteals in
+        renewing::a_renewal_never_overwrites_another_owner;
+    a_renewal_without_the_extra: RenewDropsExtra in
+        renewing::a_renewal_restores_the_full_record_after_a_loss;
+    a_renewal_with_rounded_times: RenewRoundsTimes in
+        renewing::a_renewal_restores_the_full_record_after_a_loss;
+    a_renewal_that_restores_nothing: RenewRestoresNothing in
+        renewing::a_renewal_restores_the_full_record_after_a_loss;
+    a_renewal_that_publishes_nothing: RenewRestoresNothing in
+        renewing::a_renewal_publishes_a_node_that_was_accepted_without_the_store;
+    a_renewal_that_brings_nothing_back: RenewRestoresNothing in
+        expiry::a_renewal_brings_back_what_ran_out;
+    renewals_answered_in_another_order: RenewAnswersInItsOwnOrder in
+        renewing::renewals_are_answered_in_the_order_of_the_leases;
+    a_renewal_that_registers_anew: RenewWritesAnew in
+        renewing::a_renewal_that_is_repeated_changes_nothing;
+    a_renewal_that_moves_a_name_to_the_front: RenewWritesAnew in
+        listing::a_renewal_keeps_the_order;
+    a_renewal_told_as_a_change: RenewWritesAnew in
+        watching::renewals_are_no_changes;
+    a_batch_that_is_cut: RenewCutsTheBatch in
+        renewing::a_thousand_leases_are_renewed_in_one_call;
+    a_renewal_that_extends_nothing: RenewExtendsNothing in
+        expiry::a_renewal_extends_the_lease;
+    a_daemon_that_renewing_does_not_announce: RenewIgnoresEmptyBatches in
+        daemons::a_daemon_is_listed_once_it_registered_or_renewed;
+    a_daemon_that_dies_of_renewing_nothing: RenewIgnoresEmptyBatches in
+        expiry::a_daemon_that_renews_nothing_stays_alive_by_renewing;
+    a_release_that_does_nothing: ReleaseDoesNothing in
+        releasing::a_released_name_is_gone_for_everybody_and_free;
+    a_second_release_that_fails: ReleaseFailsTheSecondTime in
+        releasing::a_release_that_is_repeated_does_nothing;
+    a_release_by_name: ReleaseIgnoresTheToken in
+        releasing::releasing_a_replaced_lease_leaves_its_successor_alone;
+    a_late_release_that_evicts: ReleaseIgnoresTheToken in
+        expiry::an_old_owner_that_renews_or_releases_late_leaves_the_new_one_alone;
+    an_absence_that_is_an_error: FindFailsOnNothing in
+        finding::nothing_is_found_where_nothing_is_registered;
+    a_name_found_outside_its_scope: FindIgnoresTheScope in
+        finding::a_name_is_found_by_its_host_its_alias_and_the_cluster_only;
+    a_name_not_found_by_its_alias: FindKnowsNoAlias in
+        finding::a_name_is_found_by_its_host_its_alias_and_the_cluster_only;
+    an_alias_that_stays: FindRemembersAliases in
+        finding::an_alias_of_an_earlier_run_finds_nothing;
+    a_host_forgotten_by_its_daemon: FindKnowsOnlyAliases in
+        finding::hosts_are_compared_without_case;
+    a_name_that_is_a_pattern: FindMatchesPatterns in
+        finding::every_name_that_a_node_may_have_finds_itself_alone;
+    names_compared_without_case: FindIgnoresCase in
+        finding::every_name_that_a_node_may_have_finds_itself_alone;
+    a_list_of_more_than_its_scope: ListIgnoresTheScope in
+        listing::a_list_holds_what_is_in_its_scope;
+    the_oldest_first: ListStartsWithTheOldest in
+        listing::the_newest_of_each_host_comes_first;
+    a_new_life_in_the_place_of_the_old: ListKeepsThePlaceOfNames in
+        listing::a_new_life_is_the_newest;
+    a_refused_daemon_that_is_not_announced: RefusalAnnouncesNobody in
+        daemons::a_daemon_that_is_refused_is_listed;
+    daemons_outside_their_scope: DaemonsIgnoreTheScope in
+        daemons::daemons_are_listed_within_their_scope;
+    a_retired_daemon_whose_names_vanish: RetireReleases in
+        daemons::a_retired_daemon_is_not_listed_and_its_names_stay;
+    a_silent_daemon_that_stays: DaemonsNeverFallSilent in
+        expiry::a_daemon_that_fell_silent_is_not_listed;
+    a_silent_holder_that_lives_as_long_as_its_leases: HoldersOutliveTheirLiveness in
+        expiry::a_holder_that_fell_silent_loses_its_name_before_its_lease_is_over;
+    a_registration_that_never_runs_out: RegistrationsNeverRunOut in
+        expiry::a_registration_runs_out_with_its_ttl;
+    a_registration_that_runs_out_early: RegistrationsRunOutEarly in
+        expiry::a_registration_lasts_for_its_ttl;
+    time_left_that_is_never_less: LeftIsAlwaysTheTtl in
+        expiry::what_is_found_says_how_long_it_lives_on;
+    a_release_told_as_a_registration: WatchMistakesReleases in
+        watching::what_is_registered_moved_and_released_is_told_to_others;
+}
+
+/// What a broken registry does wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Defect {
+    RegisterDropsExtra,
+    RegisterSteals,
+    RefusalNamesTheClaimant,
+    RegisterRefusesTheHolder,
+    RegisterRefusesTheNextRun,
+    RetireDoesNothing,
+    RegisterRefusesRepetition,
+    RegisterGrantsRepetitionAnew,
+    RegisterForgetsTheHost,
+    RegisterChecksThenActs,
+    CreationsRepeat,
+    CreationsIgnoreTheLast,
+    CreationsFollowTheLast,
+    CreationsIgnoreRenewals,
+    CreationsFollowTheHolder,
+    CreationsFollowTheReleased,
+    RenewSteals,
+    RenewDropsExtra,
+    RenewRoundsTimes,
+    RenewRestoresNothing,
+    RenewAnswersInItsOwnOrder,
+    RenewWritesAnew,
+    RenewCutsTheBatch,
+    RenewExtendsNothing,
+    RenewIgnoresEmptyBatches,
+    ReleaseDoesNothing,
+    ReleaseFailsTheSecondTime,
+    ReleaseIgnoresTheToken,
+    FindFailsOnNothing,
+    FindIgnoresTheScope,
+    FindKnowsNoAlias,
+    FindRemembersAliases,
+    FindKnowsOnlyAliases,
+    FindMatchesPatterns,
+    FindIgnoresCase,
+    ListIgnoresTheScope,
+    ListStartsWithTheOldest,
+    ListKeepsThePlaceOfNames,
+    RefusalAnnouncesNobody,
+    DaemonsIgnoreTheScope,
+    RetireReleases,
+    DaemonsNeverFallSilent,
+    HoldersOutliveTheirLiveness,
+    RegistrationsNeverRunOut,
+    RegistrationsRunOutEarly,
+    LeftIsAlwaysTheTtl,
+    WatchMistakesReleases,
+}
+
+/// The reference registry with one defect.
+#[derive(Debug)]
+struct Broken {
+    memory: Memory,
+    defect: Defect,
+    seen: Mutex<Seen>,
+}
+
+/// What has passed through a broken registry.
+#[derive(Debug, Default)]
+struct Seen {
+    leases: Vec<Lease>,
+    released: Vec<Lease>,
+    daemons: Vec<Arc<Instance>>,
+}
+
+impl Broken {
+    fn new(memory: Memory, defect: Defect) -> Self {
+        Self { memory, defect, seen: Mutex::default() }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().expect("nobody panics while holding it")
+    }
+
+    /// The lease that holds the name of `wanted` on its host.
+    async fn holder(&self, wanted: &Registration) -> Result<Option<Lease>, BackendError> {
+        let scope = Scope::Host(wanted.instance.host.clone());
+        let found = self.memory.find(&wanted.node.name, &scope).await?.pop();
+        let seen = self.seen();
+        let holds = |lease: &&Lease| found.as_ref().is_some_and(|it| it.registration == lease.registration);
+        Ok(seen.leases.iter().rev().find(holds).cloned())
+    }
+
+    async fn evict(&self, wanted: &Registration) -> Result<(), BackendError> {
+        match self.holder(wanted).await? {
+            Some(holder) => self.memory.release(&holder).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn renew_all(&self) -> Result<(), BackendError> {
+        let leases = self.seen().leases.clone();
+        for lease in leases {
+            self.memory.renew(&lease.registration.instance, std::slice::from_ref(&lease)).await?;
+        }
+        Ok(())
+    }
+
+    /// The creation that a defect gives to a claim, in the place of the right one.
+    fn wrong_creation(&self, claim: &Claim, holder: Option<&Lease>) -> Option<Creation> {
+        let one_more = |creation: Creation| Creation::new(creation.get() + 1);
+        match self.defect {
+            Defect::CreationsRepeat => Some(Creation::FIRST),
+            Defect::CreationsFollowTheLast => claim.last.and_then(one_more),
+            Defect::CreationsFollowTheHolder => {
+                holder.map(Lease::creation).filter(|creation| creation.is_offline()).and_then(one_more)
+            }
+            Defect::CreationsFollowTheReleased => {
+                self.seen().released.last().map(|lease| lease.creation().next())
+            }
+            Defect::CreationsIgnoreRenewals if claim.last.is_none() => {
+                Some(Creation::from_clock(Duration::from_secs(1_800_000_000 + claim.number)))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn refused_by(holder: &Lease) -> BackendError {
+    let registration = &holder.registration;
+    BackendError::NameTaken { name: registration.node_name(), holder: registration.instance.name.clone() }
+}
+
+fn failed(what: &str) -> BackendError {
+    BackendError::Unavailable { waited: Duration::ZERO, source: what.into() }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl RegistryBackend for Broken {
+    fn lease_ttl(&self) -> Option<Duration> {
+        let ttl = self.memory.lease_ttl();
+        if self.defect == Defect::RegistrationsRunOutEarly { ttl.map(|ttl| ttl * 2) } else { ttl }
+    }
+
+    async fn register(&self, claim: &Claim) -> Result<Lease, BackendError> {
+        let mut claim = claim.clone();
+        let wanted = claim.granted(Creation::FIRST).registration;
+        let holder = self.holder(&wanted).await?;
+        let (same_token, same_run) = holder.as_ref().map_or((false, false), |holder| {
+            (holder.token == claim.token(), holder.registration.instance.id == claim.instance.id)
+        });
+        match (self.defect, &holder) {
+            (Defect::RegisterDropsExtra, _) => claim.node.extra = Box::default(),
+            (Defect::CreationsIgnoreTheLast, _) => claim.last = None,
+            (Defect::RegisterSteals, Some(_)) => self.evict(&wanted).await?,
+            (Defect::RegisterGrantsRepetitionAnew, Some(_)) if same_token => self.evict(&wanted).await?,
+            (Defect::RegisterRefusesRepetition, Some(holder)) if same_token => {
+                return Err(refused_by(holder));
+            }
+            (Defect::RegisterRefusesTheHolder, Some(holder)) if same_run => return Err(refused_by(holder)),
+            (Defect::RegisterRefusesTheNextRun, Some(holder)) if !same_run => return Err(refused_by(holder)),
+            (Defect::RegisterForgetsTheHost, None) => {
+                if let Some(holder) =
+                    self.seen().leases.iter().find(|it| it.registration.node.name == claim.node.name)
+                {
+                    return Err(refused_by(holder));
+                }
+            }
+            (Defect::RegisterChecksThenActs, None) => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                self.evict(&wanted).await?;
+            }
+            (Defect::HoldersOutliveTheirLiveness, Some(holder)) => {
+                self.memory.renew(&holder.registration.instance, &[]).await?;
+            }
+            _ => {}
+        }
+        match self.memory.register(&claim).await {
+            Ok(lease) => {
+                let mut seen = self.seen();
+                seen.leases.push(lease.clone());
+                seen.daemons.push(Arc::clone(&claim.instance));
+                drop(seen);
+                Ok(self.wrong_creation(&claim, holder.as_ref()).map_or(lease, |wrong| claim.granted(wrong)))
+            }
+            Err(BackendError::NameTaken { name, .. }) if self.defect == Defect::RefusalNamesTheClaimant => {
+                Err(BackendError::NameTaken { name, holder: claim.instance.name.clone() })
+            }
+            Err(error) => {
+                if self.defect == Defect::RefusalAnnouncesNobody {
+                    self.memory.retire(&claim.instance).await?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn renew(&self, instance: &Arc<Instance>, leases: &[Lease]) -> Result<Vec<Renewal>, BackendError> {
+        let mut leases = leases.to_vec();
+        let asked = leases.len();
+        match self.defect {
+            Defect::RenewIgnoresEmptyBatches if leases.is_empty() => return Ok(Vec::new()),
+            Defect::RenewExtendsNothing => leases.clear(),
+            Defect::RenewCutsTheBatch => leases.truncate(100),
+            Defect::RenewDropsExtra => leases.iter_mut().for_each(|lease| {
+                Arc::make_mut(&mut lease.registration).node.extra = Box::default();
+            }),
+            Defect::RenewRoundsTimes => leases.iter_mut().for_each(|lease| {
+                Arc::make_mut(&mut lease.registration).registered_at -= Duration::from_nanos(789);
+            }),
+            Defect::RenewRestoresNothing => {
+                let all = std::mem::take(&mut leases);
+                for lease in all {
+                    if self.holder(&lease.registration).await?.is_some() {
+                        leases.push(lease);
+                    }
+                }
+            }
+            Defect::RenewSteals => {
+                for lease in &leases {
+                    self.evict(&lease.registration).await?;
+                }
+            }
+            Defect::RenewWritesAnew => {
+                for lease in &leases {
+                    self.memory.release(lease).await?;
+                }
+            }
+            _ => {}
+        }
+        let mut renewals = self.memory.renew(instance, &leases).await?;
+        renewals.resize(asked, Renewal::Held);
+        if self.defect == Defect::RenewAnswersInItsOwnOrder {
+            renewals.sort_by_key(|renewal| *renewal == Renewal::Held);
+        }
+        self.seen().leases.extend(leases);
+        Ok(renewals)
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), BackendError> {
+        let again = self.seen().released.iter().any(|released| released.token == lease.token);
+        self.seen().released.push(lease.clone());
+        match self.defect {
+            Defect::ReleaseDoesNothing => Ok(()),
+            Defect::ReleaseFailsTheSecondTime if again => Err(failed("no such lease")),
+            Defect::ReleaseIgnoresTheToken => self.evict(&lease.registration).await,
+            _ => self.memory.release(lease).await,
+        }
+    }
+
+    async fn retire(&self, instance: &Instance) -> Result<(), BackendError> {
+        if self.defect == Defect::RetireReleases {
+            let leases = self.seen().leases.clone();
+            for lease in leases.iter().filter(|lease| lease.token.instance == instance.id) {
+                self.memory.release(lease).await?;
+            }
+        }
+        if self.defect == Defect::RetireDoesNothing { Ok(()) } else { self.memory.retire(instance).await }
+    }
+
+    async fn find(&self, name: &AliveName, scope: &Scope) -> Result<Vec<Found>, BackendError> {
+        if self.defect == Defect::RegistrationsNeverRunOut {
+            self.renew_all().await?;
+        }
+        let mut found = self.memory.find(name, scope).await?;
+        let all = self.memory.list(scope).await?;
+        match (self.defect, scope) {
+            (Defect::FindFailsOnNothing, _) if found.is_empty() => return Err(failed("nothing is there")),
+            (Defect::FindIgnoresTheScope, _) => found = self.memory.find(name, &Scope::Cluster).await?,
+            (Defect::FindKnowsNoAlias, Scope::Host(host)) => {
+                found.retain(|found| found.registration.instance.host == *host);
+            }
+            (Defect::FindKnowsOnlyAliases, Scope::Host(host)) => {
+                found.retain(|found| found.registration.instance.host != *host);
+            }
+            (Defect::FindRemembersAliases, Scope::Host(host))
+                if self.seen().daemons.iter().any(|daemon| daemon.answers_to(host)) =>
+            {
+                found = self.memory.find(name, &Scope::Cluster).await?;
+            }
+            (Defect::FindMatchesPatterns, _) => {
+                if let Some((start, _)) = name.as_str().split_once('*') {
+                    found = all;
+                    found.retain(|found| found.registration.node.name.as_str().starts_with(start));
+                }
+            }
+            (Defect::FindIgnoresCase, _) => {
+                found = all;
+                let same = |other: &AliveName| other.as_str().eq_ignore_ascii_case(name.as_str());
+                found.retain(|found| same(&found.registration.node.name));
+            }
+            (Defect::LeftIsAlwaysTheTtl, _) => {
+                found.iter_mut().for_each(|found| found.left = self.lease_ttl());
+            }
+            _ => {}
+        }
+        Ok(found)
+    }
+
+    async fn list(&self, scope: &Scope) -> Result<Vec<Found>, BackendError> {
+        let mut listed = self.memory.list(scope).await?;
+        match self.defect {
+            Defect::ListIgnoresTheScope => listed = self.memory.list(&Scope::Cluster).await?,
+            Defect::ListStartsWithTheOldest => listed.reverse(),
+            Defect::ListKeepsThePlaceOfNames => {
+                let seen = self.seen();
+                let place = |found: &Found| {
+                    let name = &found.registration.node.name;
+                    seen.leases.iter().position(|lease| lease.registration.node.name == *name)
+                };
+                listed.sort_by_key(|found| Reverse(place(found)));
+            }
+            _ => {}
+        }
+        Ok(listed)
+    }
+
+    async fn daemons(&self, scope: &Scope) -> Result<Vec<Arc<Instance>>, BackendError> {
+        match self.defect {
+            Defect::DaemonsIgnoreTheScope => self.memory.daemons(&Scope::Cluster).await,
+            Defect::DaemonsNeverFallSilent => Ok(self.seen().daemons.clone()),
+            _ => self.memory.daemons(scope).await,
+        }
+    }
+
+    fn watch(&self) -> BoxStream<'static, Change> {
+        let mistakes = self.defect == Defect::WatchMistakesReleases;
+        Box::pin(self.memory.watch().map(move |change| match change {
+            Change::Released(name, host) if mistakes => Change::Registered(name, host),
+            change => change,
+        }))
+    }
+}
