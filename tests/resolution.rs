@@ -3,6 +3,7 @@
 //! Five daemons share one registry. The one that is asked, `here`, holds `app`, and a node whose name is
 //! literally `odd@there`; it answers at 127.0.0.9 for the host `there`. A second daemon of the same host
 //! holds `side`.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

@@ -30,7 +30,9 @@ impl Registry {
     /// `stop` fires. Returns at once where the registry is not shared.
     pub async fn keep(&self, stop: &CancellationToken) {
         let Some(lease_ttl) = self.backend.lease_ttl() else { return };
+        // In order, here and below, so that a simulation takes the same way each time.
         tokio::select! {
+            biased;
             () = stop.cancelled() => {}
             () = self.renew_for_ever(lease_ttl / 3) => {}
             () = self.follow_changes() => {}
@@ -44,6 +46,7 @@ impl Registry {
         let mut knows_its_past = false;
         loop {
             tokio::select! {
+                biased;
                 () = sleep_until(next_round) => {}
                 () = self.nudge.notified(), if failures == 0 => {}
             }
