@@ -5,10 +5,12 @@
 mod daemon;
 mod peer;
 mod port;
+mod root;
 
 pub use daemon::{Daemon, epmd_program};
 pub use peer::{Ended, Peer, alive2, lookup_port, names};
 pub use port::free_port;
+pub use root::{Root, Scratch};
 
 use std::time::{Duration, Instant};
 
