@@ -3,11 +3,13 @@
 //! Everything here panics with what went wrong: a test that cannot go on has failed.
 
 mod daemon;
+mod erlang;
 mod peer;
 mod port;
 mod root;
 
 pub use daemon::{Daemon, epmd_program};
+pub use erlang::{COOKIE, ErlangNode};
 pub use peer::{Ended, Peer, alive2, lookup_port, names};
 pub use port::free_port;
 pub use root::{Root, Scratch};
