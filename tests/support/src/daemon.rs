@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{free_port, wait_for};
+use crate::{free_port, wait_for, wait_until};
 
 /// A running daemon; told to end on drop, and killed if it does not.
 #[derive(Debug)]
@@ -67,6 +67,17 @@ impl Daemon {
         kill_process(self.pid(), signal).expect("the daemon runs");
     }
 
+    /// Does something while the daemon stands still, so that it finds all of it at once.
+    pub fn while_halted(&self, something: impl FnOnce()) {
+        self.signal(Signal::STOP);
+        wait_until("the daemon is halted", Duration::from_secs(10), || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+            stat.expect("the daemon runs").rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+        });
+        something();
+        self.signal(Signal::CONT);
+    }
+
     /// Waits for its end.
     pub fn wait(&mut self, deadline: Duration) -> ExitStatus {
         wait_for("the daemon ends", deadline, || self.ended())
@@ -75,6 +86,12 @@ impl Daemon {
     /// How it ended, if it did.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child can be waited for")
+    }
+
+    /// How many descriptors it has open.
+    #[must_use]
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("the daemon runs").count()
     }
 
     /// Its processor time so far.

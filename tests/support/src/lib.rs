@@ -1,15 +1,17 @@
-//! What the tests share: ports, daemons as processes, raw EPMD connections.
+//! What the tests share: ports, networks, daemons as processes, raw EPMD connections.
 //!
 //! Everything here panics with what went wrong: a test that cannot go on has failed.
 
 mod daemon;
 mod erlang;
+mod network;
 mod peer;
 mod port;
 mod root;
 
 pub use daemon::{Daemon, epmd_program};
 pub use erlang::{COOKIE, ErlangNode};
+pub use network::{in_own_network, run};
 pub use peer::{Ended, Peer, alive2, lookup_port, names};
 pub use port::free_port;
 pub use root::{Root, Scratch};

@@ -1,0 +1,77 @@
+//! The built daemon where it is better than the stock one, and where load or bad peers could hurt it. Each
+//! difference is in `docs/decisions/0001-differences-from-stock.md`. What it answers like the stock daemon
+//! is in `tests/golden.rs`.
+#![allow(clippy::unwrap_used)] // All of this is tests.
+
+mod crowds;
+mod descriptors;
+mod listening;
+mod registering;
+mod replies;
+mod stopping;
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use repmd::protocol::{Request, encode_request};
+use repmd_test_support::{Daemon, Peer, alive2, free_port};
+
+/// By when something must have happened that takes no time.
+const SOON: Duration = Duration::from_secs(10);
+
+/// Refusal of a node of version 6.
+const REFUSED: &[u8] = &[118, 1, 0, 0, 0, 99];
+
+/// Starts a daemon with the stock program's flags.
+fn start(flags: &[&str]) -> Daemon {
+    start_with(&[], flags)
+}
+
+/// Starts a daemon with environment variables, too.
+fn start_with(environment: &[(&str, &str)], flags: &[&str]) -> Daemon {
+    spawn(Command::new(env!("CARGO_BIN_EXE_repmd")), environment, flags)
+}
+
+/// Starts a daemon that may have so many descriptors.
+fn start_with_descriptors(descriptors: usize, flags: &[&str]) -> Daemon {
+    let mut command = Command::new("sh");
+    let script = format!("ulimit -n {descriptors} && exec \"$@\"");
+    command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_repmd")]);
+    spawn(command, &[], flags)
+}
+
+fn spawn(mut command: Command, environment: &[(&str, &str)], flags: &[&str]) -> Daemon {
+    let port = free_port();
+    command.args(["epmd", "-port", &port.to_string()]).args(flags);
+    command.envs(environment.iter().copied()).stderr(Stdio::null());
+    Daemon::spawn(command, port)
+}
+
+/// Registers a node and returns its connection, which is the registration.
+fn register(port: u16, name: &str) -> Peer {
+    let mut node = Peer::connect(port);
+    assert!(try_register(&mut node, name), "{name} is refused");
+    node
+}
+
+/// Whether a node may register over this connection.
+fn try_register(node: &mut Peer, name: &str) -> bool {
+    node.send(&alive2(name, 1234)).unwrap();
+    let reply = node.read(6, SOON);
+    match *reply {
+        [118, 0, ..] if reply.len() == 6 => true,
+        _ if reply == REFUSED => false,
+        _ => panic!("{name}: no answer to ALIVE2: {reply:02x?}, {:?}", node.ended()),
+    }
+}
+
+fn look_up(name: &str) -> Vec<u8> {
+    encode_request(&Request::PortPlease2(name))
+}
+
+/// Lets this process open as many files as it may: thousands of connections are open at once.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+}

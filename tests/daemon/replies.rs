@@ -1,0 +1,115 @@
+//! Replies as clients read them: whole, and without waiting for others.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use repmd::protocol::decode_names_reply;
+use repmd_test_support::{Daemon, Peer, alive2, lookup_port, wait_until};
+use socket2::{Domain, Socket, Type};
+
+use crate::{SOON, look_up, raise_open_files, register, start};
+
+/// A node takes `{garbage_from_epmd, ...}` from half a reply, and jinterface reads each with one read.
+#[test]
+fn every_reply_comes_in_one_read() {
+    let daemon = start(&[]);
+    let nodes: Vec<_> = (0..100).map(|number| register(daemon.port(), &format!("node{number}"))).collect();
+    let lines = nodes.len() * "name node12 at port 1234\n".len() - 10;
+    let requests = [
+        (look_up("node7"), 19),
+        (look_up("nobody"), 2),
+        (b"\0\x01n".to_vec(), 4 + lines),
+        (alive2("node7", 1), 6),
+    ];
+    for (request, length) in requests {
+        for _ in 0..50 {
+            let mut peer = Peer::connect(daemon.port());
+            peer.send(&request).unwrap();
+            assert!(peer.fill(Instant::now() + SOON));
+            assert_eq!(peer.received().len(), length, "the first read of the reply to {request:02x?}");
+        }
+    }
+    for number in 0..50 {
+        let mut peer = Peer::connect(daemon.port());
+        peer.send(&alive2(&format!("new{number}"), 1)).unwrap();
+        assert!(peer.fill(Instant::now() + SOON));
+        assert_eq!(peer.received().len(), 6);
+    }
+}
+
+#[test]
+fn a_name_of_255_characters_is_listed_and_found_in_every_width() {
+    let daemon = start(&[]);
+    for character in ["a", "é", "€", "😀"] {
+        let name = character.repeat(255);
+        let _node = register(daemon.port(), &name);
+        let found = lookup_port(daemon.port(), &name).unwrap();
+        assert_eq!((found.port, &*found.name), (1234, name.as_bytes()));
+    }
+}
+
+/// Names of 1,020 bytes, so many that their list is more than the kernel takes for a peer that does not read.
+struct LongList {
+    _nodes: Vec<Peer>,
+    names: usize,
+}
+
+fn register_a_long_list(daemon: &Daemon) -> LongList {
+    raise_open_files();
+    let names = 6000;
+    let name = |number| format!("{number:04}{}", "😀".repeat(251));
+    let nodes = (0..names).map(|number| register(daemon.port(), &name(number))).collect();
+    LongList { _nodes: nodes, names }
+}
+
+/// Asks for the list, with room for a few bytes of it.
+fn ask_and_do_not_read(port: u16) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(1).unwrap();
+    socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).unwrap();
+    let mut stream = TcpStream::from(socket);
+    stream.write_all(b"\0\x01n").unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream
+}
+
+/// The stock daemon blocks in its write, and with it everybody.
+#[test]
+fn slow_readers_of_names_disturb_nobody() {
+    let daemon = start(&[]);
+    let list = register_a_long_list(&daemon);
+    let before = daemon.open_files();
+    let mut slow: Vec<_> = (0..20).map(|_| ask_and_do_not_read(daemon.port())).collect();
+    for _ in 0..200 {
+        let begin = Instant::now();
+        assert!(lookup_port(daemon.port(), "nobody").is_none());
+        assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    }
+    drop(register(daemon.port(), "another"));
+    assert_eq!(daemon.open_files() - before, slow.len(), "all replies are still on their way");
+    let mut reply = Vec::new();
+    slow[0].read_to_end(&mut reply).unwrap();
+    assert_eq!(decode_names_reply(&reply).unwrap().nodes().count(), list.names);
+}
+
+#[test]
+fn a_reader_that_stands_still_is_given_up_after_the_packet_timeout() {
+    let daemon = start(&["-packet_timeout", "1"]);
+    let _list = register_a_long_list(&daemon);
+    let before = daemon.open_files();
+    let slow = ask_and_do_not_read(daemon.port());
+    wait_until("it is served", SOON, || before < daemon.open_files());
+    wait_until("it is given up", SOON, || daemon.open_files() == before);
+    drop(slow);
+}
+
+#[test]
+fn of_many_slow_readers_the_oldest_give_way() {
+    let daemon = start(&[]);
+    let _list = register_a_long_list(&daemon);
+    let before = daemon.open_files();
+    let _slow: Vec<_> = (0..100).map(|_| ask_and_do_not_read(daemon.port())).collect();
+    wait_until("64 are left", SOON, || daemon.open_files() == before + 64);
+    assert!(lookup_port(daemon.port(), "nobody").is_none());
+}
