@@ -36,6 +36,10 @@ use connection::sleep_if;
 /// Connections that one listener accepts before others get their turn.
 const ACCEPT_BATCH: usize = 64;
 
+/// Batches that a listener accepts once the daemon is to stop: more than a backlog holds, but no more than
+/// that for callers who never cease.
+const LAST_BATCHES_MAX: usize = 1024;
+
 /// A socket that listens, and the port that NAMES and DUMP report to those who connect to it.
 #[derive(Debug)]
 pub struct Listener {
@@ -85,7 +89,8 @@ async fn drain(daemon: &Daemon) {
     }
 }
 
-/// Accepts on one socket until the daemon stops, and once more what was in its backlog by then.
+/// Accepts on one socket until the daemon stops, and then what is in its backlog: its clients believe that
+/// they are served.
 async fn accept_all(listener: AsyncFd<TcpListener>, port: u16, daemon: Arc<Daemon>) {
     let mut scratch = Vec::new();
     loop {
@@ -104,8 +109,15 @@ async fn accept_all(listener: AsyncFd<TcpListener>, port: u16, daemon: Arc<Daemo
             Batch::Exhausted(error) => make_room(&daemon, error).await,
         }
     }
-    if !daemon.was_killed() {
-        accept_batch(listener.get_ref(), port, &daemon, &mut scratch);
+    if daemon.was_killed() {
+        return;
+    }
+    for _ in 0..LAST_BATCHES_MAX {
+        match accept_batch(listener.get_ref(), port, &daemon, &mut scratch) {
+            Batch::More => yield_now().await,
+            Batch::Empty => return,
+            Batch::Exhausted(error) => make_room(&daemon, error).await,
+        }
     }
 }
 

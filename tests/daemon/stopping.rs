@@ -58,6 +58,25 @@ fn a_look_up_whose_answer_is_being_written_finds_the_node_until_the_end() {
     assert_eq!(daemon.wait(SOON).code(), Some(0));
 }
 
+/// The kernel has accepted them already, so their clients believe that they are served.
+#[test]
+fn every_look_up_in_the_backlog_is_answered_before_the_end() {
+    let mut daemon = start(&[]);
+    let _node = register(daemon.port(), "n");
+    let mut askers = Vec::new();
+    terminate_together_with(&daemon, || {
+        for _ in 0..500 {
+            let mut asker = Peer::connect(daemon.port());
+            asker.send(&look_up("n")).unwrap();
+            askers.push(asker);
+        }
+    });
+    for (number, asker) in askers.iter_mut().enumerate() {
+        assert_eq!(asker.read_to_end(SOON), FOUND, "{number}");
+    }
+    assert_eq!(daemon.wait(SOON).code(), Some(0));
+}
+
 #[test]
 fn a_request_that_arrives_together_with_the_signal_is_answered() {
     let mut daemon = start(&[]);
