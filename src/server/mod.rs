@@ -165,10 +165,12 @@ fn has_backlog(listener: &TcpListener) -> bool {
 /// Out of descriptors: the stock daemon exits here, a bare retry would spin. Whoever has waited longest
 /// goes; if nobody waits, callers queue in the kernel's backlog for a moment.
 async fn make_room(daemon: &Daemon, error: Errno) {
-    if !daemon.waiting.end_oldest() {
-        if let Some(left_out) = daemon.complaints.pass() {
-            warn!(%error, left_out, nodes = daemon.table().len(), "cannot accept, pausing");
-        }
-        sleep(daemon.limits.accept_pause).await;
+    if daemon.waiting.end_oldest() {
+        // Its descriptor is free once its task has run. Without that turn, all would go for one newcomer.
+        return yield_now().await;
     }
+    if let Some(left_out) = daemon.complaints.pass() {
+        warn!(%error, left_out, nodes = daemon.table().len(), "cannot accept, pausing");
+    }
+    sleep(daemon.limits.accept_pause).await;
 }

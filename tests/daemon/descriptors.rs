@@ -52,6 +52,23 @@ fn running_out_of_descriptors_pauses_accepting_and_recovers() {
 }
 
 #[test]
+fn the_oldest_silent_connection_and_no_other_gives_way_when_descriptors_run_out() {
+    let daemon = start_with_descriptors(FEW, &[]);
+    let mut nodes = Vec::new();
+    while 6 < free_descriptors(&daemon) {
+        nodes.push(register(daemon.port(), &format!("node{}", nodes.len())));
+    }
+    let mut silent: Vec<_> = (0..6).map(|_| Peer::connect(daemon.port())).collect();
+    wait_until("all are accepted", SOON, || free_descriptors(&daemon) == 0);
+    assert!(lookup_port(daemon.port(), "node0").is_some());
+    assert_eq!(silent.remove(0).read_to_end(SOON), b"");
+    for mut younger in silent {
+        younger.send(&look_up("node0")).unwrap();
+        assert_eq!(younger.read(2, SOON), [119, 0]);
+    }
+}
+
+#[test]
 fn nodes_leave_descriptors_for_look_ups() {
     let daemon = start_with_descriptors(1024, &[]);
     let nodes: Vec<_> = (0..960).map(|number| register(daemon.port(), &format!("node{number}"))).collect();
