@@ -163,9 +163,9 @@ fn has_backlog(listener: &TcpListener) -> bool {
 }
 
 /// Out of descriptors: the stock daemon exits here, a bare retry would spin. Whoever has waited longest
-/// goes; if nobody waits, callers queue in the kernel's backlog for a moment.
+/// goes, or has read longest; if there is none, callers queue in the kernel's backlog for a moment.
 async fn make_room(daemon: &Daemon, error: Errno) {
-    if daemon.waiting.end_oldest() {
+    if daemon.waiting.end_oldest() || daemon.slow_readers.end_oldest() {
         // Its descriptor is free once its task has run. Without that turn, all would go for one newcomer.
         return yield_now().await;
     }

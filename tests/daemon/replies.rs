@@ -8,7 +8,7 @@ use repmd::protocol::decode_names_reply;
 use repmd_test_support::{Daemon, Peer, alive2, lookup_port, wait_until};
 use socket2::{Domain, Socket, Type};
 
-use crate::{SOON, look_up, raise_open_files, register, start};
+use crate::{SOON, look_up, raise_open_files, register, start, start_with_descriptors};
 
 /// A node takes `{garbage_from_epmd, ...}` from half a reply, and jinterface reads each with one read.
 #[test]
@@ -112,4 +112,15 @@ fn of_many_slow_readers_the_oldest_give_way() {
     let _slow: Vec<_> = (0..100).map(|_| ask_and_do_not_read(daemon.port())).collect();
     wait_until("64 are left", SOON, || daemon.open_files() == before + 64);
     assert!(lookup_port(daemon.port(), "nobody").is_none());
+}
+
+/// They may stay for ever, and nobody else waits whom the daemon could end in their place.
+#[test]
+fn slow_readers_give_way_when_descriptors_run_out() {
+    let daemon = start_with_descriptors(6064, &[]);
+    let _list = register_a_long_list(&daemon);
+    let _slow: Vec<_> = (0..100).map(|_| ask_and_do_not_read(daemon.port())).collect();
+    let mut peer = Peer::connect(daemon.port());
+    peer.send(&look_up("nobody")).unwrap();
+    assert_eq!(peer.read_to_end(SOON), [119, 1]);
 }
