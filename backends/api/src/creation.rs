@@ -27,11 +27,18 @@ impl Creation {
         (Self::FIRST.0 <= value).then_some(Self(value))
     }
 
-    /// The value that registries count on from for a name that they do not know; `now` is the time since
-    /// the Unix epoch. From 2038 on its lower bits do as well.
+    /// Where a registry of one daemon counts on from for a name that it does not know, as the stock daemon
+    /// does: the seconds of `now`, the time since the Unix epoch. From 2038 on its lower bits do as well.
     #[must_use]
-    pub fn from_clock(now: Duration) -> Self {
+    pub fn from_seconds(now: Duration) -> Self {
         Self((now.as_secs() as u32 & !OFFLINE).max(Self::FIRST.0))
+    }
+
+    /// Where a shared registry counts on from: `now` in 64ths of a second, which come back after 388 days.
+    /// Finer than seconds, because such a registry may lose its count and then be asked again at once.
+    #[must_use]
+    pub fn from_ticks(now: Duration) -> Self {
+        Self(((now.as_millis() * 64 / 1000) as u32 & !OFFLINE).max(Self::FIRST.0))
     }
 
     /// A value that no registry hands out, for a daemon that accepts a node without asking one: the
@@ -90,7 +97,9 @@ mod tests {
         let later = Creation::offline(now + Duration::from_secs(1), 1);
         assert!(creations.iter().all(|creation| creation.is_offline()));
         assert!(creations[0] < creations[1] && creations[1] < later);
-        assert!(!Creation::from_clock(Duration::from_secs(u64::MAX)).is_offline());
+        for now in [Duration::from_secs(u64::MAX / 1000), now] {
+            assert!(!Creation::from_seconds(now).is_offline() && !Creation::from_ticks(now).is_offline());
+        }
     }
 
     #[test]

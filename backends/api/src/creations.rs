@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
-use std::time::Duration;
 
 use crate::creation::Creation;
 
@@ -12,7 +11,7 @@ const NAMES_MAX: usize = 4096;
 /// Counts the lives of names so that no creation ever repeats for one of them.
 ///
 /// A name that comes back gets its last creation plus one, as on the stock daemon, and a new name the
-/// clock in seconds plus one. When too many names have departed the oldest is forgotten, but not its
+/// clock plus one. When too many names have departed the oldest is forgotten, but not its
 /// creation: from then on new names start above the highest that was forgotten.
 #[derive(Debug)]
 pub struct Creations<Name> {
@@ -30,14 +29,14 @@ impl<Name> Default for Creations<Name> {
 
 impl<Name: Clone + Eq + Hash> Creations<Name> {
     /// The creation of the next life of `name`, above `remembered`, which is what somebody else knows of
-    /// earlier lives; `now` is the time since the Unix epoch.
-    pub fn next(&mut self, name: &Name, remembered: Option<Creation>, now: Duration) -> Creation {
+    /// earlier lives. A name that is not known here starts above `clock`.
+    pub fn next(&mut self, name: &Name, remembered: Option<Creation>, clock: Creation) -> Creation {
         let last = match self.spent.remove(name) {
             Some((departure, creation)) => {
                 self.by_departure.remove(&departure);
                 creation
             }
-            None => Creation::from_clock(now).max(self.highest_forgotten.unwrap_or(Creation::FIRST)),
+            None => clock.max(self.highest_forgotten.unwrap_or(Creation::FIRST)),
         };
         let remembered = remembered.filter(|creation| !creation.is_offline());
         last.max(remembered.unwrap_or(Creation::FIRST)).next()
@@ -74,31 +73,34 @@ impl<Name: Clone + Eq + Hash> Creations<Name> {
 mod tests {
     use super::*;
     use std::collections::HashSet;
+    use std::time::Duration;
 
-    const NOW: Duration = Duration::from_secs(1_800_000_000);
+    fn clock() -> Creation {
+        Creation::new(1_800_000_000).unwrap()
+    }
 
     #[test]
     fn a_new_name_gets_the_clock_plus_one_and_its_next_life_one_more() {
         let mut creations = Creations::default();
-        let first = creations.next(&"a", None, NOW);
+        let first = creations.next(&"a", None, clock());
         assert_eq!(first.get(), 1_800_000_001);
         creations.spend(&"a", first);
-        assert_eq!(creations.next(&"a", None, NOW), first.next());
+        assert_eq!(creations.next(&"a", None, clock()), first.next());
     }
 
     #[test]
     fn a_creation_is_above_the_one_that_the_claimant_remembers() {
         let mut creations = Creations::default();
         let remembered = Creation::new(2_000_000_000).unwrap();
-        assert_eq!(creations.next(&"a", Some(remembered), NOW), remembered.next());
+        assert_eq!(creations.next(&"a", Some(remembered), clock()), remembered.next());
     }
 
     #[test]
     fn a_creation_of_a_daemon_without_its_store_is_never_counted_on_from() {
         let mut creations = Creations::default();
-        let offline = Creation::offline(NOW, 7);
+        let offline = Creation::offline(Duration::from_secs(1), 7);
         creations.spend(&"a", offline);
-        assert_eq!(creations.next(&"a", Some(offline), NOW).get(), 1_800_000_001);
+        assert_eq!(creations.next(&"a", Some(offline), clock()).get(), 1_800_000_001);
     }
 
     #[test]
@@ -107,7 +109,7 @@ mod tests {
         for creation in [9, 10, 9] {
             creations.spend(&"a", Creation::new(creation).unwrap());
         }
-        assert_eq!(creations.next(&"a", None, NOW).get(), 11);
+        assert_eq!(creations.next(&"a", None, clock()).get(), 11);
         assert!(creations.by_departure.is_empty());
     }
 
@@ -118,13 +120,13 @@ mod tests {
         for _ in 0..3 {
             // Many lives in one second, then so many other names that this one is forgotten.
             for _ in 0..100 {
-                let creation = creations.next(&"a", None, NOW);
+                let creation = creations.next(&"a", None, clock());
                 assert!(seen.insert(creation), "{creation} came back");
                 creations.spend(&"a", creation);
             }
             for other in 0..NAMES_MAX {
                 let other = &*format!("other{other}").leak();
-                let creation = creations.next(&other, None, NOW);
+                let creation = creations.next(&other, None, clock());
                 creations.spend(&other, creation);
             }
             assert!(creations.spent.len() <= NAMES_MAX && creations.by_departure.len() <= NAMES_MAX);

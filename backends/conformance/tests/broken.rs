@@ -255,7 +255,7 @@ impl Broken {
                 self.seen().released.last().map(|lease| lease.creation().next())
             }
             Defect::CreationsIgnoreRenewals if claim.last.is_none() => {
-                Some(Creation::from_clock(Duration::from_secs(1_800_000_000 + claim.number)))
+                Some(Creation::from_seconds(Duration::from_secs(1_800_000_000 + claim.number)))
             }
             _ => None,
         }

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream};
 use repmd_backend_api::{
-    AliveName, BackendError, Change, Claim, Creations, Found, HostId, Instance, InstanceId, Lease,
+    AliveName, BackendError, Change, Claim, Creation, Creations, Found, HostId, Instance, InstanceId, Lease,
     LeaseToken, Registration, RegistryBackend, Renewal, Scope, liveness,
 };
 use tokio::sync::broadcast;
@@ -97,6 +97,11 @@ impl Memory {
     /// When a lease that is renewed now runs out.
     fn expiry(&self, now: Duration) -> Option<Duration> {
         self.shared.lease_ttl.map(|ttl| now + ttl)
+    }
+
+    /// Where a name that is not known is counted on from.
+    fn creations_clock(&self, now: Duration) -> Creation {
+        if self.shared.lease_ttl.is_none() { Creation::from_seconds(now) } else { Creation::from_ticks(now) }
     }
 
     /// Until when a daemon that renews now counts as alive.
@@ -215,7 +220,8 @@ impl RegistryBackend for Memory {
             registry.remove(&instance.host, &node.name, token);
         }
         let key = (instance.host.clone(), node.name.clone());
-        let lease = claim.granted(registry.creations.next(&key, claim.last, now));
+        let clock = self.creations_clock(now);
+        let lease = claim.granted(registry.creations.next(&key, claim.last, clock));
         registry.put(lease.clone(), self.expiry(now));
         self.tell(Change::Registered(node.name.clone(), instance.host.clone()));
         Ok(lease)
@@ -237,6 +243,9 @@ impl RegistryBackend for Memory {
                     Renewal::Held
                 }
                 None => {
+                    // What else was known of the name may be lost with it, so count on from the clock.
+                    let key = (instance.host.clone(), node.name.clone());
+                    registry.creations.spend(&key, self.creations_clock(now));
                     registry.put(lease.clone(), self.expiry(now));
                     self.tell(Change::Registered(node.name.clone(), instance.host.clone()));
                     Renewal::Held
