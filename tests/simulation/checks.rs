@@ -1,0 +1,166 @@
+//! The promises, as checks on the world.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use repmd::registry::Question;
+use repmd_backend_api::{Found, Lease, RegistryBackend, Scope};
+use tokio::time::Instant;
+
+use crate::node::Life;
+use crate::world::{INTERVAL, Running, Slot, TTL, World};
+
+/// What a daemon may need beside the promised time: a deadline of a call, and a pause between two tries.
+const SLACK: Duration = Duration::from_millis(1600);
+
+impl World {
+    /// After each step: the first promise that is broken.
+    pub(crate) async fn check(&self) -> Option<String> {
+        self.check_conflicts();
+        self.check_published().await;
+        self.broken.borrow().clone()
+    }
+
+    /// Since when nothing has been wrong between a running daemon and a store that remembers.
+    fn sound_since(&self, running: &Running) -> Option<Instant> {
+        Some(running.sound_since.get()?.max(self.store_lost.get()))
+    }
+
+    fn running(&self, slot: usize) -> Option<Rc<Running>> {
+        self.daemons[slot].running.borrow().clone()
+    }
+
+    /// No name of a live connection is missing once the store has been reachable for one TTL.
+    async fn check_published(&self) {
+        let lives: Vec<_> = self.nodes.borrow().values().cloned().collect();
+        for life in lives {
+            let (Some(held_since), None) = (life.held_since.get(), life.died.get()) else { continue };
+            let Some(running) = self.running(life.slot) else { continue };
+            let Some(sound_since) = self.sound_since(&running) else { continue };
+            let settled_since =
+                held_since.max(sound_since).max(self.rival_until(&life).unwrap_or(self.started));
+            if settled_since.elapsed() < TTL {
+                continue;
+            }
+            let host = self.daemons[life.slot].host.clone();
+            let found = self.store.find(&life.name, &Scope::Host(host)).await.unwrap();
+            if found.is_empty() {
+                self.breaks(format!("{life} is registered and its store well, but it is not published"));
+            }
+        }
+    }
+
+    /// Until when a life of the same name, with another daemon of the same host, may have been in the way: its
+    /// lease may have outlived it.
+    fn rival_until(&self, life: &Life) -> Option<Instant> {
+        let host = &self.daemons[life.slot].host;
+        let nodes = self.nodes.borrow();
+        let rivals = nodes.values().filter(|rival| {
+            rival.name == life.name && rival.slot != life.slot && self.daemons[rival.slot].host == *host
+        });
+        let until = |rival: &Rc<Life>| {
+            let now = rival.held_since.get().map(|_| Instant::now());
+            now.max(rival.last_held.get().map(|held| held + TTL))
+        };
+        rivals.filter_map(until).max()
+    }
+
+    /// Two daemons of one host hold one name for a renewal interval at most before it is reported.
+    fn check_conflicts(&self) {
+        let nodes = self.nodes.borrow();
+        let is_held = |life: &&Rc<Life>| life.held_since.get().is_some() && life.died.get().is_none();
+        let held: Vec<_> = nodes.values().filter(is_held).collect();
+        for one in &held {
+            for other in held.iter().filter(|other| one.port < other.port) {
+                let hosts = [one, other].map(|life| &self.daemons[life.slot].host);
+                if one.name != other.name || hosts[0] != hosts[1] {
+                    continue;
+                }
+                let running = [one, other].map(|life| self.running(life.slot));
+                let [Some(one_runs), Some(other_runs)] = running else { continue };
+                let sound = [&one_runs, &other_runs].map(|running| self.sound_since(running));
+                let [Some(one_sound), Some(other_sound)] = sound else { continue };
+                let held = [one, other].iter().filter_map(|life| life.held_since.get()).max();
+                let both_since = held.unwrap_or(self.started).max(one_sound).max(other_sound);
+                let is_reported = [&one_runs, &other_runs].iter().any(|running| {
+                    let readiness = running.registry.readiness();
+                    readiness.borrow().complaints.iter().any(|complaint| complaint.contains("also held"))
+                });
+                if is_reported {
+                    self.tell(&format!("conflict of {one} and {other} is reported"));
+                } else if INTERVAL + INTERVAL / 2 + SLACK < both_since.elapsed() {
+                    self.breaks(format!("{one} and {other} live on one host, and nobody says so"));
+                }
+            }
+        }
+    }
+
+    /// A name is granted beside another owner only where one of the two could not know.
+    pub(crate) fn check_grant(&self, life: &Life, lease: &Lease) {
+        let host = &self.daemons[life.slot].host;
+        for other in self.nodes.borrow().values() {
+            let is_other = other.port != life.port && other.name == life.name && other.died.get().is_none();
+            let Some(held_since) = other.held_since.get().filter(|_| is_other && other.slot != life.slot)
+            else {
+                continue;
+            };
+            if self.daemons[other.slot].host != *host {
+                continue;
+            }
+            let Some(running) = self.running(other.slot) else { continue };
+            let Some(sound_since) = self.sound_since(&running) else { continue };
+            // A third may have had it until now.
+            let rival_until = self.rival_until(other).unwrap_or(self.started);
+            let could_know = TTL < held_since.max(sound_since).max(rival_until).elapsed();
+            if could_know && !lease.creation().is_offline() {
+                self.breaks(format!("{life} is granted what {other} holds in a store that is well"));
+            }
+        }
+    }
+
+    /// Only a daemon that has been alive on the same host of late can have the name.
+    pub(crate) fn check_refusal(&self, life: &Life) {
+        let same_host = |slot: &&Slot| slot.host == self.daemons[life.slot].host;
+        if self.daemons.iter().filter(same_host).count() == 1 {
+            self.breaks(format!("{life} is refused, and its host has one daemon"));
+        }
+        let of_others = |other: &&Rc<Life>| {
+            let of_late = other.died.get().is_none_or(|died| died.elapsed() <= TTL + SLACK);
+            other.name == life.name && other.slot != life.slot && of_late
+        };
+        if !self.nodes.borrow().values().any(|other| of_others(&other)) {
+            self.breaks(format!("{life} is refused, and nobody has its name"));
+        }
+    }
+
+    /// No dead name is answered after one TTL, and another one while the store is away.
+    pub(crate) fn check_answer(&self, running: &Running, asker: &str, port: u16) {
+        let Some(died) = self.nodes.borrow().get(&port).and_then(|life| life.died.get()) else { return };
+        let has_been_sound = running.sound_since.get().is_some_and(|since| SLACK < since.elapsed());
+        let most = if has_been_sound { TTL } else { TTL + TTL };
+        if most + SLACK / 2 < died.elapsed() {
+            self.breaks(format!("{asker} answers for port {port}, dead for {:?}", died.elapsed()));
+        }
+    }
+
+    /// A name that is published is found by every daemon whose store is well.
+    pub(crate) async fn check_absence(&self, asker: usize, running: &Running, question: &Question) {
+        let Question::On(host, name) = question else { return };
+        let Some(sound_since) = self.sound_since(running) else { return };
+        if sound_since.elapsed() < TTL {
+            return;
+        }
+        let found: Vec<Found> = self.store.find(name, &Scope::Host(host.clone())).await.unwrap();
+        for Found { registration, .. } in found {
+            let Some(life) = self.nodes.borrow().get(&registration.node.port).cloned() else { continue };
+            let is_settled = life.held_since.get().is_some_and(|since| TTL < since.elapsed());
+            // What the asker holds itself is in its table, which is asked first.
+            if is_settled && life.died.get().is_none() && life.slot != asker {
+                self.breaks(format!(
+                    "{life} is published, and {} does not find it",
+                    self.daemons[asker].name
+                ));
+            }
+        }
+    }
+}
