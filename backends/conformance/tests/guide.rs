@@ -1,0 +1,227 @@
+//! The backend of `docs/backends.md`, which quotes this file: a store that could hardly be simpler, with the
+//! suite as its judge. Its time is real time.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+use repmd_backend_api::{
+    AliveName, BackendError, Change, Claim, Creations, Found, HostId, Instance, Lease, Registration,
+    RegistryBackend, Renewal, Scope, liveness,
+};
+use repmd_backend_conformance::{Fixture, backend_conformance};
+use tokio::sync::broadcast;
+
+/// What the daemons share. A database, where yours has one.
+#[derive(Debug)]
+struct Store {
+    rows: Mutex<Rows>,
+    changes: broadcast::Sender<Change>,
+}
+
+#[derive(Debug, Default)]
+struct Rows {
+    /// Oldest first.
+    held: Vec<(Lease, Instant)>,
+    daemons: Vec<(Arc<Instance>, Instant)>,
+    creations: Creations<(HostId, AliveName)>,
+}
+
+/// One daemon's handle.
+#[derive(Debug)]
+struct Shelf {
+    store: Arc<Store>,
+    lease_ttl: Duration,
+}
+
+fn key(registration: &Registration) -> (HostId, AliveName) {
+    (registration.instance.host.clone(), registration.node.name.clone())
+}
+
+impl Shelf {
+    /// One atomic step: nobody else's comes between what it reads and what it writes.
+    fn step(&self) -> MutexGuard<'_, Rows> {
+        let mut rows = self.store.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let ended: Vec<_> = rows.held.extract_if(.., |(_, until)| *until <= now).collect();
+        for (lease, _) in ended {
+            rows.creations.spend(&key(&lease.registration), lease.creation());
+        }
+        rows.daemons.retain(|(_, until)| now < *until);
+        rows
+    }
+
+    /// Counts `instance` as alive from now on.
+    fn keep_alive(&self, rows: &mut Rows, instance: &Arc<Instance>) {
+        rows.daemons.retain(|(daemon, _)| daemon.id != instance.id);
+        rows.daemons.push((Arc::clone(instance), Instant::now() + liveness(self.lease_ttl)));
+    }
+
+    fn tell(&self, change: Change) {
+        // It fails when nobody watches.
+        let _ = self.store.changes.send(change);
+    }
+}
+
+impl Rows {
+    /// Where the name of `wanted` is held on its host.
+    fn position(&self, wanted: &Registration) -> Option<usize> {
+        self.held.iter().position(|(lease, _)| key(&lease.registration) == key(wanted))
+    }
+
+    fn is_alive(&self, instance: &Instance) -> bool {
+        self.daemons.iter().any(|(daemon, _)| daemon.id == instance.id)
+    }
+
+    fn remove(&mut self, at: usize) {
+        let (lease, _) = self.held.remove(at);
+        self.creations.spend(&key(&lease.registration), lease.creation());
+    }
+
+    fn within(&self, scope: &Scope) -> impl DoubleEndedIterator<Item = Found> {
+        let covered = self.held.iter().filter(|(lease, _)| scope.covers(&lease.registration.instance));
+        covered.map(|(lease, until)| Found {
+            registration: Arc::clone(&lease.registration),
+            left: Some(until.saturating_duration_since(Instant::now())),
+        })
+    }
+}
+
+#[async_trait]
+impl RegistryBackend for Shelf {
+    fn lease_ttl(&self) -> Option<Duration> {
+        Some(self.lease_ttl)
+    }
+
+    async fn register(&self, claim: &Claim) -> Result<Lease, BackendError> {
+        let mut rows = self.step();
+        self.keep_alive(&mut rows, &claim.instance);
+        let name = (claim.instance.host.clone(), claim.node.name.clone());
+        if let Some(at) = rows.held.iter().position(|(lease, _)| key(&lease.registration) == name) {
+            let lease = &rows.held[at].0;
+            // The answer to this claim was lost, and the daemon asks again.
+            if lease.token == claim.token() {
+                return Ok(lease.clone());
+            }
+            // Only another daemon that is alive keeps a name. An earlier run of this one does not.
+            let holder = &lease.registration.instance;
+            if holder.name != claim.instance.name && rows.is_alive(holder) {
+                let (name, holder) = (lease.registration.node_name(), holder.name.clone());
+                return Err(BackendError::NameTaken { name, holder });
+            }
+            rows.remove(at);
+        }
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let lease = claim.granted(rows.creations.next(&name, claim.last, now));
+        rows.held.push((lease.clone(), Instant::now() + self.lease_ttl));
+        self.tell(Change::Registered(name.1, name.0));
+        Ok(lease)
+    }
+
+    async fn renew(&self, instance: &Arc<Instance>, leases: &[Lease]) -> Result<Vec<Renewal>, BackendError> {
+        let mut rows = self.step();
+        self.keep_alive(&mut rows, instance);
+        let until = Instant::now() + self.lease_ttl;
+        let mut renewals = Vec::with_capacity(leases.len());
+        for lease in leases {
+            let Some(at) = rows.position(&lease.registration) else {
+                // Absent: the store lost it, or it ran out, or it was granted without the store.
+                rows.held.push((lease.clone(), until));
+                let (host, name) = key(&lease.registration);
+                self.tell(Change::Registered(name, host));
+                renewals.push(Renewal::Held);
+                continue;
+            };
+            let (held, ends) = &mut rows.held[at];
+            if held.token == lease.token {
+                (*held, *ends) = (lease.clone(), until);
+                renewals.push(Renewal::Held);
+            } else {
+                renewals.push(Renewal::Conflict { holder: held.registration.instance.name.clone() });
+            }
+        }
+        Ok(renewals)
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), BackendError> {
+        let mut rows = self.step();
+        if let Some(at) = rows.held.iter().position(|(held, _)| held.token == lease.token) {
+            rows.remove(at);
+            let (host, name) = key(&lease.registration);
+            self.tell(Change::Released(name, host));
+        }
+        Ok(())
+    }
+
+    async fn retire(&self, instance: &Instance) -> Result<(), BackendError> {
+        self.step().daemons.retain(|(daemon, _)| daemon.id != instance.id);
+        Ok(())
+    }
+
+    async fn find(&self, name: &AliveName, scope: &Scope) -> Result<Vec<Found>, BackendError> {
+        let rows = self.step();
+        Ok(rows.within(scope).filter(|found| found.registration.node.name == *name).collect())
+    }
+
+    async fn list(&self, scope: &Scope) -> Result<Vec<Found>, BackendError> {
+        Ok(self.step().within(scope).rev().collect())
+    }
+
+    async fn daemons(&self, scope: &Scope) -> Result<Vec<Arc<Instance>>, BackendError> {
+        let rows = self.step();
+        let daemons = rows.daemons.iter().map(|(instance, _)| instance);
+        Ok(daemons.filter(|instance| scope.covers(instance)).cloned().collect())
+    }
+
+    fn watch(&self) -> BoxStream<'static, Change> {
+        let changes = stream::unfold(self.store.changes.subscribe(), |mut changes| async {
+            Some((changes.recv().await, changes))
+        });
+        // Whoever is too slow learns that it missed some; the end of the store ends the stream.
+        let ends = changes.take_while(|change| {
+            let goes_on = !matches!(change, Err(broadcast::error::RecvError::Closed));
+            std::future::ready(goes_on)
+        });
+        Box::pin(ends.map(|change| change.unwrap_or(Change::Missed)))
+    }
+}
+
+/// An empty store for one test.
+struct Shelves {
+    store: Arc<Store>,
+    lease_ttl: Duration,
+}
+
+impl Fixture for Shelves {
+    async fn open(&self) -> Arc<dyn RegistryBackend> {
+        Arc::new(Shelf { store: Arc::clone(&self.store), lease_ttl: self.lease_ttl })
+    }
+
+    async fn pass(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+
+    async fn lose_everything(&self) {
+        *self.store.rows.lock().unwrap_or_else(PoisonError::into_inner) = Rows::default();
+    }
+}
+
+async fn fresh(lease_ttl: Duration) -> Shelves {
+    let (changes, _) = broadcast::channel(1024);
+    Shelves { store: Arc::new(Store { rows: Mutex::default(), changes }), lease_ttl }
+}
+
+backend_conformance!(fresh);
+
+#[test]
+fn the_guide_quotes_this_file() {
+    let guide = include_str!("../../../docs/backends.md");
+    let blocks: Vec<_> =
+        guide.split("```rust\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(5 < blocks.len(), "only {} blocks of code", blocks.len());
+    for block in blocks {
+        assert!(include_str!("guide.rs").contains(block), "not in this file:\n{block}");
+    }
+}
