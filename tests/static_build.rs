@@ -7,7 +7,7 @@ use repmd_test_support::{Daemon, Peer, alive2, free_port, lookup_port};
 
 const SIZE_MAX: u64 = 12 << 20;
 
-/// Builds it as `docs/` tells an operator to, in a folder beside the other builds.
+/// Builds it, in a folder beside the other builds.
 fn build() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("static");
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use repmd_test_support::{ErlangNode, Root, Scratch, epmd_program, free_port, wait_until};
 
-use crate::{REPMD, SOON, otp, output_of};
+use crate::{REPMD, SOON, otp, output_of, run};
 
 /// An Erlang whose `epmd` is ours, as a release with an Erlang of its own may have it.
 struct Erlang {
@@ -54,8 +54,7 @@ impl Erlang {
     fn stops(&self, name: &str) -> bool {
         let folder = tempfile::tempdir().expect("there is room for a folder");
         let mut command = Command::new(epmd_program(REPMD, folder.path()));
-        let output = command.args(["-port", &self.port.to_string(), "-stop", name]).output();
-        output.expect("our program starts").stdout == b"STOPPED\n"
+        run(command.args(["-port", &self.port.to_string(), "-stop", name])).stdout == b"STOPPED\n"
     }
 }
 
@@ -109,7 +108,7 @@ fn our_epmd_started_by_erl_finds_its_file_by_the_environment() {
 fn our_epmd_outlives_the_node_that_started_it() {
     let erlang = Erlang::with_our_epmd();
     let mut shell = erlang.command("sh", &[]);
-    let script = "$BINDIR/erlexec -noshell -sname a@localhost -eval 'halt().' && $BINDIR/epmd -names";
+    let script = "$BINDIR/erlexec -noshell -sname a@localhost -eval 'halt().' && epmd -names";
     let home = erlang.root.scratch();
     shell.env("HOME", home.inside()).env("ERL_EPMD_PORT", erlang.port.to_string());
     let printed = output_of(shell.args(["-c", script]));

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use repmd_test_support::{ErlangNode, lookup_port, names};
 use rustix::process::Signal;
 
-use crate::{otp, output_of, start_daemon, start_daemon_on, stock_epmd, wait_for_node};
+use crate::{otp, output_of, run, start_daemon, start_daemon_on, stock_epmd, wait_for_node};
 
 macro_rules! on_release {
     ($module:ident, $otp:literal) => {
@@ -107,10 +107,12 @@ fn the_name_of_a_killed_node_is_gone_at_once(release: u32) {
 fn a_second_node_of_a_name_does_not_start(release: u32) {
     let daemon = start_daemon();
     let mut a = ErlangNode::start(&otp(release), "a", daemon.port());
-    let mut second = otp(release).command("erl");
-    second.env("HOME", "/root").env("ERL_EPMD_PORT", daemon.port().to_string());
+    let root = otp(release);
+    let home = root.scratch();
+    let mut second = root.command("erl");
+    second.env("HOME", home.inside()).env("ERL_EPMD_PORT", daemon.port().to_string());
     second.args(["-start_epmd", "false", "-noshell", "-setcookie", "x", "-sname", "a@localhost"]);
-    let output = second.args(["-eval", "halt()."]).output().expect("erl can be started");
+    let output = run(second.args(["-eval", "halt()."]));
     assert!(!output.status.success());
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(text.contains("seems to be in use by another Erlang node"), "{text}");
@@ -124,8 +126,11 @@ fn a_second_node_of_a_name_does_not_start(release: u32) {
 fn nodes_of_every_release_share_one_registry() {
     let daemon = start_daemon();
     let releases = [23, 25, 27, 29];
-    let mut nodes = releases
-        .map(|release| (release, ErlangNode::start(&otp(release), &format!("n{release}"), daemon.port())));
+    let mut nodes = releases.map(|release| {
+        // Else nodes part again from those that a third one cannot reach.
+        let flags = ["-connect_all", "false", "-sname", &format!("n{release}@localhost")];
+        (release, ErlangNode::start_with(&otp(release), daemon.port(), &flags))
+    });
     for (release, node) in &mut nodes {
         for other in releases.into_iter().filter(|other| other != release) {
             let name = format!("n{other}");
