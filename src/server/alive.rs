@@ -8,6 +8,7 @@ use std::time::Duration;
 use repmd_backend_api::{AliveName, Lease, Node};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::connection::{Then, sleep_if, write_now};
@@ -35,7 +36,7 @@ pub(super) async fn register_and_hold(daemon: Arc<Daemon>, socket: Arc<TcpStream
 /// `None`: the node was refused, or did not wait for its answer; nothing of it is left.
 async fn register<'a>(daemon: &'a Daemon, socket: &Arc<TcpStream>, node: Node) -> Option<(Claim<'a>, Lease)> {
     let highest_version = node.highest_version;
-    let Some(claim) = Claim::new(daemon, &node.name, socket) else {
+    let Some(claim) = Claim::new(daemon, &node.name, socket).await else {
         return refuse(daemon, socket, &node, None).await;
     };
     let port = daemon.topology.advertised_port(node.port);
@@ -105,9 +106,19 @@ struct Claim<'a> {
 }
 
 impl<'a> Claim<'a> {
-    fn new(daemon: &'a Daemon, name: &AliveName, socket: &Arc<TcpStream>) -> Option<Self> {
-        let id = daemon.table().claim(name, socket)?;
-        Some(Self { daemon, name: name.clone(), id })
+    /// `None`: somebody holds the name and stays.
+    ///
+    /// A node that closes its old connection and registers anew at once does these on two threads. When the
+    /// one that closes is held up, the request is here before the end of its own last life.
+    async fn new(daemon: &'a Daemon, name: &AliveName, socket: &Arc<TcpStream>) -> Option<Self> {
+        let deadline = Instant::now() + daemon.limits.holder_leaves;
+        loop {
+            let claimed = daemon.table().claim(name, socket);
+            match claimed {
+                Ok(id) => return Some(Self { daemon, name: name.clone(), id }),
+                Err(holder) => timeout_at(deadline, holder.readable()).await.ok()?.ok()?,
+            }
+        }
     }
 }
 

@@ -20,6 +20,9 @@ pub struct Limits {
     /// Most registered nodes. Beyond it ALIVE2 is closed without an answer, so that look-ups still find a
     /// descriptor. Default: all descriptors but 64, or but an eighth where there are few.
     pub nodes_max: usize,
+    /// How long a node that asks for a taken name waits whether the holder leaves, before it is refused.
+    /// Default: 500 ms, a twentieth of what a node waits for its answer.
+    pub holder_leaves: Duration,
     /// How long to stop accepting when descriptors or memory run out. Default: 50 ms.
     pub accept_pause: Duration,
     /// How long a stopping daemon waits for requests that are on their way. Default: 5 s.
@@ -41,6 +44,7 @@ impl Limits {
             waiting_per_peer_max: waiting_max / 4,
             slow_readers_max: 64,
             nodes_max: descriptors - (descriptors / 8).min(64),
+            holder_leaves: Duration::from_millis(500),
             accept_pause: Duration::from_millis(50),
             drain_time: Duration::from_secs(5),
             delay_accept: Duration::ZERO,

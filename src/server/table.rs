@@ -79,11 +79,15 @@ impl Table {
     /// Takes `name` for the connection on `socket`, if nobody holds it who is still there.
     ///
     /// The holder's socket is looked at first: a FIN, a reset or a stray byte that has arrived there ends
-    /// the holder now, not when its task gets to read it. `None`: the holder is alive.
-    pub(super) fn claim(&mut self, name: &AliveName, socket: &Arc<TcpStream>) -> Option<ClaimId> {
+    /// the holder now, not when its task gets to read it. `Err`: the socket of the holder, who is alive.
+    pub(super) fn claim(
+        &mut self,
+        name: &AliveName,
+        socket: &Arc<TcpStream>,
+    ) -> Result<ClaimId, Arc<TcpStream>> {
         if let Some(holder) = self.holders.get(name) {
             if is_quiet(&holder.socket) {
-                return None;
+                return Err(Arc::clone(&holder.socket));
             }
             let gone = holder.claim;
             self.remove(name, gone);
@@ -92,7 +96,7 @@ impl Table {
         self.next_claim += 1;
         let holder = Holder { claim, socket: Arc::clone(socket), registration: None };
         self.holders.insert(name.clone(), holder);
-        Some(claim)
+        Ok(claim)
     }
 
     /// Makes a claimed name known. `false`: the claim was ended meanwhile.

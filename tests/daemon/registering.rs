@@ -16,9 +16,11 @@ fn a_refused_connection_is_closed() {
     for _ in 0..50 {
         let mut peer = Peer::connect(daemon.port());
         peer.send(&alive2("n", 5)).unwrap();
+        refused.push(peer);
+    }
+    for peer in &mut refused {
         assert_eq!(peer.read_to_end(SOON), REFUSED);
         assert_eq!(peer.ended(), Some(Ended::Fin));
-        refused.push(peer);
     }
     assert_eq!(daemon.open_files(), before, "while all refused peers keep their side open");
     assert_eq!(holder.read(1, std::time::Duration::from_millis(100)), b"");
@@ -80,6 +82,20 @@ fn a_name_is_free_as_soon_as_its_holder_has_hung_up() {
             wait_until("the name is free", SOON, || lookup_port(daemon.port(), "n").is_none());
         }
     }
+}
+
+/// `net_kernel:stop` and `start` on a busy machine: the threads of the node get to the end of the old
+/// connection after they have sent the new request.
+#[test]
+fn a_name_is_free_when_its_holder_leaves_just_after_the_request() {
+    let daemon = start(&[]);
+    let holder = register(daemon.port(), "n");
+    let mut newcomer = Peer::connect(daemon.port());
+    newcomer.send(&alive2("n", 1234)).unwrap();
+    assert_eq!(newcomer.read(6, std::time::Duration::from_millis(100)), b"", "no refusal yet");
+    drop(holder);
+    let reply = newcomer.read(6, SOON);
+    assert_eq!(reply.get(..2), Some(&[118, 0][..]), "{reply:02x?}");
 }
 
 #[test]
