@@ -147,7 +147,7 @@ pub const TABLE: &[Setting] = &[
     },
     Setting {
         key: "relaxed-command-check",
-        variables: &["REPMD_RELAXED_COMMAND_CHECK", "ERL_EPMD_RELAXED_COMMAND_CHECK"],
+        variables: &["REPMD_RELAXED_COMMAND_CHECK", STOCK_RELAXED],
         value: "BOOL",
         help: "Let local clients stop nodes, and kill the daemon while nodes are registered",
         default: "false",
@@ -215,6 +215,9 @@ pub const CONFIG_VARIABLE: &str = "REPMD_CONFIG";
 
 /// The settings file that is read when it exists and no other is named.
 pub const CONFIG_PATH: &str = "/etc/repmd/repmd.toml";
+
+/// The stock daemon's variable that counts by being set, whatever it says.
+const STOCK_RELAXED: &str = "ERL_EPMD_RELAXED_COMMAND_CHECK";
 
 /// Where a value came from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -303,7 +306,7 @@ impl Values {
                 // An empty variable counts as unset, but for the one that the stock daemon takes by its mere
                 // presence.
                 let counts = |(text, origin): &(String, Origin)| {
-                    !text.is_empty() || *origin == Origin::Variable("ERL_EPMD_RELAXED_COMMAND_CHECK")
+                    !text.is_empty() || *origin == Origin::Variable(STOCK_RELAXED)
                 };
                 setting.variables.iter().filter_map(set).find(counts)
             };
@@ -539,18 +542,15 @@ impl Settings {
             duration(text).filter(|ttl| (1..=3600).contains(&ttl.as_secs()))
         })?;
         let mut warnings = Vec::new();
-        let relaxed = values.parse("relaxed-command-check", "`true` or `false`", |text| text.parse().ok());
-        let relaxed_command_check = match relaxed {
+        let relaxed_command_check = match &values.0["relaxed-command-check"] {
             // The stock daemon is relaxed by the mere presence of its variable.
-            Err(SettingError::Value {
-                value,
-                origin: Origin::Variable(name @ "ERL_EPMD_RELAXED_COMMAND_CHECK"),
-                ..
-            }) => {
-                warnings.push(format!("{name} relaxes by being set, even to {value:?}"));
+            (text, Origin::Variable(name @ STOCK_RELAXED)) => {
+                if text.parse() != Ok(true) {
+                    warnings.push(format!("{name} relaxes by being set, even to {text:?}"));
+                }
                 Some(true)
             }
-            checked => checked?,
+            _ => values.parse("relaxed-command-check", "`true` or `false`", |text| text.parse().ok())?,
         };
         let log = values.parse("log", "a level such as `info`, or a filter", |text| {
             text.parse::<tracing_subscriber::EnvFilter>().ok().map(|_| text.to_owned())
@@ -734,7 +734,7 @@ mod tests {
 
     #[test]
     fn the_stock_variable_relaxes_by_its_presence_even_when_it_says_0() {
-        for text in ["", "0", "anything"] {
+        for text in ["", "0", "false", "anything"] {
             let settings = check(&[], &[("ERL_EPMD_RELAXED_COMMAND_CHECK", text)], "").unwrap();
             assert!(settings.policy.relaxed_command_check, "{text:?}");
         }
