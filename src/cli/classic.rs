@@ -200,11 +200,11 @@ fn ask(port: u16, command: &Command) -> ExitCode {
             return ExitCode::FAILURE;
         }
         (Err(AskError::Write(_)), _) => return say(b"epmd: Can't write to epmd\n", ExitCode::FAILURE),
-        (Err(AskError::Read(_)), Command::Kill | Command::Stop(_)) => {
+        (Err(AskError::Read { .. }), Command::Kill | Command::Stop(_)) => {
             return say(b"epmd: failed to read answer from local epmd\n", ExitCode::FAILURE);
         }
         // A listing that breaks off is shown as far as it came.
-        (Err(AskError::Read(_)), Command::Names | Command::Dump) => Vec::new(),
+        (Err(AskError::Read { reply, .. }), Command::Names | Command::Dump) => reply,
     };
     match command {
         Command::Names | Command::Dump => match decode_names_reply(&reply) {

@@ -16,8 +16,12 @@ pub(super) enum AskError {
     Connect(io::Error),
     #[error("cannot write: {0}")]
     Write(io::Error),
-    #[error("cannot read: {0}")]
-    Read(io::Error),
+    #[error("cannot read: {error}")]
+    Read {
+        error: io::Error,
+        /// What came before.
+        reply: Vec<u8>,
+    },
 }
 
 /// Asks this machine's EPMD, at `::1` or else at `127.0.0.1`, and reads until it closes.
@@ -48,6 +52,8 @@ fn exchange(mut stream: TcpStream, request: &Request<'_>) -> Result<Vec<u8>, Ask
     timeouts.and_then(|()| stream.set_write_timeout(Some(STEP_TIMEOUT))).map_err(AskError::Connect)?;
     stream.write_all(&encode_request(request)).map_err(AskError::Write)?;
     let mut reply = Vec::new();
-    stream.read_to_end(&mut reply).map_err(AskError::Read)?;
-    Ok(reply)
+    match stream.read_to_end(&mut reply) {
+        Ok(_) => Ok(reply),
+        Err(error) => Err(AskError::Read { error, reply }),
+    }
 }

@@ -1,0 +1,116 @@
+//! `-daemon`.
+
+use std::fs::{read_link, read_to_string};
+use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use repmd_test_support::{Peer, free_port, run, wait_for, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{Done, SOON, done, epmd};
+
+/// A daemon in the background, found by its command line and ended with this value.
+struct Background(Pid);
+
+impl Background {
+    fn of(port: u16) -> Self {
+        let serves = |pid: &i32| {
+            let line = read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            // The processes on the way to it have the same command line, but not yet its standard error.
+            let stderr = read_link(format!("/proc/{pid}/fd/2")).unwrap_or_default();
+            line.contains(&format!("-port\0{port}\0")) && stderr == Path::new("/dev/null")
+        };
+        let pid = wait_for("the background process", SOON, || {
+            let all = std::fs::read_dir("/proc").unwrap();
+            all.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok()).find(serves)
+        });
+        Self(Pid::from_raw(pid).unwrap())
+    }
+
+    fn about(&self, file: &str) -> String {
+        read_to_string(format!("/proc/{}/{file}", self.0)).unwrap()
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::TERM);
+    }
+}
+
+/// A race for the first node of a host on the stock daemon, which returns first and binds then.
+#[test]
+fn daemon_returns_once_it_listens() {
+    for _ in 0..20 {
+        let port = free_port();
+        assert_eq!(done(&mut epmd(&format!("-port {port} -daemon"))), Done::new(0, "", ""));
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_ok());
+        assert_eq!(done(&mut epmd(&format!("-port {port} -kill"))), Done::new(0, "Killed\n", ""));
+        wait_until("it has ended", SOON, || TcpStream::connect(("127.0.0.1", port)).is_err());
+    }
+}
+
+#[test]
+fn a_daemon_that_cannot_listen_says_why_and_returns_1() {
+    let port = free_port();
+    for (flags, reason) in [
+        ("-address 198.51.100.7", "epmd: failed to bind on ipaddr 198.51.100.7: "),
+        ("-address nope", "epmd: cannot parse IP address \"nope\"\n"),
+        ("-systemd", "epmd: no listening socket from the service manager: "),
+    ] {
+        let result = done(&mut epmd(&format!("-port {port} {flags} -daemon")));
+        assert_eq!((result.exit, &*result.stdout), (1, ""), "{flags}");
+        assert!(result.stderr.starts_with(reason), "{flags}: {}", result.stderr);
+    }
+}
+
+#[test]
+fn the_background_process_has_left_everything_of_its_caller() {
+    let port = free_port();
+    assert_eq!(done(&mut epmd(&format!("-port {port} -daemon"))), Done::new(0, "", ""));
+    let daemon = Background::of(port);
+    assert_eq!(read_link(format!("/proc/{}/cwd", daemon.0)).unwrap().to_str(), Some("/"));
+    for fd in 0..3 {
+        let target = read_link(format!("/proc/{}/fd/{fd}", daemon.0)).unwrap();
+        assert_eq!(target.to_str(), Some("/dev/null"), "{fd}");
+    }
+    let status = daemon.about("status");
+    let field = |name| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+    assert_eq!(field("Umask:"), "0000");
+    let ignored = u64::from_str_radix(field("SigIgn:"), 16).unwrap();
+    assert_eq!(ignored & 1, 1, "SIGHUP is ignored");
+    let stat = daemon.about("stat");
+    let fields: Vec<_> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    // State, parent, process group, session, terminal.
+    assert_ne!(fields[3], daemon.0.to_string(), "no leader of a session, so it never gets a terminal");
+    assert_eq!(fields[4], "0", "no terminal");
+    kill_process(daemon.0, Signal::HUP).unwrap();
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_ok());
+}
+
+/// As the stock daemon: priority LOG_ERR of the facility for daemons, and faults alone.
+#[test]
+fn the_background_process_logs_faults_to_the_system_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let dev = folder.path().to_str().unwrap();
+    run("cp", &["-a", "/dev/null", dev]);
+    let log = UnixDatagram::bind(folder.path().join("log")).unwrap();
+    log.set_read_timeout(Some(SOON)).unwrap();
+    let port = free_port();
+    let script = format!("mount --bind {dev} /dev && exec \"$@\"");
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", &script, "sh"]).arg(env!("CARGO_BIN_EXE_repmd"));
+    command.args(["epmd", "-port", &port.to_string(), "-daemon"]).stdin(Stdio::null());
+    assert_eq!(done(&mut command), Done::new(0, "", ""));
+    let _daemon = Background::of(port);
+    drop(Peer::connect(port));
+    let mut bad = Peer::connect(port);
+    bad.send(b"\0\x01?").unwrap();
+    assert_eq!(bad.read_to_end(SOON), b"");
+    let mut line = [0; 1000];
+    let length = log.recv(&mut line).unwrap();
+    let line = String::from_utf8_lossy(&line[..length]);
+    assert!(line.starts_with("<27>epmd: ") && line.contains("peer=127.0.0.1"), "{line}");
+}

@@ -1,0 +1,226 @@
+//! repmd's own command line.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use repmd_test_support::{Daemon, Peer, alive2, free_port, run};
+use rustix::process::Signal;
+
+use crate::{Done, SOON, done, repmd};
+
+const COMMANDS: [&str; 6] = ["serve", "check-config", "names", "lookup", "completions", "man"];
+
+fn serve(arguments: &[&str], variables: &[(&str, &str)]) -> Daemon {
+    let port = free_port();
+    let mut command = repmd(["serve", "--port", &port.to_string()].iter().chain(arguments));
+    command.envs(variables.iter().copied()).stderr(Stdio::null());
+    Daemon::spawn(command, port)
+}
+
+fn register(daemon: &Daemon, name: &str) -> Peer {
+    let mut node = Peer::connect(daemon.port());
+    node.send(&alive2(name, 4321)).unwrap();
+    assert_eq!(node.read(6, SOON).len(), 6);
+    node
+}
+
+#[test]
+fn the_version_is_the_packages() {
+    assert_eq!(
+        done(&mut repmd(["--version"])),
+        Done::new(0, concat!("repmd ", env!("CARGO_PKG_VERSION"), "\n"), "")
+    );
+}
+
+#[test]
+fn help_goes_to_standard_output_and_names_every_command() {
+    let result = done(&mut repmd(["--help"]));
+    assert_eq!((result.exit, &*result.stderr), (0, ""));
+    for command in COMMANDS {
+        assert!(result.stdout.contains(&format!("\n  {command} ")), "{command}");
+        let own = done(&mut repmd([command, "--help"]));
+        assert_eq!((own.exit, &*own.stderr), (0, ""), "{command}");
+        assert!(own.stdout.contains(&format!("Usage: repmd {command}")), "{command}");
+    }
+}
+
+#[test]
+fn what_is_no_command_line_ends_with_2_and_usage_on_standard_error() {
+    for arguments in [&[][..], &["nonsense"], &["serve", "--nonsense"], &["lookup"], &["-names"]] {
+        let result = done(&mut repmd(arguments));
+        assert_eq!((result.exit, &*result.stdout), (2, ""), "{arguments:?}");
+        assert!(result.stderr.contains("Usage: repmd"), "{arguments:?}: {}", result.stderr);
+    }
+}
+
+#[test]
+fn a_wrong_setting_stops_the_start_and_is_named_with_what_was_expected() {
+    let file = |text: &str| {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file
+    };
+    let (wrong, unknown, broken) = (file("port = 70000"), file("prot = 1"), file("port ="));
+    let path = |file: &tempfile::NamedTempFile| file.path().to_str().unwrap().to_owned();
+    let number = "expected a number from 1 to 65535";
+    let wrong_port =
+        |value: &str, origin: &str| format!("repmd: port: \"{value}\" (from {origin}) is wrong: {number}");
+    let cases = [
+        (vec!["--port".to_owned(), "x".to_owned()], "", wrong_port("x", "flag")),
+        (vec![], "0", wrong_port("0", "REPMD_PORT")),
+        (vec!["--config".to_owned(), path(&wrong)], "", wrong_port("70000", &path(&wrong))),
+        (
+            vec!["--config".to_owned(), path(&unknown)],
+            "",
+            format!("repmd: prot: there is no such setting (from {})", path(&unknown)),
+        ),
+        (
+            vec!["--config".to_owned(), path(&broken)],
+            "",
+            format!("repmd: config: cannot read {}: ", path(&broken)),
+        ),
+        (
+            vec!["--config".to_owned(), "/nowhere".to_owned()],
+            "",
+            "repmd: config: cannot read /nowhere: ".to_owned(),
+        ),
+    ];
+    for (arguments, variable, said) in cases {
+        for (command, exit) in [("serve", 1), ("check-config", 2)] {
+            let words = std::iter::once(command.to_owned()).chain(arguments.clone());
+            let result = done(repmd(words).env("REPMD_PORT", variable));
+            assert_eq!((result.exit, &*result.stdout), (exit, ""), "{command} {arguments:?}");
+            assert!(result.stderr.starts_with(&said), "{command} {arguments:?}: {}", result.stderr);
+        }
+    }
+}
+
+#[test]
+fn check_config_shows_each_setting_with_the_origin_that_won() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"port = 5000\naddress = [\"127.0.0.1\", \"::1\"]\ndrain-time = \"1s\"\nhost = \"h\"")
+        .unwrap();
+    let path = file.path().to_str().unwrap();
+    let mut command = repmd(["check-config", "--config", path, "--port", "5001"]);
+    let result =
+        done(command.env("REPMD_PORT", "5002").env("ERL_EPMD_ADDRESS", "127.0.0.2").env("REPMD_HOST", "g"));
+    assert_eq!((result.exit, &*result.stderr), (0, ""));
+    for line in [
+        "port = 5001 (flag)",
+        "address = 127.0.0.2 (ERL_EPMD_ADDRESS)",
+        "host = g (REPMD_HOST)",
+        &format!("drain-time = 1s ({path})"),
+        "packet-timeout = 60s (default)",
+    ] {
+        assert!(result.stdout.lines().any(|shown| shown == line), "{line}: {}", result.stdout);
+    }
+}
+
+#[test]
+fn serve_takes_flags_variables_and_a_file() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"relaxed-command-check = true").unwrap();
+    let path = file.path().to_str().unwrap();
+    let daemon = serve(&["--config", path, "--address", "127.0.0.4"], &[("REPMD_PACKET_TIMEOUT", "500ms")]);
+    let mut silent = Peer::connect_from(None, ([127, 0, 0, 4], daemon.port()).into()).unwrap();
+    assert_eq!(silent.read_to_end(SOON), b"");
+    let node = register(&daemon, "n");
+    let stop = done(&mut crate::epmd(&format!("-port {} -stop n", daemon.port())));
+    assert_eq!(stop, Done::new(0, "STOPPED\n", ""));
+    drop(node);
+}
+
+#[test]
+fn names_lists_the_nodes_as_a_table() {
+    let daemon = serve(&[], &[]);
+    let _nodes = [register(&daemon, "rabbit"), register(&daemon, "a"), register(&daemon, "grüße")];
+    let table = "NAME    PORT\na       4321\ngrüße   4321\nrabbit  4321\n";
+    let port = daemon.port().to_string();
+    assert_eq!(done(&mut repmd(["names", "--port", &port])), Done::new(0, table, ""));
+    assert_eq!(done(&mut repmd(["names", "--at", "127.0.0.1", "--port", &port])), Done::new(0, table, ""));
+    assert_eq!(done(repmd(["names"]).env("ERL_EPMD_PORT", &port)), Done::new(0, table, ""));
+}
+
+#[test]
+fn lookup_says_where_a_node_listens_or_fails() {
+    let daemon = serve(&[], &[]);
+    let _node = register(&daemon, "n");
+    let port = daemon.port().to_string();
+    let found = Done::new(0, "n: port 4321, normal node, versions 5 to 6\n", "");
+    assert_eq!(done(&mut repmd(["lookup", "n", "--port", &port])), found);
+    let missing = Done::new(1, "", "m is not registered\n");
+    assert_eq!(done(&mut repmd(["lookup", "m", "--port", &port])), missing);
+    let empty = done(&mut repmd(["lookup", "", "--port", &port]));
+    assert_eq!((empty.exit, &*empty.stdout), (2, ""));
+}
+
+#[test]
+fn a_question_without_a_daemon_names_the_place_and_fails() {
+    let port = free_port().to_string();
+    for (arguments, place) in [
+        (&["names", "--port", &port][..], "this host"),
+        (&["names", "--port", &port, "--at", "localhost"], "localhost"),
+        (&["lookup", "n", "--port", &port], "this host"),
+    ] {
+        let result = done(&mut repmd(arguments));
+        assert_eq!((result.exit, &*result.stdout), (2, ""), "{arguments:?}");
+        let said = format!("repmd: no EPMD at {place}, port {port}: ");
+        assert!(result.stderr.starts_with(&said), "{arguments:?}: {}", result.stderr);
+    }
+}
+
+#[test]
+fn completions_are_scripts_that_their_shell_takes() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let result = done(&mut repmd(["completions", shell]));
+        assert_eq!((result.exit, &*result.stderr), (0, ""), "{shell}");
+        assert!(COMMANDS.iter().all(|command| result.stdout.contains(command)), "{shell}");
+        if shell == "bash" {
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            file.write_all(result.stdout.as_bytes()).unwrap();
+            run("bash", &["-n", file.path().to_str().unwrap()]);
+        }
+    }
+    assert_eq!(done(&mut repmd(["completions", "tcsh"])).exit, 2);
+}
+
+#[test]
+fn there_is_a_man_page_for_the_program_and_for_each_command() {
+    let page = done(&mut repmd(["man"]));
+    assert_eq!((page.exit, &*page.stderr), (0, ""));
+    assert!(page.stdout.contains(".TH repmd 1"), "{}", page.stdout);
+    for command in COMMANDS {
+        let page = done(&mut repmd(["man", command]));
+        assert_eq!((page.exit, &*page.stderr), (0, ""), "{command}");
+        assert!(page.stdout.contains(&format!(".TH repmd-{command} 1")), "{}", page.stdout);
+    }
+    assert_eq!(done(&mut repmd(["man", "nonsense"])).exit, 2);
+}
+
+/// `repmd names | head -1`.
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let mut child =
+        repmd(["completions", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]));
+}
+
+#[test]
+fn a_log_in_json_has_an_object_a_line() {
+    let port = free_port();
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let mut command =
+        repmd(["serve", "--port", &port.to_string(), "--log-format", "json", "--log", "repmd=debug"]);
+    command.stderr(log.reopen().unwrap());
+    let mut daemon = Daemon::spawn(command, port);
+    drop(register(&daemon, "n"));
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait(SOON).code(), Some(0));
+    let text = std::fs::read_to_string(log.path()).unwrap();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let registered = lines.iter().find(|line| line["message"] == "registered").unwrap();
+    assert_eq!((&registered["name"], &registered["level"]), (&"n".into(), &"INFO".into()));
+}
