@@ -14,6 +14,8 @@ mod modern;
 mod service_manager;
 #[path = "cli/settings.rs"]
 mod settings;
+#[path = "cli/units.rs"]
+mod units;
 
 use std::ffi::OsStr;
 use std::process::{Command, Stdio};
