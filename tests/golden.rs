@@ -15,13 +15,15 @@ mod vector;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use play::{Setup, play};
 use repmd_test_support::epmd_program;
 use vector::{Need, Vector, recorded};
+
+const DIFFERENCES: &str = include_str!("../docs/decisions/0001-differences-from-stock.md");
 
 /// Exchanges of one group that are played at once; most of them wait.
 const AT_ONCE: usize = 4;
@@ -62,16 +64,53 @@ fn every_recorded_exchange_is_in_one_group() {
 }
 
 #[test]
-fn every_decided_exchange_is_recorded_and_its_reason_written_down() {
-    let page = include_str!("../docs/decisions/0001-differences-from-stock.md");
-    let vectors = recorded();
-    for id in decided().keys() {
+fn every_difference_names_a_test_that_exists_and_every_decided_exchange_has_its_row() {
+    let mut sources = String::new();
+    for folder in ["src", "backends", "tests"] {
+        read_sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut sources);
+    }
+    let (vectors, decided) = (recorded(), decided());
+    for row in rows("## Answers that differ").chain(rows("## Starting and stopping")) {
+        let (tests, ids): (Vec<_>, Vec<_>) =
+            quoted(row.last().unwrap()).partition(|name| !name.contains('-'));
+        assert!(!tests.is_empty(), "no test: {row:?}");
+        for test in tests {
+            assert!(
+                sources.contains(&format!("    fn {test}(")) || sources.contains(&format!("\nfn {test}(")),
+                "{test}"
+            );
+        }
+        for id in ids {
+            assert!(vectors.iter().any(|vector| vector.id == id), "{id}: {row:?}");
+        }
+    }
+    for id in decided.keys() {
         assert!(vectors.iter().any(|vector| vector.id == *id), "decided.toml: no exchange is called {id}");
-        assert!(
-            page.contains(&format!("`{id}`")),
-            "decided.toml: {id} has no row in {}",
-            "docs/decisions/0001"
-        );
+    }
+    let listed: BTreeSet<_> = rows("## Answers that differ").flat_map(|row| quoted(row[3])).collect();
+    assert_eq!(listed, decided.keys().map(String::as_str).collect(), "the page, and decided.toml");
+}
+
+/// The rows of the table under a heading, as their cells.
+fn rows(heading: &str) -> impl Iterator<Item = Vec<&'static str>> {
+    let (_, section) = DIFFERENCES.split_once(heading).unwrap();
+    let table = section.trim_start().lines().take_while(|line| line.starts_with('|'));
+    table.skip(2).map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+}
+
+/// What stands between backticks.
+fn quoted(cell: &str) -> impl Iterator<Item = &str> {
+    cell.split('`').skip(1).step_by(2)
+}
+
+fn read_sources(folder: &Path, text: &mut String) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            read_sources(&path, text);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text.push_str(&std::fs::read_to_string(&path).unwrap());
+        }
     }
 }
 
