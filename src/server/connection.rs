@@ -17,8 +17,8 @@ use super::answer::{Answer, Asker, answer, answer_later, complain};
 use super::daemon::Daemon;
 use crate::protocol::{REQUEST_BYTES_MAX, split_frame};
 
-/// Bytes that the first read takes: every look-up, and every ALIVE2 of an Erlang node.
-const FIRST_READ_BYTES: usize = 1024;
+/// Most bytes that are taken from a connection: the largest request, and one more, to notice a surplus.
+const RECEIVED_BYTES_MAX: usize = 2 + REQUEST_BYTES_MAX + 1;
 
 /// A connection's socket.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl Connection {
 /// Serves a connection that was just accepted: at once if its request is there already, else in a task.
 /// `scratch` is for the reply, so that the accept loop allocates nothing for a look-up.
 pub(super) fn serve(daemon: &Arc<Daemon>, fd: OwnedFd, peer: IpAddr, port: u16, scratch: &mut Vec<u8>) {
-    let mut first = [0; FIRST_READ_BYTES];
+    let mut first = [0; RECEIVED_BYTES_MAX];
     let received = match recv(&fd, &mut first, RecvFlags::DONTWAIT) {
         Ok((0, _)) => return debug!(%peer, "closed without a request"),
         Ok((received, _)) => &first[..received],
@@ -119,9 +119,8 @@ async fn read_more(daemon: &Daemon, stream: &TcpStream, received: &mut Vec<u8>) 
             readable = timeout_at(deadline, stream.readable()) => readable??,
             () = daemon.stop().cancelled(), if received.is_empty() => return Ok(0),
         }
-        // One byte more than the largest request, to notice a surplus.
-        let mut chunk = [0; FIRST_READ_BYTES];
-        let room = (2 + REQUEST_BYTES_MAX + 1 - received.len()).min(chunk.len());
+        let mut chunk = [0; RECEIVED_BYTES_MAX];
+        let room = RECEIVED_BYTES_MAX - received.len();
         match stream.try_read(&mut chunk[..room]) {
             Ok(bytes) => {
                 received.extend(&chunk[..bytes]);

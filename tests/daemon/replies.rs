@@ -124,3 +124,20 @@ fn slow_readers_give_way_when_descriptors_run_out() {
     peer.send(&look_up("nobody")).unwrap();
     assert_eq!(peer.read_to_end(SOON), [119, 1]);
 }
+
+/// Bytes behind the extra are ignored within the length of the request, so it can have any length.
+#[test]
+fn a_surplus_byte_closes_the_connection_however_long_the_request_is() {
+    let daemon = start(&[]);
+    let node = alive2("n", 1234);
+    for length in (15..=3057).step_by(61).chain(1020..=1025).chain(2044..=2049).chain(3050..=3057) {
+        let mut request = u16::try_from(length).unwrap().to_be_bytes().to_vec();
+        request.extend(&node[2..]);
+        request.resize(2 + length, 0);
+        for (surplus, answered) in [(&b""[..], 6), (b"\0", 0)] {
+            let mut peer = Peer::connect(daemon.port());
+            peer.send(&[&request, surplus].concat()).unwrap();
+            assert_eq!(peer.read(6, SOON).len(), answered, "{length} bytes and {} more", surplus.len());
+        }
+    }
+}
