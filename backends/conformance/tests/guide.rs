@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use repmd_backend_api::{
-    AliveName, BackendError, Change, Claim, Creations, Found, HostId, Instance, Lease, Registration,
-    RegistryBackend, Renewal, Scope, liveness,
+    AliveName, BackendError, Change, Claim, Creation, Creations, Found, HostId, Instance, Lease,
+    Registration, RegistryBackend, Renewal, Scope, liveness,
 };
 use repmd_backend_conformance::{Fixture, backend_conformance};
 use tokio::sync::broadcast;
@@ -114,7 +114,7 @@ impl RegistryBackend for Shelf {
             rows.remove(at);
         }
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let lease = claim.granted(rows.creations.next(&name, claim.last, now));
+        let lease = claim.granted(rows.creations.next(&name, claim.last, Creation::from_ticks(now)));
         rows.held.push((lease.clone(), Instant::now() + self.lease_ttl));
         self.tell(Change::Registered(name.1, name.0));
         Ok(lease)
