@@ -115,7 +115,7 @@ impl World {
             (38..40, Some(running)) => self.stop(slot, &running).await,
             (35..60, None) => self.start_daemon(slot, dice),
             (40..44, Some(running)) => {
-                self.spoil(slot, &running, "is cut off", |faults| faults.set_link(Link::Cut))
+                self.spoil(slot, &running, "is cut off", |faults| faults.set_link(Link::Cut));
             }
             (44..47, Some(running)) => {
                 self.spoil(slot, &running, "is stalled", |faults| faults.set_link(Link::Stalled));
