@@ -1,0 +1,306 @@
+//! The shared registry: one Redis or Valkey behind many daemons.
+//!
+//! Each verb is one Lua script, so each is one atomic step, and one round trip. The store's clock alone
+//! decides what has expired. Redis 6.0 is the oldest that works: pushes over the same connection came with
+//! it.
+//!
+//! | module | noun |
+//! |---|---|
+//! | [`settings`] | where the store is and how to get in, as one URL |
+//! | `connection` | the way to the primary, kept open |
+//! | `primary` | which server that is, by Sentinel or in a Redis Cluster |
+//! | `keys` | the names of what is in the store |
+//! | `record` | how registrations and daemons are written down |
+//! | `watch` | what the scripts publish |
+//! | `error` | what went wrong, and which [`BackendError`] that is |
+
+mod connection;
+mod error;
+mod keys;
+mod primary;
+mod record;
+pub mod settings;
+mod watch;
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::future::try_join_all;
+use futures_util::stream::BoxStream;
+use redis::{Script, ScriptInvocation};
+use repmd_backend_api::{
+    AliveName, BackendError, Change, Claim, Creation, Found, HostId, Instance, Lease, NodeName, Registration,
+    RegistryBackend, Renewal, Scope, liveness,
+};
+
+use connection::{Connection, Lane};
+use keys::Keys;
+use record::{Stored, Unreadable};
+pub use settings::{Settings, SettingsError};
+
+/// Leases that one run of a script renews. The store does nothing else meanwhile: some hundred
+/// microseconds.
+const RENEWALS_MAX: usize = 100;
+
+/// A registry in Redis or Valkey.
+#[derive(Debug)]
+pub struct Redis {
+    connection: Connection,
+    keys: Keys,
+    scripts: Scripts,
+    settings: Arc<Settings>,
+}
+
+#[derive(Debug)]
+struct Scripts {
+    register: Script,
+    renew: Script,
+    release: Script,
+    retire: Script,
+    find: Script,
+    hosts: Script,
+    list: Script,
+    daemons: Script,
+}
+
+/// An entry that was found: what it is called within its key, its value, and the milliseconds left to it.
+type Entry = (String, Vec<u8>, u64);
+
+impl Redis {
+    /// A registry whose store is, or will be, where `settings` say. Does not wait for it: until it is
+    /// reached, and whenever it is away, calls fail with [`BackendError::Unavailable`] or
+    /// [`BackendError::Denied`].
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime, where a task could not keep the connections.
+    #[must_use]
+    pub fn open(settings: Settings) -> Self {
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            // It fails when somebody else was quicker, and then there is one.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
+        let settings = Arc::new(settings);
+        let keys = Keys::new(&settings.cluster);
+        let connection = Connection::open(Arc::clone(&settings), &keys);
+        Self { connection, keys, scripts: Scripts::new(), settings }
+    }
+
+    fn start<'a>(&self, script: &'a Script) -> ScriptInvocation<'a> {
+        script.key(self.keys.prefix())
+    }
+
+    /// What the scripts are told of a daemon: its id, itself, its host and aliases.
+    fn tell_instance(&self, script: &mut ScriptInvocation<'_>, instance: &Instance) {
+        script.arg(instance.id.to_string()).arg(record::encode_instance(instance));
+        script.arg(instance.host.as_str()).arg(join_aliases(instance));
+    }
+
+    async fn renew_some(&self, instance: &Instance, leases: &[Lease]) -> Result<Vec<Renewal>, BackendError> {
+        let mut script = self.start(&self.scripts.renew);
+        self.tell_instance(&mut script, instance);
+        script.arg(millis(liveness(self.settings.lease_ttl))).arg(millis(self.settings.lease_ttl));
+        for lease in leases {
+            let Registration { node, instance, .. } = &*lease.registration;
+            script.arg(instance.host.as_str()).arg(node.name.as_str()).arg(record::encode_lease(lease));
+        }
+        let holders: Vec<Option<Vec<u8>>> =
+            self.connection.run(Lane::Bulk, &script).await.map_err(|failure| {
+                failure.when(|| format!("renew {} names of {}", leases.len(), instance.name))
+            })?;
+        let renewals = holders.into_iter().map(|holder| match holder {
+            None => Renewal::Held,
+            Some(holder) => Renewal::Conflict { holder: record::decode_holder(&holder) },
+        });
+        Ok(renewals.collect())
+    }
+
+    async fn list_host(&self, host: &HostId) -> Result<Vec<(HostId, Entry)>, BackendError> {
+        let mut script = self.start(&self.scripts.list);
+        script.arg(host.as_str());
+        let entries: Vec<Entry> = self
+            .connection
+            .run(Lane::Bulk, &script)
+            .await
+            .map_err(|failure| failure.when(|| format!("list {host}")))?;
+        Ok(entries.into_iter().map(|entry| (host.clone(), entry)).collect())
+    }
+
+    fn read_host(&self, text: &str) -> Result<HostId, BackendError> {
+        HostId::parse(text)
+            .map_err(|error| BackendError::Corrupt { key: self.keys.hosts(), source: error.into() })
+    }
+
+    /// A registration that was found, and its place in the order.
+    fn read(&self, host: &HostId, name: &AliveName, entry: &Entry) -> Result<(u64, Found), BackendError> {
+        let Stored { order, lease } = self.read_lease(host, name, &entry.1)?;
+        let left = Some(Duration::from_millis(entry.2));
+        Ok((order, Found { registration: lease.registration, left }))
+    }
+
+    fn read_lease(&self, host: &HostId, name: &AliveName, value: &[u8]) -> Result<Stored, BackendError> {
+        record::decode_lease(value)
+            .map_err(|error| BackendError::Corrupt { key: self.keys.node(host, name), source: error.into() })
+    }
+}
+
+impl Scripts {
+    fn new() -> Self {
+        let script = |code: &str| Script::new(&format!("{}{code}", include_str!("scripts/prelude.lua")));
+        Self {
+            register: script(include_str!("scripts/register.lua")),
+            renew: script(include_str!("scripts/renew.lua")),
+            release: script(include_str!("scripts/release.lua")),
+            retire: script(include_str!("scripts/retire.lua")),
+            find: script(include_str!("scripts/find.lua")),
+            hosts: script(include_str!("scripts/hosts.lua")),
+            list: script(include_str!("scripts/list.lua")),
+            daemons: script(include_str!("scripts/daemons.lua")),
+        }
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl RegistryBackend for Redis {
+    fn lease_ttl(&self) -> Option<Duration> {
+        Some(self.settings.lease_ttl)
+    }
+
+    async fn register(&self, claim: &Claim) -> Result<Lease, BackendError> {
+        let Claim { node, instance, .. } = claim;
+        let node_name = || NodeName { alive: node.name.clone(), host: instance.host.clone() };
+        let mut script = self.start(&self.scripts.register);
+        script.arg(node.name.as_str()).arg(claim.token().to_string()).arg(record::encode_holder(instance));
+        script.arg(record::encode_body(node, claim.advertised_port, claim.registered_at, instance));
+        script.arg(claim.last.map_or(0, Creation::get));
+        self.tell_instance(&mut script, instance);
+        script.arg(millis(liveness(self.settings.lease_ttl))).arg(millis(self.settings.lease_ttl));
+        let (outcome, value): (String, Vec<u8>) = self
+            .connection
+            .run(Lane::Quick, &script)
+            .await
+            .map_err(|failure| failure.when(|| format!("register {}", node_name())))?;
+        let stored = self.read_lease(&instance.host, &node.name, &value);
+        match outcome.as_str() {
+            "held" => Ok(stored?.lease),
+            "taken" => {
+                let holder = record::decode_holder(&value);
+                Err(BackendError::NameTaken { name: node_name(), holder })
+            }
+            _ => {
+                let (key, source) = (self.keys.node(&instance.host, &node.name), Unreadable::Version.into());
+                Err(stored.err().unwrap_or(BackendError::Corrupt { key, source }))
+            }
+        }
+    }
+
+    async fn renew(&self, instance: &Arc<Instance>, leases: &[Lease]) -> Result<Vec<Renewal>, BackendError> {
+        if leases.is_empty() {
+            return self.renew_some(instance, leases).await;
+        }
+        let batches = leases.chunks(RENEWALS_MAX).map(|leases| self.renew_some(instance, leases));
+        Ok(try_join_all(batches).await?.concat())
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), BackendError> {
+        let Registration { node, instance, .. } = &*lease.registration;
+        let mut script = self.start(&self.scripts.release);
+        script.arg(instance.host.as_str()).arg(node.name.as_str()).arg(lease.token.to_string());
+        let ended = self.connection.run(Lane::Quick, &script).await;
+        ended.map_err(|failure| failure.when(|| format!("release {}", lease.registration.node_name())))
+    }
+
+    async fn retire(&self, instance: &Instance) -> Result<(), BackendError> {
+        let mut script = self.start(&self.scripts.retire);
+        script.arg(instance.id.to_string());
+        let retired = self.connection.run(Lane::Quick, &script).await;
+        retired.map_err(|failure| failure.when(|| format!("retire {}", instance.name)))
+    }
+
+    async fn find(&self, name: &AliveName, scope: &Scope) -> Result<Vec<Found>, BackendError> {
+        let mut script = self.start(&self.scripts.find);
+        script.arg(name.as_str()).arg(host_of(scope));
+        let entries: Vec<Entry> = self
+            .connection
+            .run(Lane::Quick, &script)
+            .await
+            .map_err(|failure| failure.when(|| format!("find {name}")))?;
+        let mut found = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            let host = self.read_host(&entry.0)?;
+            found.push(self.read(&host, name, entry)?.1);
+        }
+        found.retain(|found| scope.covers(&found.registration.instance));
+        Ok(found)
+    }
+
+    /// Host by host: no registration ever changes its host, so none is missed or seen twice.
+    async fn list(&self, scope: &Scope) -> Result<Vec<Found>, BackendError> {
+        let mut script = self.start(&self.scripts.hosts);
+        script.arg(host_of(scope));
+        let hosts: Vec<String> = self
+            .connection
+            .run(Lane::Bulk, &script)
+            .await
+            .map_err(|failure| failure.when(|| "list hosts".to_owned()))?;
+        let hosts: Result<Vec<_>, _> = hosts.iter().map(|host| self.read_host(host)).collect();
+        let hosts = hosts?;
+        let lists = try_join_all(hosts.iter().map(|host| self.list_host(host))).await?;
+        let mut found = Vec::new();
+        for (host, entry) in lists.iter().flatten() {
+            let name = AliveName::parse(entry.0.as_bytes()).map_err(|error| BackendError::Corrupt {
+                key: self.keys.names(host),
+                source: error.into(),
+            })?;
+            found.push(self.read(host, &name, entry)?);
+        }
+        found.retain(|(_, found)| scope.covers(&found.registration.instance));
+        found.sort_unstable_by_key(|(order, _)| Reverse(*order));
+        Ok(found.into_iter().map(|(_, found)| found).collect())
+    }
+
+    async fn daemons(&self, scope: &Scope) -> Result<Vec<Arc<Instance>>, BackendError> {
+        let script = self.start(&self.scripts.daemons);
+        let entries: Vec<(String, Vec<u8>)> = self
+            .connection
+            .run(Lane::Quick, &script)
+            .await
+            .map_err(|failure| failure.when(|| "list daemons".to_owned()))?;
+        let mut daemons = Vec::with_capacity(entries.len());
+        for (id, value) in entries {
+            let instance = record::decode_id(&id).and_then(|id| record::decode_instance(id, &value));
+            let instance = instance.map_err(|error| BackendError::Corrupt {
+                key: self.keys.instance(&id),
+                source: error.into(),
+            })?;
+            daemons.push(Arc::new(instance));
+        }
+        daemons.retain(|instance| scope.covers(instance));
+        Ok(daemons)
+    }
+
+    fn watch(&self) -> BoxStream<'static, Change> {
+        watch::stream_of(self.connection.changes())
+    }
+}
+
+/// The host that a scope is limited to; empty for none.
+fn host_of(scope: &Scope) -> &str {
+    match scope {
+        Scope::Host(host) => host.as_str(),
+        Scope::Cluster => "",
+    }
+}
+
+/// The aliases that lead to other hosts' names. No host has a space in it.
+fn join_aliases(instance: &Instance) -> String {
+    let aliases = instance.aliases.iter().filter(|alias| **alias != instance.host);
+    aliases.map(HostId::as_str).collect::<Vec<_>>().join(" ")
+}
+
+/// Whole milliseconds; Redis takes no expiry of 0.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
+}

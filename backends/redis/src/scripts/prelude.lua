@@ -1,0 +1,118 @@
+-- Stands before each script: the names of all keys, the store's clock, and the steps that verbs share.
+--
+-- KEYS[1] is what every key of the cluster starts with. It carries the hash tag, so that Redis Cluster
+-- sends the script to the one primary that holds them all; the other names are built from it here.
+--
+--   node:HOST/NAME      a registration; expires with its lease
+--   instance:ID         a daemon; expires when it no longer counts as alive
+--   creation:HOST/NAME  the last creation that was given out
+--   names:HOST          sorted sets, scored by the time in ms at which the member may be forgotten:
+--   holders:NAME        the names of a host, the hosts of a name, the hosts that answer to an alias,
+--   alias:HOST          all hosts, and the daemons that count as alive. They only say where to look:
+--   hosts               what has expired is skipped.
+--   instances
+--
+-- No other process is asked for the time, and nothing is scanned.
+
+local INDEX_MS = 86400000       -- an index that nobody has touched for a day; leases are far shorter
+local COUNTER_MS = 2592000000   -- a name that has been gone for 30 days counts on from the clock
+local PRUNED_MAX = 100          -- what one call may clear away, so that none takes long
+local OFFLINE = 2147483648      -- creations from here on come from daemons that could not reach their store
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function key(kind, id)
+  return KEYS[1] .. kind .. ':' .. id
+end
+
+-- An entry, or false. Something of another type is as unreadable as an empty entry, and is no reason to
+-- fail a whole batch.
+local function fetch(name)
+  local value = redis.pcall('GET', name)
+  if type(value) == 'table' then
+    if string.find(value.err, 'WRONGTYPE', 1, true) then return '' end
+    return redis.call('GET', name)
+  end
+  return value
+end
+
+-- What a verb needs of a registration, or nil if it cannot be read. record.rs has the format.
+local function parse(value)
+  local instance, number, creation, holder = string.match(value, '^1 %d+ (%x+)%-(%d+) (%d+) (%S*) ')
+  if not instance then return nil end
+  return {
+    token = instance .. '-' .. number,
+    instance = instance,
+    creation = tonumber(creation),
+    holder = holder,
+  }
+end
+
+-- The members of an index that have not expired.
+local function live(index)
+  return redis.call('ZRANGEBYSCORE', index, '(' .. now, '+inf')
+end
+
+-- Keeps a member in an index for at least as long as `expires`.
+local function keep(index, member, expires)
+  local score = redis.call('ZSCORE', index, member)
+  if not score or tonumber(score) < expires then redis.call('ZADD', index, expires, member) end
+  redis.call('PEXPIRE', index, INDEX_MS)
+end
+
+local function prune(index)
+  local expired = redis.call('ZRANGEBYSCORE', index, '-inf', now, 'LIMIT', 0, PRUNED_MAX)
+  if 0 < #expired then redis.call('ZREM', index, unpack(expired)) end
+end
+
+-- Lets a daemon count as alive, and leads from its host's names to it. The first write is one that a full
+-- store allows: after it Redis lets the script finish, so that running out of memory ends no lease.
+local function stay_alive(id, value, host, aliases, liveness, ttl)
+  local instance = key('instance', id)
+  if redis.call('GET', instance) == value then
+    redis.call('PEXPIRE', instance, liveness)
+  else
+    redis.call('SET', instance, value, 'PX', liveness)
+  end
+  keep(KEYS[1] .. 'instances', id, now + liveness)
+  keep(KEYS[1] .. 'hosts', host, now + ttl)
+  for alias in string.gmatch(aliases, '%S+') do keep(key('alias', alias), host, now + ttl) end
+  prune(KEYS[1] .. 'instances')
+  prune(KEYS[1] .. 'hosts')
+  prune(key('names', host))
+end
+
+-- The last creation of a name, as far as anybody knows; a creation without the store counts for nothing.
+local function last_creation(host, name, known)
+  local last = tonumber(redis.call('GET', key('creation', host .. '/' .. name)))
+  if not last then last = math.max(time[1] % OFFLINE, 4) end
+  for _, creation in ipairs(known) do
+    if creation < OFFLINE then last = math.max(last, creation) end
+  end
+  return last
+end
+
+local function count(host, name, creation)
+  redis.call('SET', key('creation', host .. '/' .. name), string.format('%d', creation), 'PX', COUNTER_MS)
+end
+
+-- Writes a registration; `place` orders those of one call.
+local function write(host, name, token_and_rest, ttl, place)
+  local order = string.format('%010d%06d%03d', time[1], time[2], place)
+  local value = '1 ' .. order .. ' ' .. token_and_rest
+  redis.call('SET', key('node', host .. '/' .. name), value, 'PX', ttl)
+  return value
+end
+
+-- Leads to a registration that was written or extended just now.
+local function index(host, name, ttl)
+  redis.call('ZADD', key('names', host), now + ttl, name)
+  redis.call('ZADD', key('holders', name), now + ttl, host)
+  redis.call('PEXPIRE', key('holders', name), INDEX_MS)
+end
+
+-- Tells the watchers. They are a speed-up: a user without the right to publish can do without them.
+local function tell(sign, host, name)
+  redis.pcall('PUBLISH', KEYS[1] .. 'changes', sign .. host .. '/' .. name)
+end

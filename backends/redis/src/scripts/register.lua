@@ -1,0 +1,36 @@
+-- Registers a name unless another daemon's live lease holds it.
+-- Answers {'held', registration}, {'taken', holder} or {'unreadable', entry}.
+
+local name, token, holder, body, last = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local id, instance, host, aliases = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local liveness, ttl = tonumber(ARGV[10]), tonumber(ARGV[11])
+
+local value = fetch(key('node', host .. '/' .. name))
+local previous = value and parse(value)
+local is_alive = previous and redis.call('EXISTS', key('instance', previous.instance)) == 1
+
+local answer
+if value and not previous then
+  answer = {'unreadable', value}
+elseif previous and previous.token == token then
+  answer = {'held', value}
+elseif previous and previous.holder ~= holder and is_alive then
+  answer = {'taken', previous.holder}
+end
+if answer then
+  stay_alive(id, instance, host, aliases, liveness, ttl)
+  return answer
+end
+
+local known = {last}
+if previous then table.insert(known, previous.creation) end
+local creation = math.max((last_creation(host, name, known) + 1) % OFFLINE, 4)
+-- First, because a full store refuses it: then nothing has changed.
+count(host, name, creation)
+stay_alive(id, instance, host, aliases, liveness, ttl)
+value = write(host, name, token .. string.format(' %d ', creation) .. holder .. ' ' .. body, ttl, 0)
+index(host, name, ttl)
+redis.call('PEXPIRE', key('names', host), INDEX_MS)
+prune(key('holders', name))
+tell('+', host, name)
+return {'held', value}

@@ -1,0 +1,37 @@
+-- Extends leases; writes what is absent, and what has changed under the same token.
+-- Answers, lease by lease, false (held) or the name of the holder.
+
+local id, instance, host, aliases = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local liveness, ttl = tonumber(ARGV[5]), tonumber(ARGV[6])
+
+stay_alive(id, instance, host, aliases, liveness, ttl)
+
+local answers = {}
+for at = 7, #ARGV, 3 do
+  local host, name, token_and_rest = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local node = key('node', host .. '/' .. name)
+  local value = fetch(node)
+  local holder = false
+  -- The version and the order take 22 characters.
+  if value and string.sub(value, 23) == token_and_rest then
+    redis.call('PEXPIRE', node, ttl)
+  else
+    local token, creation = string.match(token_and_rest, '^(%S+) (%d+) ')
+    local previous = value and parse(value)
+    if value and not previous then
+      holder = 'an entry that this version cannot read'
+    elseif previous and previous.token ~= token then
+      holder = previous.holder
+    else
+      -- A store that lost its counters must not count from below what is known to have been given out.
+      creation = tonumber(creation)
+      if creation < OFFLINE then count(host, name, last_creation(host, name, {creation})) end
+      write(host, name, token_and_rest, ttl, #answers)
+      tell('+', host, name)
+    end
+  end
+  if not holder then index(host, name, ttl) end
+  table.insert(answers, holder)
+end
+redis.call('PEXPIRE', key('names', host), INDEX_MS)
+return answers

@@ -1,0 +1,137 @@
+//! Each kind of URL, against the servers that it is for.
+
+use repmd_backend_api::{BackendError, RegistryBackend, Scope};
+use repmd_backend_redis::{Redis, Settings};
+use repmd_test_stores::{Kind, Release, Store};
+
+use crate::daemon::{Daemon, TTL, until_ok};
+
+/// A daemon finds what another one has registered.
+async fn works(url: &str) {
+    let [first, second] = ["a", "b"].map(|host| Daemon::with(url, host, host, TTL));
+    let registered = async || first.register("rabbit", 100).await;
+    let (lease, _) = until_ok(&format!("{url} takes a registration"), registered).await;
+    assert_eq!(second.ports("rabbit", &Scope::Cluster).await, [100]);
+    first.backend.release(&lease).await.unwrap();
+}
+
+/// Every call is refused, and at once.
+async fn is_denied(url: &str, why: &str) {
+    let daemon = Daemon::with(url, "a", "a", TTL);
+    let started = std::time::Instant::now();
+    match daemon.register("rabbit", 100).await {
+        Err(BackendError::Denied { action, source }) => {
+            assert_eq!(action, "register rabbit@a");
+            assert!(source.to_string().to_lowercase().contains(&why.to_lowercase()), "{source}");
+        }
+        answer => panic!("{url}: {answer:?}"),
+    }
+    // Not the 9 s that a client library may retry.
+    assert!(started.elapsed().as_millis() < 500, "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn one_server() {
+    let store = Store::redis();
+    works(&store.url()).await;
+    works(&format!("{}/3", store.url())).await;
+    let database: String = store.query("", &["INFO", "keyspace"]);
+    assert!(database.contains("db0:") && database.contains("db3:"), "{database}");
+}
+
+#[tokio::test]
+async fn a_cluster_also_by_one_of_its_servers() {
+    let store = Store::cluster();
+    works(&store.url()).await;
+    works(store.url().split_once(',').unwrap().0).await;
+}
+
+#[tokio::test]
+async fn the_master_behind_sentinels() {
+    let store = Store::sentinel();
+    works(&store.url()).await;
+    let unknown = Daemon::with(&store.url().replace("/repmd", "/other"), "a", "a", TTL);
+    let error = unknown.register("rabbit", 1).await.unwrap_err();
+    let BackendError::Unavailable { source, .. } = &error else { panic!("{error:?}") };
+    assert!(source.to_string().contains("asked for other, knows no primary"), "{source}");
+}
+
+#[tokio::test]
+async fn tls_with_a_client_certificate() {
+    let store = Store::start(Kind::Tls, Release::Installed);
+    works(&store.url()).await;
+    let url = store.url();
+    let (server, files) = url.split_once('?').unwrap();
+    let (ca, _) = files.split_once('&').unwrap();
+    // Without a client's certificate, without the authority, and with a wrong one.
+    is_denied(&format!("{server}?{ca}"), "certificate").await;
+    is_denied(server, "certificate").await;
+    let other = Store::start(Kind::Tls, Release::Installed);
+    let wrong = other.certificates().authority.display().to_string();
+    is_denied(&format!("{server}?ca={wrong}"), "certificate").await;
+}
+
+#[tokio::test]
+async fn a_user_with_no_more_rights_than_it_needs() {
+    for release in [Release::Installed, Release::Redis6, Release::Redis8, Release::Valkey8] {
+        let store = Store::start(Kind::Alone, release);
+        let rules = [
+            "ACL SETUSER repmd on >s3cret ~repmd:{test}:* -@all +@read +@write +@scripting +@pubsub +time +hello",
+            "ACL SETUSER other on >s3cret ~other:* -@all +@read +@write +@scripting +time +hello",
+        ];
+        for rule in rules {
+            let _: () = store.query("", &rule.split(' ').collect::<Vec<_>>());
+        }
+        if release != Release::Redis6 {
+            let _: () = store.query("", &["ACL", "SETUSER", "repmd", "&repmd:{test}:*"]);
+        }
+        works(&store.url_for("repmd:s3cret@")).await;
+        is_denied(&store.url_for("repmd:wrong@"), "WRONGPASS").await;
+        let keys = Daemon::with(&store.url_for("other:s3cret@"), "a", "a", TTL);
+        let error = keys.register("rabbit", 1).await.unwrap_err();
+        assert!(matches!(error, BackendError::Denied { .. }), "{error:?}");
+        let _: () = store.query("", &["CONFIG", "SET", "requirepass", "needed"]);
+        is_denied(&store.url(), "NOAUTH").await;
+    }
+}
+
+#[tokio::test]
+async fn a_user_without_the_channel_goes_without_changes() {
+    let store = Store::redis();
+    let rule = "ACL SETUSER repmd on >s3cret ~repmd:{test}:* resetchannels -@all +@read +@write +@scripting \
+                +@pubsub +time +hello";
+    let _: () = store.query("", &rule.split_whitespace().collect::<Vec<_>>());
+    works(&store.url_for("repmd:s3cret@")).await;
+}
+
+#[tokio::test]
+async fn a_password_from_a_file_may_change_while_the_daemon_runs() {
+    let mut store = Store::redis();
+    let folder = store.folder().to_owned();
+    let file = folder.join("password");
+    std::fs::write(&file, "first\n").unwrap();
+    let rule = |password: &str| format!("ACL SETUSER repmd on resetpass >{password} ~* &* +@all");
+    let set = |store: &Store, password: &str| {
+        let _: () = store.query("", &rule(password).split(' ').collect::<Vec<_>>());
+    };
+    set(&store, "first");
+    let url = format!("{}?password_file={}", store.url_for("repmd@"), file.display());
+    let daemon = Daemon::with(&url, "a", "a", TTL);
+    daemon.register("rabbit", 1).await.unwrap();
+    store.restart_empty();
+    set(&store, "second");
+    std::fs::write(&file, "second").unwrap();
+    until_ok("the new password is used", async || daemon.register("rabbit", 1).await).await;
+    assert!(!format!("{daemon:?}").contains("second"));
+}
+
+#[tokio::test]
+async fn a_cluster_name_with_any_letters_is_one_slot() {
+    let store = Store::cluster();
+    let cluster = "Ünïcode name/1";
+    let backend = Redis::open(Settings::from_url(&store.url(), cluster, TTL).unwrap());
+    let daemon = Daemon::with(&store.url(), "a", "a", TTL);
+    let claim = daemon.claim("x", 1);
+    let lease = until_ok("it registers", async || backend.register(&claim).await).await.0;
+    assert_eq!(backend.list(&Scope::Cluster).await.unwrap()[0].registration, lease.registration);
+}

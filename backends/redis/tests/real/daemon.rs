@@ -1,0 +1,136 @@
+//! Daemons that share a store.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use repmd_backend_api::{
+    AliveName, BackendError, Claim, Found, HostId, Instance, InstanceId, Lease, Node, NodeType,
+    RegistryBackend, Renewal, Scope,
+};
+use repmd_backend_redis::{Redis, Settings};
+use repmd_test_stores::Store;
+
+/// The cluster of all daemons here.
+pub(crate) const CLUSTER: &str = "test";
+
+/// Long enough that no lease runs out by itself.
+pub(crate) const TTL: Duration = Duration::from_secs(15);
+
+/// How long a test waits for what must happen.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The name of a key in the store.
+pub(crate) fn key(rest: &str) -> String {
+    format!("repmd:{{{CLUSTER}}}:{rest}")
+}
+
+pub(crate) fn host(text: &str) -> HostId {
+    HostId::parse(text).unwrap()
+}
+
+pub(crate) fn name(text: &str) -> AliveName {
+    AliveName::parse(text.as_bytes()).unwrap()
+}
+
+pub(crate) fn scope(text: &str) -> Scope {
+    Scope::Host(host(text))
+}
+
+/// A daemon's side of the registry.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    pub(crate) backend: Redis,
+    pub(crate) instance: Arc<Instance>,
+    claims: AtomicU64,
+}
+
+impl Daemon {
+    /// A daemon of a host, with leases that last.
+    pub(crate) fn on(store: &Store, host: &str) -> Self {
+        Self::with(&store.url(), host, host, TTL)
+    }
+
+    pub(crate) fn with(url: &str, name: &str, at: &str, ttl: Duration) -> Self {
+        let backend = Redis::open(Settings::from_url(url, CLUSTER, ttl).unwrap());
+        let instance = Instance {
+            id: InstanceId::random(),
+            name: name.to_owned(),
+            host: host(at),
+            aliases: vec![host(&format!("{at}.example"))],
+            addresses: vec![IpAddr::from([10, 0, 0, 1])],
+            port: 4369,
+        };
+        Self { backend, instance: Arc::new(instance), claims: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn claim(&self, alive: &str, port: u16) -> Claim {
+        Claim {
+            number: self.claims.fetch_add(1, Ordering::Relaxed),
+            node: Node {
+                name: name(alive),
+                port,
+                node_type: NodeType::NORMAL,
+                protocol: 0,
+                highest_version: 6,
+                lowest_version: 5,
+                extra: Box::from(*b"\0extra\xff"),
+            },
+            advertised_port: port + 1,
+            instance: Arc::clone(&self.instance),
+            registered_at: SystemTime::now(),
+            last: None,
+        }
+    }
+
+    pub(crate) async fn register(&self, alive: &str, port: u16) -> Result<Lease, BackendError> {
+        self.backend.register(&self.claim(alive, port)).await
+    }
+
+    pub(crate) async fn renew(&self, leases: &[Lease]) -> Result<Vec<Renewal>, BackendError> {
+        self.backend.renew(&self.instance, leases).await
+    }
+
+    /// The ports of the nodes of that name, in order.
+    pub(crate) async fn ports(&self, alive: &str, scope: &Scope) -> Vec<u16> {
+        let mut ports: Vec<_> =
+            self.backend.find(&name(alive), scope).await.unwrap().iter().map(port).collect();
+        ports.sort_unstable();
+        ports
+    }
+
+    /// The names in a scope, as they are listed.
+    pub(crate) async fn names(&self, scope: &Scope) -> Vec<String> {
+        let list = self.backend.list(scope).await.unwrap();
+        list.iter().map(|found| found.registration.node_name().to_string()).collect()
+    }
+}
+
+pub(crate) fn port(found: &Found) -> u16 {
+    found.registration.node.port
+}
+
+/// Calls until it works, and says how long that took.
+pub(crate) async fn until_ok<T>(
+    what: &str,
+    mut call: impl AsyncFnMut() -> Result<T, BackendError>,
+) -> (T, Duration) {
+    let started = Instant::now();
+    loop {
+        match call().await {
+            Ok(answer) => return (answer, started.elapsed()),
+            Err(error) => assert!(started.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}: {error:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Asks until the answer is right.
+pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let started = Instant::now();
+    while !condition().await {
+        assert!(started.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

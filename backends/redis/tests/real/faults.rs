@@ -1,0 +1,247 @@
+//! What holds when the store is away, refuses, or changes hands.
+
+use std::slice::from_ref;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use repmd_backend_api::{BackendError, Change, RegistryBackend, Renewal, Scope};
+use repmd_backend_redis::{Redis, Settings};
+use repmd_test_stores::Store;
+
+use crate::daemon::{CLUSTER, Daemon, PATIENCE, TTL, host, key, name, scope, until, until_ok};
+
+/// What a call may take beyond its deadline on a busy machine.
+const SLACK: Duration = Duration::from_millis(150);
+
+/// The result of a call, and that it came within the deadline.
+async fn in_time<T>(call: impl Future<Output = Result<T, BackendError>>) -> Result<T, BackendError> {
+    let started = Instant::now();
+    let result = call.await;
+    let limit = repmd_backend_redis::settings::DEADLINE + SLACK;
+    assert!(started.elapsed() < limit, "took {:?}", started.elapsed());
+    result
+}
+
+fn is_unavailable<T: std::fmt::Debug>(result: Result<T, BackendError>) -> bool {
+    match result {
+        Err(BackendError::Unavailable { .. }) => true,
+        Ok(_) | Err(BackendError::NameTaken { .. }) => false,
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_is_not_there_at_the_start_is_used_when_it_comes() {
+    let mut store = Store::redis();
+    store.kill();
+    let daemon = Daemon::on(&store, "a");
+    assert!(is_unavailable(in_time(daemon.register("rabbit", 1)).await));
+    // From the second on nobody waits: it is known that nothing listens.
+    let started = Instant::now();
+    for _ in 0..100 {
+        assert!(is_unavailable(daemon.backend.find(&name("rabbit"), &Scope::Cluster).await));
+    }
+    assert!(started.elapsed() < Duration::from_millis(100), "{:?}", started.elapsed());
+    store.revive();
+    let (_, took) = until_ok("it registers", async || in_time(daemon.register("rabbit", 1)).await).await;
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_store_that_was_killed_and_started_empty_is_whole_after_one_renewal() {
+    let mut store = Store::redis();
+    let daemons = ["a", "b"].map(|host| Daemon::on(&store, host));
+    let mut leases = Vec::new();
+    for daemon in &daemons {
+        leases.push([daemon.register("rabbit", 1).await.unwrap(), daemon.register("x", 2).await.unwrap()]);
+    }
+    store.restart_empty();
+    for (daemon, leases) in daemons.iter().zip(&leases) {
+        let renew = async || in_time(daemon.renew(leases)).await;
+        let (renewals, took) = until_ok("it renews", renew).await;
+        assert_eq!(renewals, [Renewal::Held, Renewal::Held]);
+        assert!(took < Duration::from_secs(1), "{took:?}");
+    }
+    assert_eq!(daemons[0].names(&Scope::Cluster).await, ["x@b", "rabbit@b", "x@a", "rabbit@a"]);
+    // An idle connection that the restart has cut fails no call.
+    store.restart_empty();
+    until("the connection is open again", async || daemons[0].backend.daemons(&Scope::Cluster).await.is_ok())
+        .await;
+}
+
+#[tokio::test]
+async fn scripts_that_the_store_forgot_are_loaded_again() {
+    let store = Store::redis();
+    let daemon = Daemon::on(&store, "a");
+    for _ in 0..2 {
+        let lease = daemon.register("rabbit", 1).await.unwrap();
+        daemon.renew(&vec![lease; 300]).await.unwrap();
+        assert_eq!(daemon.ports("rabbit", &scope("a")).await, [1]);
+        let _: () = store.query("", &["SCRIPT", "FLUSH"]);
+    }
+}
+
+#[tokio::test]
+async fn a_stalled_store_is_given_up_within_the_deadline_and_used_again_when_it_goes_on() {
+    let mut store = Store::redis();
+    let daemon = Daemon::on(&store, "a");
+    let lease = daemon.register("rabbit", 1).await.unwrap();
+    store.pause();
+    let until_known = Instant::now();
+    while until_known.elapsed() < Duration::from_secs(4) {
+        assert!(is_unavailable(in_time(daemon.renew(from_ref(&lease))).await));
+        assert!(is_unavailable(in_time(daemon.register("rabbit", 1)).await));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    store.resume();
+    let renew = async || in_time(daemon.renew(from_ref(&lease))).await;
+    let (_, took) = until_ok("it renews", renew).await;
+    assert!(took < Duration::from_secs(3), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_registration_whose_answer_was_lost_is_repeated_without_a_clash() {
+    let mut store = Store::redis();
+    let daemon = Daemon::on(&store, "a");
+    // So that the store has the script.
+    daemon.register("other", 2).await.unwrap();
+    let claim = daemon.claim("rabbit", 1);
+    store.pause();
+    // It is in the server's buffer, and carried out later.
+    assert!(is_unavailable(daemon.backend.register(&claim).await));
+    store.resume();
+    let other = Daemon::on(&store, "a2");
+    until("it was carried out", async || !other.ports("rabbit", &scope("a")).await.is_empty()).await;
+    let again = async || daemon.backend.register(&claim).await;
+    let (lease, _) = until_ok("the same claim gets its lease", again).await;
+    assert_eq!(lease.token, claim.token());
+    let found = daemon.backend.find(&name("rabbit"), &scope("a")).await.unwrap();
+    assert_eq!(found[0].registration.creation, lease.creation());
+}
+
+#[tokio::test]
+async fn long_answers_and_batches_delay_no_look_up() {
+    let store = Store::redis();
+    let daemon = Daemon::on(&store, "a");
+    let lease = daemon.register("rabbit", 1).await.unwrap();
+    let leases = vec![lease; 1000];
+    let mut slowest = Duration::ZERO;
+    let busy = async { daemon.renew(&leases).await.unwrap() };
+    let asking = async {
+        for _ in 0..20 {
+            let started = Instant::now();
+            assert_eq!(daemon.ports("rabbit", &scope("a")).await, [1]);
+            slowest = slowest.max(started.elapsed());
+        }
+    };
+    futures_util::join!(busy, asking);
+    assert!(slowest < Duration::from_millis(250), "{slowest:?}");
+}
+
+#[tokio::test]
+async fn a_full_store_refuses_new_names_and_keeps_what_it_has() {
+    let store = Store::redis();
+    let daemon = Daemon::on(&store, "a");
+    let lease = daemon.register("rabbit", 1).await.unwrap();
+    let _: () = store.query("", &["CONFIG", "SET", "maxmemory", "1"]);
+    let error = in_time(daemon.register("other", 2)).await.unwrap_err();
+    let BackendError::Denied { action, source } = &error else { panic!("{error:?}") };
+    assert!(action == "register other@a" && source.to_string().contains("OOM"), "{action}: {source}");
+    let node = key("node:a/rabbit");
+    let _: u8 = store.query(&node, &["PEXPIRE", &node, "1000"]);
+    assert_eq!(daemon.renew(from_ref(&lease)).await.unwrap(), [Renewal::Held]);
+    assert!(1000 < store.query::<u64>(&node, &["PTTL", &node]));
+    assert_eq!(daemon.names(&Scope::Cluster).await, ["rabbit@a"]);
+    daemon.backend.release(&lease).await.unwrap();
+    let _: () = store.query("", &["CONFIG", "SET", "maxmemory", "0"]);
+    daemon.register("other", 2).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_read_only_replica_as_the_only_address_is_refused() {
+    let store = Store::sentinel();
+    let daemon = Daemon::with(&store.replica_url(), "a", "a", TTL);
+    let error = in_time(daemon.register("rabbit", 1)).await.unwrap_err();
+    let BackendError::Denied { source, .. } = &error else { panic!("{error:?}") };
+    assert!(source.to_string().contains("read only replica"), "{source}");
+}
+
+#[tokio::test]
+async fn a_wrong_type_under_a_counter_is_refused() {
+    let store = Store::redis();
+    let counter = key("creation:a/rabbit");
+    let _: u8 = store.query(&counter, &["RPUSH", &counter, "x"]);
+    let error = Daemon::on(&store, "a").register("rabbit", 1).await.unwrap_err();
+    assert!(matches!(error, BackendError::Denied { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_fail_over_by_sentinel_is_followed_and_what_it_lost_is_restored() {
+    fails_over(Store::sentinel()).await;
+}
+
+#[tokio::test]
+async fn a_promoted_replica_of_a_cluster_is_followed_and_what_it_lost_is_restored() {
+    fails_over(Store::cluster()).await;
+}
+
+async fn fails_over(mut store: Store) {
+    let daemon = Daemon::on(&store, "a");
+    let other = Daemon::on(&store, "b");
+    let keep = until_ok("it registers", async || daemon.register("rabbit", 1).await).await.0;
+    until("the replica has it", async || store.query::<i64>(&key(""), &["WAIT", "1", "100"]) == 1).await;
+    store.stop_replicating();
+    let lost = daemon.register("lost", 2).await.unwrap();
+    let leases = [keep, lost];
+    // The servers stay with this test while it waits: nothing here blocks the daemons for long.
+    let mut store = tokio::task::spawn_blocking(move || {
+        store.fail_over(&key(""));
+        store
+    })
+    .await
+    .unwrap();
+    let (renewals, took) = until_ok("it renews", async || in_time(daemon.renew(&leases)).await).await;
+    assert_eq!(renewals, [Renewal::Held, Renewal::Held]);
+    assert!(took < Duration::from_secs(3), "{took:?} after the fail-over");
+    let found = async || in_time(other.backend.find(&name("lost"), &scope("a"))).await;
+    assert_eq!(until_ok("the other daemon finds it", found).await.0.len(), 1);
+    // The old primary comes back as a replica.
+    store.revive();
+    until_ok("it renews", async || daemon.renew(&leases).await).await;
+    assert_eq!(daemon.names(&Scope::Cluster).await.len(), 2);
+}
+
+#[tokio::test]
+async fn changes_arrive_at_once_and_a_gap_in_them_is_told() {
+    let mut store = Store::redis();
+    let (a, b) = (Daemon::on(&store, "a"), Daemon::on(&store, "b"));
+    b.renew(&[]).await.unwrap();
+    let mut changes = b.backend.watch();
+    let mut next = async || tokio::time::timeout(PATIENCE, changes.next()).await.unwrap().unwrap();
+    let started = Instant::now();
+    let lease = a.register("x/y", 1).await.unwrap();
+    assert_eq!(next().await, Change::Registered(name("x/y"), host("a")));
+    assert!(started.elapsed() < Duration::from_millis(50), "{:?}", started.elapsed());
+    a.renew(from_ref(&lease)).await.unwrap();
+    a.backend.release(&lease).await.unwrap();
+    assert_eq!(next().await, Change::Released(name("x/y"), host("a")));
+    store.restart_empty();
+    assert_eq!(next().await, Change::Missed);
+    until_ok("it renews", async || a.renew(from_ref(&lease)).await).await;
+    assert_eq!(next().await, Change::Registered(name("x/y"), host("a")));
+}
+
+#[tokio::test]
+async fn a_registry_that_is_dropped_leaves_no_connection() {
+    let store = Store::redis();
+    let connections = || {
+        let list: String = store.query("", &["CLIENT", "LIST"]);
+        list.lines().count()
+    };
+    let before = connections();
+    let registry = Redis::open(Settings::from_url(&store.url(), CLUSTER, TTL).unwrap());
+    registry.list(&Scope::Cluster).await.unwrap();
+    assert_eq!(connections(), before + 2);
+    drop(registry);
+    until("they are closed", async || connections() == before).await;
+}

@@ -1,0 +1,386 @@
+//! What each script does, on every release of Redis and Valkey that is supported.
+
+use std::collections::HashSet;
+use std::slice::from_ref;
+use std::time::{Duration, SystemTime};
+
+use crate::daemon::{Daemon, TTL, key, name, port, scope, until};
+use repmd_backend_api::{BackendError, Creation, Lease, Registration, RegistryBackend, Renewal, Scope};
+use repmd_backend_redis::{Redis, Settings};
+use repmd_test_stores::{Kind, Release, Store};
+
+/// Makes each case a test of its own on each release.
+macro_rules! on_every_release {
+    ($($case:ident)*) => {
+        on_every_release!(redis_6 Redis6: $($case)*);
+        on_every_release!(installed Installed: $($case)*);
+        on_every_release!(redis_8 Redis8: $($case)*);
+        on_every_release!(valkey_8 Valkey8: $($case)*);
+    };
+    ($module:ident $release:ident: $($case:ident)*) => {
+        mod $module {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    super::$case(super::Store::start(super::Kind::Alone, super::Release::$release)).await;
+                }
+            )*
+        }
+    };
+}
+
+on_every_release! {
+    register_writes_all_that_is_known_of_a_node
+    register_with_the_same_token_gets_the_same_lease
+    register_refuses_a_name_that_another_living_daemon_holds
+    register_takes_over_from_a_retired_daemon_and_from_an_earlier_run
+    register_never_repeats_a_creation
+    register_counts_on_from_what_the_claimant_remembers_but_not_from_the_upper_half
+    renew_extends_what_is_held_and_tells_nobody
+    renew_restores_all_that_an_empty_store_has_lost
+    renew_writes_what_has_changed_under_the_same_token
+    renew_never_overwrites_another_owner
+    renew_without_leases_lets_a_daemon_count_as_alive
+    renew_of_a_large_batch_answers_in_order
+    release_ends_its_own_lease_only
+    retire_ends_a_daemon_and_not_its_leases
+    find_looks_under_the_host_its_aliases_and_everywhere
+    list_is_newest_first
+    daemons_are_those_that_count_as_alive
+    leases_run_out_by_the_clock_of_the_store
+    every_key_expires_and_indexes_are_cleared_of_what_has_expired
+    an_entry_that_cannot_be_read_is_named_and_left_alone
+}
+
+async fn register_writes_all_that_is_known_of_a_node(store: Store) {
+    let daemon = Daemon::on(&store, "a");
+    let claim = daemon.claim("rabbit", 100);
+    let lease = daemon.backend.register(&claim).await.unwrap();
+    assert_eq!(lease.token, claim.token());
+    let expected = claim.granted(lease.creation()).registration;
+    let found = daemon.backend.find(&name("rabbit"), &scope("a")).await.unwrap();
+    assert_eq!(found.iter().map(|found| &*found.registration).collect::<Vec<_>>(), [&*expected]);
+    let left = found[0].left.unwrap();
+    assert!(TTL - Duration::from_secs(5) < left && left <= TTL, "{left:?}");
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let clock = Creation::from_clock(now).get();
+    assert!(lease.creation().get().abs_diff(clock) < 10, "{} is not near {clock}", lease.creation());
+}
+
+async fn register_with_the_same_token_gets_the_same_lease(store: Store) {
+    let daemon = Daemon::on(&store, "a");
+    let claim = daemon.claim("rabbit", 100);
+    let first = daemon.backend.register(&claim).await.unwrap();
+    let again = daemon.backend.register(&claim).await.unwrap();
+    assert_eq!((first.token, first.registration), (again.token, again.registration));
+}
+
+async fn register_refuses_a_name_that_another_living_daemon_holds(store: Store) {
+    let holder = Daemon::with(&store.url(), "first of a", "a", TTL);
+    let other = Daemon::with(&store.url(), "second of a", "a", TTL);
+    holder.register("rabbit", 100).await.unwrap();
+    match other.register("rabbit", 200).await {
+        Err(BackendError::NameTaken { name, holder }) => {
+            assert_eq!((name.to_string().as_str(), holder.as_str()), ("rabbit@a", "first of a"));
+        }
+        answer => panic!("{answer:?}"),
+    }
+    assert_eq!(holder.ports("rabbit", &scope("a")).await, [100]);
+    // Another host is another name, and the one that was refused counts as alive.
+    let elsewhere = Daemon::on(&store, "b");
+    elsewhere.register("rabbit", 300).await.unwrap();
+    assert_eq!(other.backend.daemons(&scope("a")).await.unwrap().len(), 2);
+}
+
+async fn register_takes_over_from_a_retired_daemon_and_from_an_earlier_run(store: Store) {
+    let first = Daemon::with(&store.url(), "daemon", "a", TTL);
+    let next_run = Daemon::with(&store.url(), "daemon", "a", TTL);
+    let other = Daemon::with(&store.url(), "other", "a", TTL);
+    let mut creations = vec![first.register("rabbit", 100).await.unwrap().creation()];
+    creations.push(next_run.register("rabbit", 200).await.unwrap().creation());
+    assert_eq!(first.ports("rabbit", &scope("a")).await, [200]);
+    next_run.backend.retire(&next_run.instance).await.unwrap();
+    creations.push(other.register("rabbit", 300).await.unwrap().creation());
+    assert_eq!(first.ports("rabbit", &scope("a")).await, [300]);
+    assert!(creations.is_sorted_by(|a, b| a < b), "{creations:?}");
+}
+
+async fn register_never_repeats_a_creation(store: Store) {
+    let daemon = Daemon::on(&store, "a");
+    let mut seen = HashSet::new();
+    for life in 0..50 {
+        let lease = daemon.register("rabbit", 100).await.unwrap();
+        assert!(seen.insert(lease.creation()), "{} came back in life {life}", lease.creation());
+        if life % 2 == 0 {
+            daemon.backend.release(&lease).await.unwrap();
+        }
+    }
+    // The counter of a store that has lost it starts at the clock, and a renewal does not lower it.
+    let last = daemon.register("rabbit", 100).await.unwrap();
+    let ahead = restamped(&last, last.creation().get() + 1_000_000);
+    let _: () = store.query(&key(""), &["FLUSHALL"]);
+    assert_eq!(daemon.renew(from_ref(&ahead)).await.unwrap(), [Renewal::Held]);
+    daemon.backend.release(&ahead).await.unwrap();
+    assert_eq!(daemon.register("rabbit", 100).await.unwrap().creation(), ahead.creation().next());
+    let behind = restamped(&last, 4);
+    let _: () = store.query(&key(""), &["FLUSHALL"]);
+    daemon.renew(from_ref(&behind)).await.unwrap();
+    daemon.backend.release(&behind).await.unwrap();
+    let next = daemon.register("rabbit", 100).await.unwrap().creation();
+    assert!(Creation::new(1_000_000) < Some(next), "{next} is not from the clock");
+}
+
+async fn register_counts_on_from_what_the_claimant_remembers_but_not_from_the_upper_half(store: Store) {
+    let daemon = Daemon::on(&store, "a");
+    for (last, expected) in [(2_000_000_000, 2_000_000_001), ((1 << 31) - 1, 4)] {
+        let _: () = store.query(&key(""), &["FLUSHALL"]);
+        let mut claim = daemon.claim("rabbit", 100);
+        claim.last = Creation::new(last);
+        assert_eq!(daemon.backend.register(&claim).await.unwrap().creation().get(), expected);
+    }
+    let mut claim = daemon.claim("other", 100);
+    claim.last = Some(Creation::offline(Duration::from_secs(1), 1));
+    let lease = daemon.backend.register(&claim).await.unwrap();
+    assert!(!lease.creation().is_offline());
+    // Nor from one that a renewal has brought.
+    let offline = restamped(&daemon.register("third", 1).await.unwrap(), u32::MAX);
+    daemon.renew(from_ref(&offline)).await.unwrap();
+    assert!(!daemon.register("third", 1).await.unwrap().creation().is_offline());
+}
+
+async fn renew_extends_what_is_held_and_tells_nobody(store: Store) {
+    let daemon = Daemon::on(&store, "a");
+    let lease = daemon.register("rabbit", 100).await.unwrap();
+    let node = key("node:a/rabbit");
+    let before: String = store.query(&node, &["GET", &node]);
+    let mut subscriber = redis::Client::open(store.url()).unwrap().get_connection().unwrap();
+    let mut changes = subscriber.as_pubsub();
+    changes.subscribe(key("changes")).unwrap();
+    let _: u8 = store.query(&node, &["PEXPIRE", &node, "1000"]);
+    assert_eq!(daemon.renew(from_ref(&lease)).await.unwrap(), [Renewal::Held]);
+    let left: u64 = store.query(&node, &["PTTL", &node]);
+    assert!(10_000 < left, "{left} ms left");
+    assert_eq!(store.query::<String>(&node, &["GET", &node]), before);
+    // The first that is heard is the release, so there was nothing before it.
+    daemon.backend.release(&lease).await.unwrap();
+    assert_eq!(changes.get_message().unwrap().get_payload::<String>().unwrap(), "-a/rabbit");
+}
+
+async fn renew_restores_all_that_an_empty_store_has_lost(store: Store) {
+    let daemon = Daemon::on(&store, "a");
+    let leases = [daemon.register("one", 1).await.unwrap(), daemon.register("two", 2).await.unwrap()];
+    let _: () = store.query(&key(""), &["FLUSHALL"]);
+    assert_eq!(daemon.names(&Scope::Cluster).await, [""; 0]);
+    assert_eq!(daemon.renew(&leases).await.unwrap(), [Renewal::Held, Renewal::Held]);
+    assert_eq!(daemon.names(&Scope::Cluster).await, ["two@a", "one@a"]);
+    assert_eq!(daemon.ports("one", &scope("a.example")).await, [1]);
+    assert_eq!(daemon.ports("two", &Scope::Cluster).await, [2]);
+    let found = daemon.backend.find(&name("one"), &scope("a")).await.unwrap();
+    assert_eq!(found[0].registration, leases[0].registration);
+}
+
+async fn renew_writes_what_has_changed_under_the_same_token(store: Store) {
+    let daemon = Daemon::on(&store, "a");
+    let lease = daemon.register("rabbit", 100).await.unwrap();
+    let mut registration = (*lease.registration).clone();
+    registration.advertised_port = 7;
+    let changed = Lease { token: lease.token, registration: registration.into() };
+    assert_eq!(daemon.renew(from_ref(&changed)).await.unwrap(), [Renewal::Held]);
+    let found = daemon.backend.find(&name("rabbit"), &scope("a")).await.unwrap();
+    assert_eq!(found[0].registration, changed.registration);
+}
+
+async fn renew_never_overwrites_another_owner(store: Store) {
+    let first = Daemon::with(&store.url(), "first", "a", TTL);
+    let second = Daemon::with(&store.url(), "second", "a", TTL);
+    let lost = first.register("rabbit", 100).await.unwrap();
+    let kept = first.register("kept", 101).await.unwrap();
+    first.backend.retire(&first.instance).await.unwrap();
+    second.register("rabbit", 200).await.unwrap();
+    let renewals = first.renew(&[lost, kept]).await.unwrap();
+    assert_eq!(renewals, [Renewal::Conflict { holder: "second".to_owned() }, Renewal::Held]);
+    assert_eq!(first.ports("rabbit", &scope("a")).await, [200]);
+}
+
+async fn renew_without_leases_lets_a_daemon_count_as_alive(store: Store) {
+    let daemon = Daemon::on(&store, "a");
+    assert_eq!(daemon.renew(&[]).await.unwrap(), []);
+    assert_eq!(daemon.backend.daemons(&scope("a.example")).await.unwrap(), vec![daemon.instance.clone()]);
+}
+
+async fn renew_of_a_large_batch_answers_in_order(store: Store) {
+    let daemon = Daemon::on(&store, "a");
+    let thief = Daemon::with(&store.url(), "thief", "a", TTL);
+    let mut leases = Vec::new();
+    for index in 0..1001 {
+        let claim = daemon.claim(&format!("node{index}"), index);
+        leases.push(claim.granted(Creation::FIRST));
+    }
+    daemon.renew(&leases).await.unwrap();
+    daemon.backend.retire(&daemon.instance).await.unwrap();
+    for index in [0, 99, 100, 555, 1000] {
+        thief.register(&format!("node{index}"), 1).await.unwrap();
+    }
+    let renewals = daemon.renew(&leases).await.unwrap();
+    let lost: Vec<_> = (0..1001).filter(|index| renewals[*index] != Renewal::Held).collect();
+    assert_eq!((renewals.len(), lost), (1001, vec![0, 99, 100, 555, 1000]));
+    let listed = daemon.backend.list(&scope("a")).await.unwrap();
+    assert_eq!(listed.len(), 1001);
+    // Restored in one batch, they keep the order of the batch.
+    let ports: Vec<_> = listed.iter().map(port).filter(|port| *port != 1).collect();
+    assert!(ports.is_sorted_by(|a, b| a > b));
+}
+
+async fn release_ends_its_own_lease_only(store: Store) {
+    let daemon = Daemon::on(&store, "a");
+    let old = daemon.register("rabbit", 100).await.unwrap();
+    let new = daemon.register("rabbit", 200).await.unwrap();
+    daemon.backend.release(&old).await.unwrap();
+    assert_eq!(daemon.ports("rabbit", &Scope::Cluster).await, [200]);
+    for _ in 0..2 {
+        daemon.backend.release(&new).await.unwrap();
+        assert_eq!(daemon.ports("rabbit", &Scope::Cluster).await, [0; 0]);
+    }
+    let left: (u8, u8) = (
+        store.query(&key(""), &["EXISTS", &key("names:a")]),
+        store.query(&key(""), &["EXISTS", &key("holders:rabbit")]),
+    );
+    assert_eq!(left, (0, 0));
+}
+
+async fn retire_ends_a_daemon_and_not_its_leases(store: Store) {
+    let daemon = Daemon::on(&store, "a");
+    daemon.register("rabbit", 100).await.unwrap();
+    daemon.backend.retire(&daemon.instance).await.unwrap();
+    assert_eq!(daemon.backend.daemons(&Scope::Cluster).await.unwrap(), []);
+    assert_eq!(daemon.ports("rabbit", &scope("a")).await, [100]);
+}
+
+async fn find_looks_under_the_host_its_aliases_and_everywhere(store: Store) {
+    let (a, b) = (Daemon::on(&store, "a"), Daemon::on(&store, "b"));
+    a.register("rabbit", 100).await.unwrap();
+    b.register("rabbit", 200).await.unwrap();
+    b.register("x/y@z {t}", 300).await.unwrap();
+    for (alive, at, ports) in [
+        ("rabbit", scope("a"), &[100][..]),
+        ("rabbit", scope("B"), &[200]),
+        ("rabbit", scope("b.example"), &[200]),
+        ("rabbit", scope("c"), &[]),
+        ("rabbit", Scope::Cluster, &[100, 200]),
+        ("x/y@z {t}", Scope::Cluster, &[300]),
+        ("x/y@z {t}", scope("b.example"), &[300]),
+        ("x", Scope::Cluster, &[]),
+    ] {
+        assert_eq!(a.ports(alive, &at).await, ports, "{alive} in {at:?}");
+    }
+    // A daemon of the same host whose settings do not have the alias does not answer to it.
+    let mut bare = Daemon::with(&store.url(), "bare", "a", TTL);
+    std::sync::Arc::get_mut(&mut bare.instance).unwrap().aliases.clear();
+    bare.register("bare", 400).await.unwrap();
+    assert_eq!(a.ports("bare", &scope("a.example")).await, [0; 0]);
+    assert_eq!(a.ports("bare", &scope("a")).await, [400]);
+}
+
+async fn list_is_newest_first(store: Store) {
+    let (a, b) = (Daemon::on(&store, "a"), Daemon::on(&store, "b"));
+    let first = a.register("one", 1).await.unwrap();
+    b.register("one", 2).await.unwrap();
+    a.register("two", 3).await.unwrap();
+    let again = a.register("one", 4).await.unwrap();
+    assert_ne!(first.creation(), again.creation());
+    // A renewal is no registration.
+    a.renew(&[a.register("three", 5).await.unwrap(), again]).await.unwrap();
+    assert_eq!(a.names(&scope("a.example")).await, ["three@a", "one@a", "two@a"]);
+    assert_eq!(a.names(&Scope::Cluster).await, ["three@a", "one@a", "two@a", "one@b"]);
+    assert_eq!(a.names(&scope("c")).await, [""; 0]);
+    // Another cluster in the same store is another world.
+    let settings = Settings::from_url(&store.url(), "other", TTL).unwrap();
+    assert_eq!(Redis::open(settings).list(&Scope::Cluster).await.unwrap(), []);
+}
+
+async fn daemons_are_those_that_count_as_alive(store: Store) {
+    let (a, b) = (Daemon::on(&store, "a"), Daemon::on(&store, "b"));
+    a.register("rabbit", 1).await.unwrap();
+    b.renew(&[]).await.unwrap();
+    let mut daemons = a.backend.daemons(&Scope::Cluster).await.unwrap();
+    daemons.sort_by(|a, b| a.host.cmp(&b.host));
+    assert_eq!(daemons, [a.instance.clone(), b.instance.clone()]);
+    assert_eq!(a.backend.daemons(&scope("b")).await.unwrap(), vec![b.instance.clone()]);
+}
+
+async fn leases_run_out_by_the_clock_of_the_store(store: Store) {
+    let ttl = Duration::from_millis(600);
+    let dying = Daemon::with(&store.url(), "dying", "a", ttl);
+    let heir = Daemon::with(&store.url(), "heir", "a", TTL);
+    let lease = dying.register("rabbit", 100).await.unwrap();
+    dying.register("gone", 101).await.unwrap();
+    // It stops counting as alive before its lease is over, and only then can the name be taken.
+    assert!(matches!(heir.register("rabbit", 200).await, Err(BackendError::NameTaken { .. })));
+    let heirs = async || heir.register("rabbit", 200).await.is_ok();
+    until("the name can be taken over", heirs).await;
+    until("the lease has run out", async || heir.ports("gone", &Scope::Cluster).await.is_empty()).await;
+    assert_eq!(heir.names(&Scope::Cluster).await, ["rabbit@a"]);
+    assert!(matches!(dying.renew(&[lease]).await.unwrap()[..], [Renewal::Conflict { .. }]));
+}
+
+async fn every_key_expires_and_indexes_are_cleared_of_what_has_expired(store: Store) {
+    let short = Daemon::with(&store.url(), "short", "gone", Duration::from_millis(100));
+    let daemon = Daemon::on(&store, "a");
+    let lease = daemon.register("rabbit", 100).await.unwrap();
+    for node in ["rabbit", "other"] {
+        short.register(node, 1).await.unwrap();
+    }
+    until("they have run out", async || short.names(&scope("gone")).await.is_empty()).await;
+    daemon.register("rabbit", 200).await.unwrap();
+    daemon.renew(&[lease]).await.unwrap();
+    for (index, members) in [("hosts", vec!["a"]), ("holders:rabbit", vec!["a"]), ("names:a", vec!["rabbit"])]
+    {
+        assert_eq!(store.query::<Vec<String>>(&key(index), &["ZRANGE", &key(index), "0", "-1"]), members);
+    }
+    let instances = key("instances");
+    assert_eq!(store.query::<u8>(&instances, &["ZCARD", &instances]), 1);
+    let keys: Vec<String> = store.query(&key(""), &["KEYS", "*"]);
+    assert!(!keys.is_empty());
+    for one in keys {
+        assert!(one.starts_with(&key("")), "{one}");
+        assert!(0 < store.query::<i64>(&one, &["PTTL", &one]), "{one} never expires");
+    }
+}
+
+async fn an_entry_that_cannot_be_read_is_named_and_left_alone(store: Store) {
+    let daemon = Daemon::on(&store, "a");
+    let node = key("node:a/rabbit");
+    let fine = daemon.register("fine", 1).await.unwrap();
+    let lease = daemon.register("rabbit", 100).await.unwrap();
+    for foreign in [&["SET", &node, "2 from the future"][..], &["RPUSH", &node, "a list"]] {
+        let _: u8 = store.query(&node, &["DEL", &node]);
+        let _: redis::Value = store.query(&node, foreign);
+        let before: Vec<u8> = store.query(&node, &["DUMP", &node]);
+        let errors = [
+            daemon.register("rabbit", 100).await.unwrap_err(),
+            daemon.backend.find(&name("rabbit"), &scope("a")).await.unwrap_err(),
+            daemon.backend.list(&Scope::Cluster).await.unwrap_err(),
+        ];
+        for error in errors {
+            assert!(matches!(&error, BackendError::Corrupt { key, .. } if *key == node), "{error:?}");
+        }
+        // The others of its batch are renewed.
+        let renewals = daemon.renew(&[lease.clone(), fine.clone()]).await.unwrap();
+        assert!(matches!(renewals[..], [Renewal::Conflict { .. }, Renewal::Held]));
+        daemon.backend.release(&lease).await.unwrap();
+        assert_eq!(store.query::<Vec<u8>>(&node, &["DUMP", &node]), before);
+    }
+    // Under the key of an index it is an operator's matter.
+    let index = key("names:a");
+    let _: u8 = store.query(&index, &["DEL", &index]);
+    let _: () = store.query(&index, &["SET", &index, "mine"]);
+    let error = daemon.backend.list(&scope("a")).await.unwrap_err();
+    assert!(matches!(&error, BackendError::Denied { action, .. } if action == "list a"), "{error:?}");
+}
+
+/// The same lease with another creation.
+fn restamped(lease: &Lease, creation: u32) -> Lease {
+    let creation = Creation::new(creation).unwrap();
+    let registration = Registration { creation, ..(*lease.registration).clone() };
+    Lease { token: lease.token, registration: registration.into() }
+}
