@@ -2,11 +2,13 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use repmd::run::Backends;
 use repmd::settings::{Backend, Settings};
 use repmd_backend_api::RegistryBackend;
 use repmd_backend_memory::Memory;
+use repmd_backend_redis::{Redis, Settings as Store, SettingsError};
 
 fn main() -> ExitCode {
     repmd::cli::main(std::env::args_os(), &|name| std::env::var(name).ok(), &Known)
@@ -16,14 +18,18 @@ fn main() -> ExitCode {
 struct Known;
 
 impl Backends for Known {
-    fn check(&self, _url: &str) -> Result<(), String> {
-        Err("`memory`".to_owned())
+    fn check(&self, url: &str) -> Result<(), String> {
+        let checked = Store::from_url(url, "any", Duration::from_secs(15));
+        checked.map(drop).map_err(|SettingsError { part, expected }| format!("{expected} as {part}"))
     }
 
-    fn open(&self, settings: &Settings) -> Arc<dyn RegistryBackend> {
+    fn open(&self, settings: &Settings) -> Result<Arc<dyn RegistryBackend>, String> {
         match &settings.backend {
-            Backend::Memory => Arc::new(Memory::new()),
-            Backend::Shared(_) => unreachable!("no URL passes the check"),
+            Backend::Memory => Ok(Arc::new(Memory::new())),
+            Backend::Shared(url) => {
+                let store = Store::from_url(url, &settings.cluster, settings.lease_ttl);
+                Ok(Arc::new(Redis::open(store.map_err(|error| error.to_string())?)))
+            }
         }
     }
 }

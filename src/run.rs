@@ -33,7 +33,10 @@ pub trait Backends {
 
     /// Opens the backend that checked settings name. Called once the event loop runs; does not wait for
     /// a store.
-    fn open(&self, settings: &Settings) -> Arc<dyn RegistryBackend>;
+    ///
+    /// # Errors
+    /// What has changed since the check, such as a file that is gone.
+    fn open(&self, settings: &Settings) -> Result<Arc<dyn RegistryBackend>, String>;
 }
 
 /// The longest that a node or an asker waits for the store: a node gives up after 10 s.
@@ -200,7 +203,7 @@ async fn serve_until_stopped(
     });
     let tells = !matches!(start, Start::Classic { systemd: false, .. });
     let instance = Arc::new(instance(settings));
-    let backend = backends.open(settings);
+    let backend = backends.open(settings).map_err(io::Error::other)?;
     let options = Options {
         lookup: settings.lookup,
         stale_for: settings.stale_for,

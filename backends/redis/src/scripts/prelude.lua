@@ -86,7 +86,8 @@ end
 -- The last creation of a name, as far as anybody knows; a creation without the store counts for nothing.
 local function last_creation(host, name, known)
   local last = tonumber(redis.call('GET', key('creation', host .. '/' .. name)))
-  if not last then last = math.max(time[1] % OFFLINE, 4) end
+  -- In 64ths of a second: after a loss of the counters a name may come back at once.
+  if not last then last = math.max(math.floor(now * 64 / 1000) % OFFLINE, 4) end
   for _, creation in ipairs(known) do
     if creation < OFFLINE then last = math.max(last, creation) end
   end
