@@ -6,8 +6,9 @@ use repmd_test_support::{Daemon, free_port, in_own_network, lookup_port, names};
 
 use crate::{Done, done, epmd, repmd, start};
 
-fn listens(daemon: &Daemon, address: &str) -> bool {
-    TcpStream::connect((address, daemon.port())).is_ok()
+fn assert_listens(daemon: &Daemon, address: &str) {
+    let connected = TcpStream::connect((address, daemon.port()));
+    connected.unwrap_or_else(|error| panic!("{address}, port {}: {error}", daemon.port()));
 }
 
 /// The stock daemon meets its own socket there, and exits with 0.
@@ -17,7 +18,8 @@ fn an_address_that_is_listed_twice_or_covered_by_another_is_listened_on_once() {
         ["0.0.0.0", "::", "0.0.0.0,::", "127.0.0.5,127.0.0.5", "127.0.0.1,::1,127.0.0.1", "0.0.0.0,127.0.0.9"]
     {
         let daemon = start(&format!("-address {list}"));
-        assert!(listens(&daemon, "127.0.0.1") && listens(&daemon, "::1"), "{list}");
+        assert_listens(&daemon, "127.0.0.1");
+        assert_listens(&daemon, "::1");
         assert!(names(daemon.port()).is_empty(), "{list}");
     }
 }
@@ -27,7 +29,7 @@ fn an_address_that_is_listed_twice_or_covered_by_another_is_listened_on_once() {
 fn more_than_fifteen_addresses_can_be_listened_on() {
     let list: Vec<_> = (1..=40).map(|last| format!("127.0.9.{last}")).collect();
     let daemon = start(&format!("-address {}", list.join(",")));
-    assert!(list.iter().all(|address| listens(&daemon, address)));
+    list.iter().for_each(|address| assert_listens(&daemon, address));
 }
 
 #[test]
@@ -59,7 +61,7 @@ fn without_settings_port_4369_is_listened_on_and_asked() {
             done(&mut epmd("-names")),
             Done::new(0, "epmd: up and running on port 4369 with data:\n", "")
         );
-        assert!(listens(&daemon, "::1"));
+        assert_listens(&daemon, "::1");
     });
 }
 
@@ -72,7 +74,7 @@ fn a_network_without_ipv6_is_served_over_ipv4() {
             assert!(std::net::TcpListener::bind(("::1", 0)).is_err(), "there is no ::1");
             for flags in ["", "-address 127.0.0.1", "-address 127.0.0.2"] {
                 let daemon = start(flags);
-                assert!(listens(&daemon, "127.0.0.1"), "{disabled}, {flags:?}");
+                assert_listens(&daemon, "127.0.0.1");
                 assert_eq!(
                     done(&mut epmd(&format!("-port {} -started", daemon.port()))),
                     Done::new(0, "", "")

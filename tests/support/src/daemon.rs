@@ -106,6 +106,9 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        if let Some(status) = self.ended().filter(|_| std::thread::panicking()) {
+            eprintln!("the daemon on port {} had ended: {status}", self.port);
+        }
         if self.ended().is_none() {
             self.signal(Signal::TERM);
             let deadline = std::time::Instant::now() + Duration::from_secs(7);
