@@ -4,7 +4,7 @@
 
 -export([main/1]).
 -export([releases/0, otp/1, address/1, address6/1]).
--export([repmd/2, repmd/3, stock_epmd/1, node/3, node/4, spawn_node/4, spawn_program/2, stop/1, pid/1]).
+-export([repmd/2, repmd/3, stock_epmd/1, node/3, node/4, spawn_node/4, spawn_in_root/3, stop/1, is_alive/1, pid/1]).
 -export([evaluate/4, run/3, wait_until/1, registered/2]).
 
 %% A program that runs until stop/1, or until the process that started it ends.
@@ -28,7 +28,8 @@ otp(bookworm) -> 25;
 otp(trixie) -> 27;
 otp(sid) -> 29.
 
-%% As `run-tests' gave them out.
+%% As `in-namespaces' gave them out; lab is the host of the suites themselves.
+address(lab) -> "10.77.0.254";
 address(alpha) -> "10.77.0.1";
 address(beta) -> "10.77.0.2";
 address(gamma) -> "10.77.0.3".
@@ -45,7 +46,7 @@ repmd(Host, Advertised, Arguments) ->
     Program.
 
 stock_epmd(Host) ->
-    Program = spawn_program(Host, in_root(bookworm, ["epmd"])),
+    Program = spawn_in_root(Host, bookworm, ["epmd"]),
     wait_until(fun() -> is_list(names(Host)) end),
     Program.
 
@@ -59,7 +60,9 @@ node(Host, Release, Name, Arguments) ->
     Program.
 
 spawn_node(Host, Release, Name, Arguments) ->
-    spawn_program(Host, in_root(Release, erl(Name, Arguments))).
+    spawn_in_root(Host, Release, erl(Name, Arguments)).
+
+spawn_in_root(Host, Release, Words) -> spawn_program(Host, in_root(Release, Words)).
 
 %% What a node prints that starts, evaluates `Expression' and ends. Without a name it is no node yet.
 evaluate(Host, {Release, Name}, Arguments, Expression) ->
@@ -97,12 +100,15 @@ spawn_program(Host, Words) ->
         {Port, {data, {eol, Pid}}} -> {Port, Pid}
     end.
 
-stop({Port, Pid}) ->
-    port_close(Port),
-    wait_until(fun() -> not filelib:is_file("/media/proc/" ++ Pid) end).
+stop({Port, _Pid} = Program) ->
+    catch port_close(Port),
+    wait_until(fun() -> not is_alive(Program) end).
+
+is_alive({_Port, Pid}) -> filelib:is_file("/media/proc/" ++ Pid).
 
 pid({_Port, Pid}) -> Pid.
 
+on(lab, Words) -> ["chroot", "/media" | Words];
 on(Host, Words) -> ["chroot", "/media", "ip", "netns", "exec", atom_to_list(Host) | Words].
 
 open([Program | Arguments], Options) ->

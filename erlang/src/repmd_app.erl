@@ -1,0 +1,16 @@
+%% The application: nothing but repmd_cluster, and that only where the environment has `cluster'.
+-module(repmd_app).
+
+-behaviour(application).
+-behaviour(supervisor).
+
+-export([start/2, stop/1, init/1]).
+
+start(_Type, _Arguments) -> supervisor:start_link(?MODULE, []).
+
+stop(_State) -> ok.
+
+init([]) ->
+    Children = [#{id => repmd_cluster, start => {repmd_cluster, start_link, [[#{config => Options}]]}}
+                || {ok, Options} <- [application:get_env(repmd, cluster)]],
+    {ok, {#{}, Children}}.

@@ -1,0 +1,130 @@
+%% Connects this node to the others of its cluster, and does so again whenever it sees one that it is not
+%% connected to. It never disconnects: that a daemon or a store is away says nothing about a node.
+%%
+%% Names come from NAMES of each host that is configured or known (a known host is that of any node seen so
+%% far, so this node's own too), and from a daemon's HTTP API, if one is configured. Neither says what stands
+%% after the @ in a node's name: it is the host as configured here, or as the daemon was told by `--host'.
+%%
+%% It has the shape of a libcluster strategy: start_link/1 takes a list with one map that holds `config', and
+%% may hold `connect' and `list_nodes'.
+-module(repmd_cluster).
+
+-behaviour(gen_server).
+
+-export([start_link/1]).
+-export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
+
+-include_lib("kernel/include/logger.hrl").
+
+-type option() :: {hosts, [string() | binary() | atom()]}  % Ask these for the names of their nodes.
+                | {api, string() | binary()}               % And the daemon's API at this URL.
+                | {match, string() | binary()}             % A regular expression; connect to these nodes only.
+                | {interval, pos_integer()}.               % Milliseconds between two looks; 5000.
+
+-type source() :: {host, string()} | {api, string()}.
+-type job() :: {ask, source()} | {dial, node()}.
+
+-record(state, {hosts = [] :: [string()],
+                api = [] :: [source()],
+                match :: term(),  % as re:compile/2 gives it
+                interval = 5000 :: pos_integer(),
+                connect :: call(),
+                list_nodes :: call(),
+                %% What is under way. Both kinds of job may wait for minutes, so each is a process; none is
+                %% started while one like it still runs.
+                jobs = #{} :: #{pid() => job()},
+                %% Sources that did not answer last, so that the log says so once.
+                silent = [] :: [source()]}).
+
+-type call() :: {module(), atom(), [term()]}.
+
+-spec start_link([#{config := [option()], connect => call(), list_nodes => call(), _ => _}]) ->
+          {ok, pid()} | {error, {bad_option, term()}}.
+start_link([#{config := Config} = Topology]) ->
+    Connect = maps:get(connect, Topology, {net_kernel, connect_node, []}),
+    ListNodes = maps:get(list_nodes, Topology, {erlang, nodes, [connected]}),
+    try lists:foldl(fun option/2, #state{connect = Connect, list_nodes = ListNodes}, [{match, ""} | Config]) of
+        State -> gen_server:start_link(?MODULE, State, [])
+    catch
+        throw:Reason -> {error, Reason}
+    end.
+
+init(State) ->
+    self() ! look,
+    {ok, State}.
+
+option({hosts, Hosts}, State) when is_list(Hosts) -> State#state{hosts = [text(Host) || Host <- Hosts]};
+option({api, Url}, State) -> State#state{api = [{api, text(Url)}]};
+option({interval, Ms}, State) when is_integer(Ms), 0 < Ms -> State#state{interval = Ms};
+option({match, Pattern} = Option, State) ->
+    case re:compile(text(Pattern), [unicode]) of
+        {ok, Match} -> State#state{match = Match};
+        {error, _} -> throw({bad_option, Option})
+    end;
+option(Option, _State) -> throw({bad_option, Option}).
+
+text(Text) when is_binary(Text); is_list(Text) -> unicode:characters_to_list(Text);
+text(Text) when is_atom(Text) -> atom_to_list(Text).
+
+handle_call(_Request, _From, State) -> {noreply, State}.
+
+handle_cast(_Request, State) -> {noreply, State}.
+
+handle_info(look, #state{interval = Interval} = State) ->
+    erlang:send_after(Interval, self(), look),
+    {noreply, start([{ask, Source} || Source <- sources(State)], State)};
+handle_info({names, Source, {ok, Names}}, #state{silent = Silent} = State) ->
+    Missing = wanted(Names, State) -- [node() | call(State#state.list_nodes, [])],
+    {noreply, start([{dial, Node} || Node <- Missing], State#state{silent = Silent -- [Source]})};
+handle_info({names, Source, {error, Reason}}, #state{silent = Silent} = State) ->
+    lists:member(Source, Silent) orelse ?LOG_WARNING("repmd: no names from ~tp: ~tp", [Source, Reason]),
+    {noreply, State#state{silent = lists:usort([Source | Silent])}};
+handle_info({'DOWN', _Monitor, process, Pid, _Reason}, #state{jobs = Jobs} = State) ->
+    {noreply, State#state{jobs = maps:remove(Pid, Jobs)}};
+handle_info(_Message, State) -> {noreply, State}.
+
+sources(#state{hosts = Hosts, api = Api}) ->
+    Known = [Host || Node <- [node() | nodes(known)], {_, Host} <- [split(atom_to_list(Node))]],
+    Api ++ [{host, Host} || Host <- lists:usort(Hosts ++ Known), Host =/= "nohost"].
+
+split(Node) ->
+    case string:split(Node, "@") of
+        [Name, Host] -> {Name, Host};
+        [_] -> none
+    end.
+
+%% An atom is made only of what matches: names come from outside, and atoms stay for ever.
+wanted(Names, #state{match = Match}) ->
+    [list_to_atom(Name) || Name <- lists:usort(Names), length(Name) =< 255,
+                           re:run(Name, Match, [{capture, none}]) =:= match].
+
+start(Jobs, #state{jobs = Running} = State) ->
+    New = Jobs -- maps:values(Running),
+    Me = self(),
+    %% Linked, so that they end with this process; so they must not crash.
+    Started = [{element(1, spawn_opt(fun() -> run(Job, Me, State) end, [link, monitor])), Job} || Job <- New],
+    State#state{jobs = maps:merge(Running, maps:from_list(Started))}.
+
+run({ask, Source}, Me, _State) ->
+    Me ! {names, Source, ask(Source)};
+run({dial, Node}, _Me, #state{connect = Connect}) ->
+    try call(Connect, [Node]) of
+        true -> ?LOG_INFO("repmd: connected to ~tp", [Node]);
+        %% It may not be up yet, or no longer; the next look tells.
+        _ -> ok
+    catch
+        Class:Reason -> ?LOG_WARNING("repmd: cannot connect to ~tp: ~tp:~tp", [Node, Class, Reason])
+    end.
+
+ask({api, Url}) -> repmd_api:names(Url);
+ask({host, Host}) ->
+    try repmd_epmd:names(Host) of
+        {ok, Names} -> {ok, [Name ++ "@" ++ Host || {Name, _Port} <- Names]};
+        {error, Reason} -> {error, Reason};
+        %% What erl_epmd says of a host that DNS does not know.
+        noport -> {error, unknown_host}
+    catch
+        Class:Reason -> {error, {Class, Reason}}
+    end.
+
+call({Module, Function, Arguments}, More) -> apply(Module, Function, Arguments ++ More).
