@@ -1,8 +1,8 @@
 //! Which node a look-up means: a row for each rule, and for each pair of rules that can meet.
 //!
-//! Five daemons share one registry. The one that is asked, `here`, holds `app`, and a node whose name is
-//! literally `odd@there`; it answers at 127.0.0.9 for the host `there`. A second daemon of the same host
-//! holds `side`.
+//! Five daemons share one registry. The one that is asked, `here`, holds `app`, `plain`, and a node whose
+//! name is literally `odd@there`; it answers at 127.0.0.9 for the host `there`. A second daemon of the same
+//! host holds `side`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::BTreeMap;
@@ -96,6 +96,7 @@ impl Asked {
         let mut asked = Self { port, stop, thread: Some(thread), nodes: Vec::new() };
         asked.register("app", 1001);
         asked.register("odd@there", 1003);
+        asked.register("plain", 1005);
         asked.register("former", 1004);
         asked.nodes.pop();
         wait_until("the node that left is gone", WITHIN, || asked.ask(HERE, "former").is_none());
@@ -142,6 +143,7 @@ impl Drop for Asked {
 type Expected = Option<(u16, &'static str)>;
 
 const OF_HERE: &str = "repmd/1 addr=10.0.0.1 host=here";
+const HERE_ITSELF: &str = "repmd/1 addr=127.0.0.1 host=here";
 const OF_THERE: &str = "repmd/1 addr=10.0.0.2 host=there";
 const OF_YONDER: &str = "repmd/1 addr=10.0.0.3 host=yonder";
 
@@ -158,8 +160,14 @@ const ROWS: &[(&str, &str, &str, Expected)] = &[
     ("2: alive names are compared with case", HERE, "Solo@there", None),
     ("2: each host has its own", HERE, "app@there", Some((3001, OF_THERE))),
     ("2: each host has its own", HERE, "app@yonder", Some((4001, OF_YONDER))),
-    ("2: this host by its full name", HERE, "app@here", Some((1001, OF_HERE))),
-    ("2: this host by an alias", HERE, "app@here.example", Some((1001, OF_HERE))),
+    ("2: this host by its full name", HERE, "plain@here", Some((1005, OF_HERE))),
+    ("2: this host by an alias", HERE, "plain@here.example", Some((1005, OF_HERE))),
+    (
+        "2: a port that is another outside, and the address to use it at",
+        HERE,
+        "app@here",
+        Some((1001, HERE_ITSELF)),
+    ),
     ("2: another daemon of this host", HERE, "side@here", Some((2002, OF_HERE))),
     ("2: a host that does not have it", HERE, "solo@yonder", None),
     ("2: a host that there is not", HERE, "solo@nowhere", None),
@@ -219,8 +227,8 @@ fn a_daemon_that_looks_up_on_its_host_alone_answers_no_bare_name_from_elsewhere(
 #[test]
 fn names_are_those_of_the_host_that_was_asked() {
     let asked = Asked::start(Lookup::Cluster, Names::Host);
-    let here =
-        [("app", 1001), ("odd@there", 1003), ("side", 2002)].map(|(name, port)| (name.to_owned(), port));
+    let here = [("app", 1001), ("odd@there", 1003), ("plain", 1005), ("side", 2002)]
+        .map(|(name, port)| (name.to_owned(), port));
     let there = [("app", 3001), ("both", 3004), ("former", 3005), ("odd", 3003), ("solo", 3002)];
     let there = there.map(|(name, port)| (name.to_owned(), port));
     assert_eq!(asked.names(HERE), here);
@@ -231,7 +239,7 @@ fn names_are_those_of_the_host_that_was_asked() {
 fn names_of_a_scope_are_those_of_this_host_and_of_its_virtual_hosts() {
     let asked = Asked::start(Lookup::Cluster, Names::Scope);
     let names: Vec<_> = asked.names(HERE).into_iter().map(|(name, _)| name).collect();
-    assert_eq!(names, ["app", "app", "both", "former", "odd", "odd@there", "side", "solo"]);
+    assert_eq!(names, ["app", "app", "both", "former", "odd", "odd@there", "plain", "side", "solo"]);
 }
 
 #[test]
@@ -239,6 +247,10 @@ fn another_machine_is_told_the_advertised_port() {
     let asked = Asked::start(Lookup::Cluster, Names::Host);
     let Some(own) = own_address() else { panic!("this machine has no address but loopback") };
     assert_eq!(asked.ask(&own.to_string(), "app").map(|found| found.port), Some(2001));
+    assert_eq!(
+        asked.ask(&own.to_string(), "app@here").map(|found| (found.port, found.extra)),
+        Some((2001, OF_HERE.into()))
+    );
     assert_eq!(asked.ask(&own.to_string(), "odd@there").map(|found| found.port), Some(1003));
     assert!(asked.names(&own.to_string()).contains(&("app".to_owned(), 2001)));
 }

@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
+use std::slice;
 use std::sync::Arc;
 
 use repmd_backend_api::{AliveName, Found, HostId, Node, Registration};
@@ -148,7 +149,11 @@ fn look_up(daemon: &Daemon, name: &str, asker: Asker<'_>, out: &mut Vec<u8>) -> 
         && me.answers_to(host)
         && let Some(registration) = daemon.table().find(alive.as_str())
     {
-        return found_here(registration, asker, &encode_whereabouts(&me.addresses, &me.host), out);
+        // Address and port go together: where other machines use another port, the node's own one leads to
+        // it on loopback alone.
+        let is_apart = asker.peer.is_loopback() && registration.advertised_port != registration.node.port;
+        let addresses = if is_apart { slice::from_ref(&asker.peer) } else { &me.addresses };
+        return found_here(registration, asker, &encode_whereabouts(addresses, &me.host), out);
     }
     match daemon.registry.known(&question) {
         Some(found) => found_elsewhere(found, out),
