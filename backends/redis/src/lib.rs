@@ -40,9 +40,9 @@ use keys::Keys;
 use record::{Stored, Unreadable};
 pub use settings::{Settings, SettingsError};
 
-/// Leases that one run of a script renews. The store does nothing else meanwhile: some hundred
-/// microseconds.
-const RENEWALS_MAX: usize = 100;
+/// Registrations that one run of a script renews or reads. The store does nothing else meanwhile: some
+/// hundred microseconds.
+const BATCH: usize = 100;
 
 /// A registry in Redis or Valkey.
 #[derive(Debug)]
@@ -60,13 +60,13 @@ struct Scripts {
     release: Script,
     retire: Script,
     find: Script,
-    hosts: Script,
-    list: Script,
+    names: Script,
+    read: Script,
     daemons: Script,
 }
 
 /// An entry that was found: what it is called within its key, its value, and the milliseconds left to it.
-type Entry = (String, Vec<u8>, u64);
+type Entry = (String, Vec<u8>, i64);
 
 impl Redis {
     /// A registry whose store is, or will be, where `settings` say. Does not wait for it: until it is
@@ -116,15 +116,23 @@ impl Redis {
         Ok(renewals.collect())
     }
 
-    async fn list_host(&self, host: &HostId) -> Result<Vec<(HostId, Entry)>, BackendError> {
-        let mut script = self.start(&self.scripts.list);
-        script.arg(host.as_str());
+    async fn read_some(&self, host: &HostId, names: &[String]) -> Result<Vec<(u64, Found)>, BackendError> {
+        let mut script = self.start(&self.scripts.read);
+        script.arg(host.as_str()).arg(names);
         let entries: Vec<Entry> = self
             .connection
             .run(Lane::Bulk, &script)
             .await
             .map_err(|failure| failure.when(|| format!("list {host}")))?;
-        Ok(entries.into_iter().map(|entry| (host.clone(), entry)).collect())
+        let mut found = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            let name = AliveName::parse(entry.0.as_bytes()).map_err(|error| BackendError::Corrupt {
+                key: self.keys.names(host),
+                source: error.into(),
+            })?;
+            found.push(self.read(host, &name, entry)?);
+        }
+        Ok(found)
     }
 
     fn read_host(&self, text: &str) -> Result<HostId, BackendError> {
@@ -135,7 +143,7 @@ impl Redis {
     /// A registration that was found, and its place in the order.
     fn read(&self, host: &HostId, name: &AliveName, entry: &Entry) -> Result<(u64, Found), BackendError> {
         let Stored { order, lease } = self.read_lease(host, name, &entry.1)?;
-        let left = Some(Duration::from_millis(entry.2));
+        let left = Some(Duration::from_millis(entry.2.try_into().unwrap_or_default()));
         Ok((order, Found { registration: lease.registration, left }))
     }
 
@@ -154,8 +162,8 @@ impl Scripts {
             release: script(include_str!("scripts/release.lua")),
             retire: script(include_str!("scripts/retire.lua")),
             find: script(include_str!("scripts/find.lua")),
-            hosts: script(include_str!("scripts/hosts.lua")),
-            list: script(include_str!("scripts/list.lua")),
+            names: script(include_str!("scripts/names.lua")),
+            read: script(include_str!("scripts/read.lua")),
             daemons: script(include_str!("scripts/daemons.lua")),
         }
     }
@@ -200,7 +208,7 @@ impl RegistryBackend for Redis {
         if leases.is_empty() {
             return self.renew_some(instance, leases).await;
         }
-        let batches = leases.chunks(RENEWALS_MAX).map(|leases| self.renew_some(instance, leases));
+        let batches = leases.chunks(BATCH).map(|leases| self.renew_some(instance, leases));
         Ok(try_join_all(batches).await?.concat())
     }
 
@@ -236,26 +244,23 @@ impl RegistryBackend for Redis {
         Ok(found)
     }
 
-    /// Host by host: no registration ever changes its host, so none is missed or seen twice.
+    /// First the names, then what is behind them: no registration ever changes its host or its name, so
+    /// none is missed or seen twice.
     async fn list(&self, scope: &Scope) -> Result<Vec<Found>, BackendError> {
-        let mut script = self.start(&self.scripts.hosts);
+        let mut script = self.start(&self.scripts.names);
         script.arg(host_of(scope));
-        let hosts: Vec<String> = self
+        let names: Vec<(String, Vec<String>)> = self
             .connection
             .run(Lane::Bulk, &script)
             .await
-            .map_err(|failure| failure.when(|| "list hosts".to_owned()))?;
-        let hosts: Result<Vec<_>, _> = hosts.iter().map(|host| self.read_host(host)).collect();
-        let hosts = hosts?;
-        let lists = try_join_all(hosts.iter().map(|host| self.list_host(host))).await?;
-        let mut found = Vec::new();
-        for (host, entry) in lists.iter().flatten() {
-            let name = AliveName::parse(entry.0.as_bytes()).map_err(|error| BackendError::Corrupt {
-                key: self.keys.names(host),
-                source: error.into(),
-            })?;
-            found.push(self.read(host, &name, entry)?);
+            .map_err(|failure| failure.when(|| "list names".to_owned()))?;
+        let mut batches = Vec::new();
+        for (host, names) in &names {
+            let host = self.read_host(host)?;
+            batches.extend(names.chunks(BATCH).map(|names| (host.clone(), names)));
         }
+        let lists = try_join_all(batches.iter().map(|(host, names)| self.read_some(host, names))).await?;
+        let mut found = lists.concat();
         found.retain(|(_, found)| scope.covers(&found.registration.instance));
         found.sort_unstable_by_key(|(order, _)| Reverse(*order));
         Ok(found.into_iter().map(|(_, found)| found).collect())

@@ -3,17 +3,23 @@
 
 local name, host = ARGV[1], ARGV[2]
 
+local holders = key('holders', name)
 local hosts
 if host == '' then
-  hosts = live(key('holders', name))
+  hosts = live(holders)
 else
   hosts = live(key('alias', host))
   table.insert(hosts, host)
 end
-local answers = {}
+local answers, gone = {}, {}
 for _, host in ipairs(hosts) do
   local node = key('node', host .. '/' .. name)
   local value = fetch(node)
-  if value then table.insert(answers, {host, value, redis.call('PTTL', node)}) end
+  if value then
+    table.insert(answers, {host, value, redis.call('PTTL', node)})
+  else
+    table.insert(gone, host)
+  end
 end
+if host == '' then forget(holders, gone) end
 return answers

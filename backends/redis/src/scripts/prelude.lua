@@ -9,12 +9,13 @@
 --   names:HOST          sorted sets, scored by the time in ms at which the member may be forgotten:
 --   holders:NAME        the names of a host, the hosts of a name, the hosts that answer to an alias,
 --   alias:HOST          all hosts, and the daemons that count as alive. They only say where to look:
---   hosts               what has expired is skipped.
+--   hosts               what is not there any longer is skipped, and cleared away.
 --   instances
 --
 -- No other process is asked for the time, and nothing is scanned.
 
 local INDEX_MS = 86400000       -- an index that nobody has touched for a day; leases are far shorter
+local PERIOD_MS = 600000        -- how often renewals write the indexes, see is_time_to_index
 local COUNTER_MS = 2592000000   -- a name that has been gone for 30 days counts on from the clock
 local PRUNED_MAX = 100          -- what one call may clear away, so that none takes long
 local OFFLINE = 2147483648      -- creations from here on come from daemons that could not reach their store
@@ -61,9 +62,13 @@ local function keep(index, member, expires)
   redis.call('PEXPIRE', index, INDEX_MS)
 end
 
+-- Clears away what was found to be gone, a part of it at a time.
+local function forget(index, gone)
+  if 0 < #gone then redis.call('ZREM', index, unpack(gone, 1, math.min(#gone, PRUNED_MAX))) end
+end
+
 local function prune(index)
-  local expired = redis.call('ZRANGEBYSCORE', index, '-inf', now, 'LIMIT', 0, PRUNED_MAX)
-  if 0 < #expired then redis.call('ZREM', index, unpack(expired)) end
+  forget(index, redis.call('ZRANGEBYSCORE', index, '-inf', now, 'LIMIT', 0, PRUNED_MAX))
 end
 
 -- Lets a daemon count as alive, and leads from its host's names to it. The first write is one that a full
@@ -106,11 +111,19 @@ local function write(host, name, token_and_rest, ttl, place)
   return value
 end
 
--- Leads to a registration that was written or extended just now.
+-- Leads to a registration that lives for another `ttl`.
 local function index(host, name, ttl)
-  redis.call('ZADD', key('names', host), now + ttl, name)
-  redis.call('ZADD', key('holders', name), now + ttl, host)
+  local expires = now + 2 * PERIOD_MS + ttl
+  redis.call('ZADD', key('names', host), expires, name)
+  redis.call('ZADD', key('holders', name), expires, host)
+  redis.call('PEXPIRE', key('names', host), INDEX_MS)
   redis.call('PEXPIRE', key('holders', name), INDEX_MS)
+end
+
+-- Writing the indexes costs more than the renewal itself, so it is done for the length of one `ttl` in each
+-- period: a lease that lives on is renewed at least once in any such time. Names take turns.
+local function is_time_to_index(name, ttl)
+  return (now + string.byte(name, -1) * 61000) % PERIOD_MS < ttl
 end
 
 -- Tells the watchers. They are a speed-up: a user without the right to publish can do without them.

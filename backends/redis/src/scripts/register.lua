@@ -30,7 +30,6 @@ count(host, name, creation)
 stay_alive(id, instance, host, aliases, liveness, ttl)
 value = write(host, name, token .. string.format(' %d ', creation) .. holder .. ' ' .. body, ttl, 0)
 index(host, name, ttl)
-redis.call('PEXPIRE', key('names', host), INDEX_MS)
 prune(key('holders', name))
 tell('+', host, name)
 return {'held', value}

@@ -15,6 +15,7 @@ for at = 7, #ARGV, 3 do
   -- The version and the order take 22 characters.
   if value and string.sub(value, 23) == token_and_rest then
     redis.call('PEXPIRE', node, ttl)
+    if is_time_to_index(name, ttl) then index(host, name, ttl) end
   else
     local token, creation = string.match(token_and_rest, '^(%S+) (%d+) ')
     local previous = value and parse(value)
@@ -27,11 +28,10 @@ for at = 7, #ARGV, 3 do
       creation = tonumber(creation)
       if creation < OFFLINE then count(host, name, last_creation(host, name, {creation})) end
       write(host, name, token_and_rest, ttl, #answers)
+      index(host, name, ttl)
       tell('+', host, name)
     end
   end
-  if not holder then index(host, name, ttl) end
   table.insert(answers, holder)
 end
-redis.call('PEXPIRE', key('names', host), INDEX_MS)
 return answers

@@ -38,6 +38,7 @@ on_every_release! {
     register_counts_on_from_what_the_claimant_remembers_but_not_from_the_upper_half
     renew_extends_what_is_held_and_tells_nobody
     renew_restores_all_that_an_empty_store_has_lost
+    renew_leads_to_its_leases_again_when_only_the_indexes_were_lost
     renew_writes_what_has_changed_under_the_same_token
     renew_never_overwrites_another_owner
     renew_without_leases_lets_a_daemon_count_as_alive
@@ -177,6 +178,20 @@ async fn renew_restores_all_that_an_empty_store_has_lost(store: Store) {
     assert_eq!(daemon.ports("two", &Scope::Cluster).await, [2]);
     let found = daemon.backend.find(&name("one"), &scope("a")).await.unwrap();
     assert_eq!(found[0].registration, leases[0].registration);
+}
+
+async fn renew_leads_to_its_leases_again_when_only_the_indexes_were_lost(store: Store) {
+    // They are written once in ten minutes, and so at each renewal of such a lease.
+    let daemon = Daemon::with(&store.url(), "a", "a", Duration::from_secs(600));
+    let lease = daemon.register("rabbit", 100).await.unwrap();
+    for index in ["names:a", "holders:rabbit", "alias:a.example", "hosts", "instances"] {
+        assert_eq!(store.query::<u8>(&key(index), &["DEL", &key(index)]), 1);
+    }
+    assert_eq!(daemon.names(&Scope::Cluster).await, [""; 0]);
+    daemon.renew(from_ref(&lease)).await.unwrap();
+    assert_eq!(daemon.names(&scope("a.example")).await, ["rabbit@a"]);
+    assert_eq!(daemon.ports("rabbit", &Scope::Cluster).await, [100]);
+    assert_eq!(daemon.backend.daemons(&Scope::Cluster).await.unwrap().len(), 1);
 }
 
 async fn renew_writes_what_has_changed_under_the_same_token(store: Store) {
@@ -330,15 +345,17 @@ async fn every_key_expires_and_indexes_are_cleared_of_what_has_expired(store: St
     for node in ["rabbit", "other"] {
         short.register(node, 1).await.unwrap();
     }
+    let members = |index: &str| store.query::<Vec<String>>(&key(index), &["ZRANGE", &key(index), "0", "-1"]);
+    let instances = || members("instances").len();
+    assert_eq!((members("names:gone").len(), members("holders:rabbit").len(), instances()), (2, 2, 2));
+    // Readers clear away the leases that have run out, renewals the daemons and hosts.
     until("they have run out", async || short.names(&scope("gone")).await.is_empty()).await;
-    daemon.register("rabbit", 200).await.unwrap();
-    daemon.renew(&[lease]).await.unwrap();
-    for (index, members) in [("hosts", vec!["a"]), ("holders:rabbit", vec!["a"]), ("names:a", vec!["rabbit"])]
-    {
-        assert_eq!(store.query::<Vec<String>>(&key(index), &["ZRANGE", &key(index), "0", "-1"]), members);
+    assert_eq!(daemon.ports("rabbit", &Scope::Cluster).await, [100]);
+    daemon.renew(from_ref(&lease)).await.unwrap();
+    for (index, left) in [("names:gone", &[][..]), ("holders:rabbit", &["a"]), ("hosts", &["a"])] {
+        assert_eq!(members(index), left);
     }
-    let instances = key("instances");
-    assert_eq!(store.query::<u8>(&instances, &["ZCARD", &instances]), 1);
+    assert_eq!(instances(), 1);
     let keys: Vec<String> = store.query(&key(""), &["KEYS", "*"]);
     assert!(!keys.is_empty());
     for one in keys {
@@ -375,7 +392,7 @@ async fn an_entry_that_cannot_be_read_is_named_and_left_alone(store: Store) {
     let _: u8 = store.query(&index, &["DEL", &index]);
     let _: () = store.query(&index, &["SET", &index, "mine"]);
     let error = daemon.backend.list(&scope("a")).await.unwrap_err();
-    assert!(matches!(&error, BackendError::Denied { action, .. } if action == "list a"), "{error:?}");
+    assert!(matches!(&error, BackendError::Denied { action, .. } if action == "list names"), "{error:?}");
 }
 
 /// The same lease with another creation.
