@@ -47,7 +47,7 @@ const BATCH: usize = 100;
 /// A registry in Redis or Valkey.
 #[derive(Debug)]
 pub struct Redis {
-    connection: Connection,
+    connection: Arc<Connection>,
     keys: Keys,
     scripts: Scripts,
     settings: Arc<Settings>,
@@ -83,7 +83,7 @@ impl Redis {
         }
         let settings = Arc::new(settings);
         let keys = Keys::new(&settings.cluster);
-        let connection = Connection::open(Arc::clone(&settings), &keys);
+        let connection = Arc::new(Connection::open(Arc::clone(&settings), &keys));
         Self { connection, keys, scripts: Scripts::new(), settings }
     }
 
@@ -287,7 +287,7 @@ impl RegistryBackend for Redis {
     }
 
     fn watch(&self) -> BoxStream<'static, Change> {
-        watch::stream_of(self.connection.changes())
+        watch::stream_of(Arc::clone(&self.connection))
     }
 }
 

@@ -1,10 +1,13 @@
 //! What the scripts publish, as [`Change`]s.
 
+use std::sync::Arc;
+
 use futures_util::stream::{self, BoxStream};
 use redis::{PushInfo, PushKind, Value};
 use repmd_backend_api::{AliveName, Change, HostId};
-use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+
+use crate::connection::Connection;
 
 /// Changes that a slow watcher may be behind before it is told that it missed some.
 pub(crate) const CHANGES_MAX: usize = 1024;
@@ -25,12 +28,13 @@ pub(crate) fn change_of(push: &PushInfo) -> Option<Change> {
     }
 }
 
-/// What comes from now on.
-pub(crate) fn stream_of(changes: Receiver<Change>) -> BoxStream<'static, Change> {
-    Box::pin(stream::unfold(changes, |mut changes| async {
+/// What comes from now on. As long as somebody watches, the connection is kept.
+pub(crate) fn stream_of(connection: Arc<Connection>) -> BoxStream<'static, Change> {
+    let changes = connection.changes();
+    Box::pin(stream::unfold((connection, changes), |(connection, mut changes)| async {
         match changes.recv().await {
-            Ok(change) => Some((change, changes)),
-            Err(RecvError::Lagged(_)) => Some((Change::Missed, changes)),
+            Ok(change) => Some((change, (connection, changes))),
+            Err(RecvError::Lagged(_)) => Some((Change::Missed, (connection, changes))),
             Err(RecvError::Closed) => None,
         }
     }))

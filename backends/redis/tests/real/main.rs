@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "the lint knows a test by its attribute, and helpers have none")]
 
 mod arrangements;
+mod conformance;
 mod daemon;
 mod faults;
 mod scripts;
