@@ -56,7 +56,6 @@ pub(crate) enum Lane {
 }
 
 /// The connections to the primary. A task keeps them open until this is dropped.
-#[derive(Debug)]
 pub(crate) struct Connection {
     state: watch::Receiver<State>,
     changes: broadcast::Sender<Change>,
@@ -65,7 +64,7 @@ pub(crate) struct Connection {
     keeper: JoinHandle<()>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 enum State {
     Connecting,
     Up(Arc<Session>),
@@ -73,7 +72,6 @@ enum State {
     Down(Fault),
 }
 
-#[derive(Debug)]
 struct Session {
     quick: MultiplexedConnection,
     bulk: MultiplexedConnection,

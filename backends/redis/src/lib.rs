@@ -23,6 +23,7 @@ pub mod settings;
 mod watch;
 
 use std::cmp::Reverse;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,7 +46,6 @@ pub use settings::{Settings, SettingsError};
 const BATCH: usize = 100;
 
 /// A registry in Redis or Valkey.
-#[derive(Debug)]
 pub struct Redis {
     connection: Arc<Connection>,
     keys: Keys,
@@ -53,7 +53,6 @@ pub struct Redis {
     settings: Arc<Settings>,
 }
 
-#[derive(Debug)]
 struct Scripts {
     register: Script,
     renew: Script,
@@ -166,6 +165,13 @@ impl Scripts {
             read: script(include_str!("scripts/read.lua")),
             daemons: script(include_str!("scripts/daemons.lua")),
         }
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without the scripts: they are long, and the same everywhere.
+        f.debug_struct("Redis").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
 

@@ -122,7 +122,8 @@ async fn a_password_from_a_file_may_change_while_the_daemon_runs() {
     set(&store, "second");
     std::fs::write(&file, "second").unwrap();
     until_ok("the new password is used", async || daemon.register("rabbit", 1).await).await;
-    assert!(!format!("{daemon:?}").contains("second"));
+    let debug = format!("{daemon:?}");
+    assert!(!debug.contains("second"), "{debug}");
 }
 
 #[tokio::test]
