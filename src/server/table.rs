@@ -1,6 +1,6 @@
 //! The nodes that are registered with this daemon: the first place where a look-up looks.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub(super) struct Table {
     holders: HashMap<AliveName, Holder>,
     /// The granted ones by the order of their grants, for NAMES.
     granted: BTreeMap<u64, Granted>,
-    departed: VecDeque<Departed>,
+    departed: Departures,
     next_claim: u64,
     /// The last answer to NAMES, until something changes.
     names: Option<(Listing, Arc<Vec<u8>>)>,
@@ -75,6 +75,33 @@ struct Departed {
     fd: i32,
 }
 
+/// The last names that departed and did not come back.
+#[derive(Debug, Default)]
+struct Departures {
+    by_age: BTreeMap<u64, Departed>,
+    by_name: HashMap<AliveName, u64>,
+    count: u64,
+}
+
+impl Departures {
+    fn push(&mut self, departed: Departed) {
+        self.count += 1;
+        self.by_name.insert(departed.name.clone(), self.count);
+        self.by_age.insert(self.count, departed);
+        if DEPARTED_MAX < self.by_age.len()
+            && let Some((_, oldest)) = self.by_age.pop_first()
+        {
+            self.by_name.remove(&oldest.name);
+        }
+    }
+
+    fn forget(&mut self, name: &AliveName) {
+        if let Some(number) = self.by_name.remove(name) {
+            self.by_age.remove(&number);
+        }
+    }
+}
+
 impl Table {
     /// Takes `name` for the connection on `socket`, if nobody holds it who is still there.
     ///
@@ -107,9 +134,7 @@ impl Table {
         };
         holder.registration = Some(Arc::clone(&registration));
         let fd = holder.socket.as_raw_fd();
-        if !self.departed.is_empty() {
-            self.departed.retain(|departed| departed.name != *name);
-        }
+        self.departed.forget(name);
         self.granted.insert(claim.0, Granted { registration, fd });
         self.names = None;
         true
@@ -121,11 +146,8 @@ impl Table {
             self.holders.remove(name);
         }
         if let Some(Granted { registration, fd }) = self.granted.remove(&claim.0) {
-            if self.departed.len() == DEPARTED_MAX {
-                self.departed.pop_front();
-            }
             let Registration { node, .. } = &*registration;
-            self.departed.push_back(Departed { name: node.name.clone(), port: node.port, fd });
+            self.departed.push(Departed { name: node.name.clone(), port: node.port, fd });
             self.names = None;
         }
     }
@@ -186,7 +208,7 @@ impl Table {
 
     /// The departed ones of the answer to DUMP, oldest first.
     pub(super) fn dump_departed(&self, reply: &mut Vec<u8>) {
-        for Departed { name, port, fd } in &self.departed {
+        for Departed { name, port, fd } in self.departed.by_age.values() {
             write_old_line(reply, name.as_str(), *port, *fd);
         }
     }
