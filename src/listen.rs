@@ -2,12 +2,19 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tracing::warn;
 
 /// Connections that the kernel keeps until they are accepted; it cuts this to `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
+
+/// A node that vanished without a FIN is found out after 60 s of silence and four probes.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(15))
+    .with_retries(4);
 
 /// One address to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +106,9 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// Makes the socket ready for the event loop.
 fn prepare(listener: TcpListener) -> io::Result<TcpListener> {
     let socket = Socket::from(listener);
+    // Connections inherit the times. Only those of nodes are kept alive, which then costs them one call.
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
+    socket.set_keepalive(false)?;
     socket.set_nonblocking(true)?;
     socket.set_cloexec(true)?;
     Ok(socket.into())

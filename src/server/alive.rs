@@ -3,10 +3,9 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use repmd_backend_api::{AliveName, Lease, Node};
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
@@ -15,12 +14,6 @@ use super::connection::{Then, sleep_if, write_now};
 use super::daemon::Daemon;
 use super::table::ClaimId;
 use crate::protocol::Response;
-
-/// A node that vanished without a FIN is found out after 60 s of silence and four probes.
-const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
-    .with_time(Duration::from_secs(60))
-    .with_interval(Duration::from_secs(15))
-    .with_retries(4);
 
 /// Registers a node and holds its connection, which is the registration: any byte or end from the peer
 /// unregisters it. A refused one is closed.
@@ -51,7 +44,7 @@ async fn register<'a>(daemon: &'a Daemon, socket: &Arc<TcpStream>, node: Node) -
     let granted = daemon.table().grant(claim.id, Arc::clone(&lease.registration));
     if granted {
         // A kernel that refuses leaves the node as it is on the stock daemon.
-        let _ = SockRef::from(&**socket).set_tcp_keepalive(&KEEPALIVE);
+        let _ = SockRef::from(&**socket).set_keepalive(true);
         sleep_if(daemon.limits.delay_write).await;
         match answer(socket, Response::Alive2Granted { highest_version, creation }, Then::Hold) {
             Ok(()) => {
