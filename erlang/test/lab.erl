@@ -5,7 +5,7 @@
 -export([main/1]).
 -export([releases/0, otp/1, address/1, address6/1]).
 -export([repmd/2, repmd/3, stock_epmd/1, node/3, node/4, spawn_node/4, spawn_in_root/3, stop/1, is_alive/1, pid/1]).
--export([evaluate/4, run/3, wait_until/1, registered/2]).
+-export([evaluate/4, run/3, wait_until/1, registered/2, accepts/2, link/2]).
 
 %% A program that runs until stop/1, or until the process that started it ends.
 -opaque program() :: {port(), Pid :: string()}.
@@ -126,6 +126,18 @@ names(Host) ->
         {ok, Names} -> [Name || {Name, _Port} <- Names];
         {error, Reason} -> Reason
     end.
+
+%% Whether something listens there.
+accepts(Host, Port) ->
+    case gen_tcp:connect(address(Host), Port, []) of
+        {ok, Socket} -> gen_tcp:close(Socket), true;
+        {error, _} -> false
+    end.
+
+%% Plugs a host in or out: `up' or `down'.
+link(Host, State) ->
+    "" = output(open(on(lab, ["ip", "link", "set", atom_to_list(Host), atom_to_list(State)]), []), []),
+    ok.
 
 wait_until(Condition) -> wait_until(Condition, erlang:monotonic_time(millisecond) + ?WITHIN_MS).
 

@@ -84,6 +84,13 @@ an_address_of_the_other_family_is_passed_over_test_() ->
     with(foo(?STOCK, lab:address6(alpha) ++ "," ++ lab:address(alpha)),
          [?_assertEqual("pong", on_alpha("bar@alpha", ?MODULE_FLAGS, ping("foo@alpha")))]).
 
+a_port_that_is_another_outside_is_no_trouble_on_the_host_itself_test_() ->
+    %% As behind a published port: nothing is at the advertised address.
+    Start = fun() -> [lab:repmd(alpha, "10.77.0.9", ["--advertise-port", "9100=9101"]),
+                      lab:node(alpha, bookworm, "foo@alpha", ["-kernel", "inet_dist_listen_min", "9100",
+                                                              "-kernel", "inet_dist_listen_max", "9100"])] end,
+    with(Start, [?_assertEqual("pong", on_alpha("bar@alpha", ?MODULE_FLAGS, ping("foo@alpha")))]).
+
 tls_test_() ->
     Tls = ["-proto_dist", "inet_tls", "-ssl_dist_optfile", "/mnt/tls/options"],
     with(foo(Tls), [?_assertEqual("pong", on_alpha("bar@alpha", Tls ++ ?MODULE_FLAGS, ping("foo@alpha"))),
