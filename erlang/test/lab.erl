@@ -4,7 +4,9 @@
 
 -export([main/1]).
 -export([releases/0, otp/1, address/1, address6/1]).
--export([repmd/2, repmd/3, stock_epmd/1, node/3, node/4, spawn_node/4, spawn_in_root/3, stop/1, is_alive/1, pid/1]).
+-export([with/2, module_flags/1]).
+-export([repmd/2, repmd/3, stock_epmd/1, node/3, node/4]).
+-export([spawn_node/4, spawn_in_root/3, stop/1, is_alive/1, pid/1]).
 -export([evaluate/4, run/3, wait_until/1, registered/2, accepts/2, link/2]).
 
 %% A program that runs until stop/1, or until the process that started it ends.
@@ -20,6 +22,14 @@ main(Suites) ->
         ok -> halt(0);
         error -> halt(1)
     end.
+
+%% `Tests' with the programs that `Start' started.
+with(Start, Tests) ->
+    Stop = fun(Programs) -> lists:foreach(fun stop/1, Programs) end,
+    {timeout, 200, {setup, Start, Stop, [{timeout, 100, Test} || Test <- Tests]}}.
+
+%% The flags of a node of `Release' that dials by repmd.
+module_flags(Release) -> ["-epmd_module", "repmd_epmd", "-pa", "/mnt/" ++ atom_to_list(Release)].
 
 releases() -> [bullseye, bookworm, trixie, sid].
 

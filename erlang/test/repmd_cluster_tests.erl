@@ -2,26 +2,25 @@
 
 -include_lib("eunit/include/eunit.hrl").
 
+-import(lab, [module_flags/1, with/2]).
+
 -export([dial/2, dial_slowly/2, refuse/2, connected/1]).
 
-with(Start, Tests) ->
-    {timeout, 120, {setup, Start, fun(Programs) -> lists:foreach(fun lab:stop/1, Programs) end,
-                    [{timeout, 60, Test} || Test <- Tests]}}.
+with_nodes(Host, Names) -> [lab:repmd(Host, []) | [lab:node(Host, bookworm, Name) || Name <- Names]].
 
 %% ---- In real nodes
 
 %% What bar@alpha prints, a node that starts the application with these options. `Wait' takes the nodes to be
 %% connected to.
 bar(Options, Expression) ->
-    Flags = ["-epmd_module", "repmd_epmd", "-pa", "/mnt/bookworm", "-repmd", "cluster", printed(Options),
-             "-eval", "ok = application:start(repmd)."],
-    Wait = "Wait = fun F(Nodes) -> lists:sort(nodes()) =:= Nodes orelse timer:sleep(10) =/= ok orelse F(Nodes) end, ",
+    Flags = ["-repmd", "cluster", lists:flatten(io_lib:format("~0p", [Options])),
+             "-eval", "ok = application:start(repmd)."] ++ module_flags(bookworm),
+    Wait = "Wait = fun F(Nodes) -> "
+           "lists:sort(nodes()) =:= Nodes orelse timer:sleep(10) =/= ok orelse F(Nodes) end, ",
     lab:evaluate(alpha, {bookworm, "bar@alpha"}, Flags, [Wait, Expression]).
 
-printed(Term) -> lists:flatten(io_lib:format("~0p", [Term])).
-
 it_connects_to_the_nodes_of_its_own_host_test_() ->
-    with(fun() -> [lab:repmd(alpha, []) | [lab:node(alpha, bookworm, Name) || Name <- ["foo@alpha", "baz@alpha"]]] end,
+    with(fun() -> with_nodes(alpha, ["foo@alpha", "baz@alpha"]) end,
          [?_assertEqual("true", bar([], "Wait(['baz@alpha', 'foo@alpha'])"))]).
 
 it_connects_again_test_() ->
@@ -59,8 +58,6 @@ dial_slowly(Me, Node) -> dial(Me, Node).
 refuse(Me, Node) -> dial(Me, Node), error(refused).
 
 %% The nodes that are dialled, in the time in which one@lab is dialled five times.
-dials(Config) -> dials(Config, dial, []).
-
 dials(Config, Connect, Connected) ->
     Test = make_ref(),
     {ok, Pid} = repmd_cluster:start_link([topology({self(), Test}, Config, Connect, Connected)]),
@@ -78,20 +75,21 @@ dialled(Test, Times) ->
     end.
 
 nodes_of_lab_test_() ->
-    with(fun() -> [lab:repmd(lab, []) | [lab:node(lab, bookworm, Name) || Name <- ["one@lab", "two@lab"]]] end,
-         [{"all of a host that is named", ?_assertEqual(['one@lab', 'two@lab'], lists:usort(dials([{hosts, ["lab"]}])))},
-          {"as Elixir writes options", ?_assertEqual(['one@lab'], lists:usort(dials([{hosts, [<<"lab">>]}, {match, <<"^one@">>}])))},
-          {"only what matches", ?_assertEqual(['one@lab'], lists:usort(dials([{hosts, [lab]}, {match, "^one"}])))},
-          {"not what is connected", ?_assertEqual(['one@lab'], lists:usort(dials([{hosts, ["lab"]}], dial, ['two@lab'])))},
-          {"a host that is away is no trouble",
-           ?_assertEqual(['one@lab', 'two@lab'], lists:usort(dials([{hosts, ["no.invalid", "lab"]}])))},
-          {"an API that is away is no trouble",
-           ?_assertEqual(['one@lab', 'two@lab'], lists:usort(dials([{api, "http://127.0.0.1:1"}, {hosts, ["lab"]}])))},
-          {"a dial that crashes is no trouble",
-           ?_assertEqual(['one@lab', 'two@lab'], lists:usort(dials([{hosts, ["lab"]}], refuse, [])))}]).
+    One = ['one@lab'],
+    Both = ['one@lab', 'two@lab'],
+    with(fun() -> with_nodes(lab, ["one@lab", "two@lab"]) end,
+         [{Why, ?_assertEqual(Expected, lists:usort(dials(Config, Connect, Connected)))}
+          || {Why, Expected, Config, Connect, Connected} <-
+                 [{"all of a host that is named", Both, [{hosts, ["lab"]}], dial, []},
+                  {"only what matches", One, [{hosts, [lab]}, {match, "^one"}], dial, []},
+                  {"as Elixir writes it", One, [{hosts, [<<"lab">>]}, {match, <<"^one@">>}], dial, []},
+                  {"not what is connected", One, [{hosts, ["lab"]}], dial, ['two@lab']},
+                  {"a host is away", Both, [{hosts, ["no.invalid", "lab"]}], dial, []},
+                  {"an API is away", Both, [{api, "http://127.0.0.1:1"}, {hosts, ["lab"]}], dial, []},
+                  {"a dial crashes", Both, [{hosts, ["lab"]}], refuse, []}]]).
 
 a_dial_under_way_is_not_begun_again_test_() ->
-    with(fun() -> [lab:repmd(lab, []) | [lab:node(lab, bookworm, Name) || Name <- ["one@lab", "slow@lab"]]] end,
+    with(fun() -> with_nodes(lab, ["one@lab", "slow@lab"]) end,
          [fun() ->
                   Dialled = dials([{hosts, ["lab"]}], dial_slowly, []),
                   ?assertEqual(['slow@lab'], [Node || Node <- Dialled, Node =/= 'one@lab'])
@@ -107,13 +105,13 @@ without_options_the_application_connects_to_nobody_test() ->
 %% ---- The API
 
 api_test_() ->
-    Node = <<"{\"nodes\": [{\"name\":\"foo@hosta\",\"host\":{\"name\":\"hosta\"},\"x\":\"\\\"name\\\":\\\"a@b\\\"\"},"
-             "\n{\"port\":1, \"name\" : \"bar@hostb.example\"}]}">>,
+    Node = <<"{\"nodes\": [{\"name\":\"foo@hosta\",\"host\":{\"name\":\"hosta\"},"
+             "\"x\":\"\\\"name\\\":\\\"a@b\\\"\"},\n{\"port\":1, \"name\" : \"bar@hostb.example\"}]}">>,
     Ok = <<"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n">>,
     [?_assertEqual(Expected, answered(Reply))
      || {Expected, Reply} <- [{{ok, ["foo@hosta", "bar@hostb.example"]}, <<Ok/binary, Node/binary>>},
                               {{ok, []}, <<Ok/binary, "{\"nodes\":[]}">>},
-                              {{error, {status, <<"503">>}}, <<"HTTP/1.0 503 Service Unavailable\r\n\r\n{}">>},
+                              {{error, {status, <<"503">>}}, <<"HTTP/1.0 503 Unavailable\r\n\r\n{}">>},
                               {{error, not_http}, <<"w">>},
                               {{error, not_http}, <<>>}]] ++
     [?_assertMatch({error, _}, repmd_api:names(Url))

@@ -26,8 +26,8 @@ elixir(Release) ->
                                    "iex --sname bar@alpha --cookie lab --erl '" ++ Flags ++ "'")},
               {"iex -S mix", Has(":pong", "echo 'Node.ping(:foo@alpha)' | ERL_FLAGS='" ++ Flags ++ "' "
                                           "iex --sname bar@alpha --cookie lab -S mix")},
-              {"mix test with a peer", Has("1 test, 0 failures",
-                                           "ERL_FLAGS='" ++ Flags ++ "' elixir --sname test@alpha -S mix test")},
+              {"mix test with a peer", Has("1 test, 0 failures", "ERL_FLAGS='" ++ Flags ++ "' "
+                                           "elixir --sname test@alpha -S mix test")},
               {"a release is built", Has("Release created", "MIX_ENV=prod mix release")},
               {"a release connects", fun() -> release_connects(Release, Copy, Sh) end}]]}.
 

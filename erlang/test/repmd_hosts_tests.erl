@@ -3,9 +3,9 @@
 
 -include_lib("eunit/include/eunit.hrl").
 
--define(STORE, "redis://10.77.0.254").
+-import(lab, [module_flags/1, with/2]).
 
-module_flags(Release) -> ["-epmd_module", "repmd_epmd", "-pa", lists:concat(["/mnt/", Release])].
+-define(STORE, "redis://10.77.0.254").
 
 %% The store, and a daemon on each host.
 start(Hosts) ->
@@ -13,18 +13,15 @@ start(Hosts) ->
     lab:wait_until(fun() -> lab:accepts(lab, 6379) end),
     [Store | [lab:repmd(Host, ["--backend", ?STORE, "--lease-ttl", "3s"]) || Host <- Hosts]].
 
-with(Start, Tests) ->
-    {timeout, 200, {setup, Start, fun(Programs) -> lists:foreach(fun lab:stop/1, Programs) end,
-                    [{timeout, 100, Test} || Test <- Tests]}}.
-
 on_beta(Release, Flags, Expression) -> lab:evaluate(beta, {Release, "bar@beta"}, Flags, Expression).
 
 a_node_of_another_host_is_dialled_by_its_full_name_alone_test_() ->
     Ping = "net_adm:ping('foo@alpha')",
     with(fun() -> start([alpha, beta]) ++ [lab:node(alpha, bookworm, "foo@alpha")] end,
-         [{"without the module", ?_assertEqual("pang", on_beta(bookworm, [], Ping))} |
-          [{lists:concat(["from ", Release]), ?_assertEqual("pong", on_beta(Release, module_flags(Release), Ping))}
-           || Release <- [bookworm, trixie]]]).
+         [{Why, ?_assertEqual(Expected, on_beta(Release, Flags, Ping))}
+          || {Why, Expected, Release, Flags} <-
+                 [{"without the module", "pang", bookworm, []} |
+                  [{atom_to_list(Of), "pong", Of, module_flags(Of)} || Of <- [bookworm, trixie]]]]).
 
 stock_daemons_know_of_no_other_host_test_() ->
     with(fun() -> [lab:stock_epmd(alpha), lab:stock_epmd(beta), lab:node(alpha, bookworm, "foo@alpha")] end,
@@ -33,7 +30,8 @@ stock_daemons_know_of_no_other_host_test_() ->
 the_names_of_another_host_come_from_its_own_daemon_test_() ->
     Names = "case net_adm:names(alpha) of {ok, N} -> lists:sort([A || {A, _} <- N]); E -> E end",
     Timed = "{Us, Names} = timer:tc(net_adm, names, [alpha]), {Names, Us div 1000}",
-    with(fun() -> start([alpha, beta]) ++ [lab:node(alpha, bookworm, Name) || Name <- ["foo@alpha", "baz@alpha"]] end,
+    Nodes = ["foo@alpha", "baz@alpha"],
+    with(fun() -> start([alpha, beta]) ++ [lab:node(alpha, bookworm, Name) || Name <- Nodes] end,
          [?_assertEqual("[\"baz\",\"foo\"]", on_beta(bookworm, module_flags(bookworm), Names)),
           {"nor do they take longer than 1500 ms when it is cut off",
            fun() ->
@@ -54,8 +52,8 @@ a_node_can_be_dialled_soon_after_it_registered_test_() ->
                   ?assert(lists:nth(3, Took) =< 100)
           end]).
 
-%% The milliseconds from when the daemon of alpha knows the node until a node of beta has its pong. That one has
-%% asked for it all the time, so that all that remembers has remembered that there is none.
+%% The milliseconds from when the daemon of alpha knows the node until a node of beta has its pong. That one
+%% has asked for it all the time, so that all that remembers has remembered that there is none.
 time_to_dial(Name) ->
     Node = Name ++ "@alpha",
     Me = self(),

@@ -18,7 +18,7 @@
 
 -type option() :: {hosts, [string() | binary() | atom()]}  % Ask these for the names of their nodes.
                 | {api, string() | binary()}               % And the daemon's API at this URL.
-                | {match, string() | binary()}             % A regular expression; connect to these nodes only.
+                | {match, string() | binary()}             % A regular expression: to these nodes only.
                 | {interval, pos_integer()}.               % Milliseconds between two looks; 5000.
 
 -type source() :: {host, string()} | {api, string()}.
@@ -43,7 +43,8 @@
 start_link([#{config := Config} = Topology]) ->
     Connect = maps:get(connect, Topology, {net_kernel, connect_node, []}),
     ListNodes = maps:get(list_nodes, Topology, {erlang, nodes, [connected]}),
-    try lists:foldl(fun option/2, #state{connect = Connect, list_nodes = ListNodes}, [{match, ""} | Config]) of
+    Empty = #state{connect = Connect, list_nodes = ListNodes},
+    try lists:foldl(fun option/2, Empty, [{match, ""} | Config]) of
         State -> gen_server:start_link(?MODULE, State, [])
     catch
         throw:Reason -> {error, Reason}
@@ -53,7 +54,7 @@ init(State) ->
     self() ! look,
     {ok, State}.
 
-option({hosts, Hosts}, State) when is_list(Hosts) -> State#state{hosts = [text(Host) || Host <- Hosts]};
+option({hosts, Hosts}, State) when is_list(Hosts) -> State#state{hosts = lists:map(fun text/1, Hosts)};
 option({api, Url}, State) -> State#state{api = [{api, text(Url)}]};
 option({interval, Ms}, State) when is_integer(Ms), 0 < Ms -> State#state{interval = Ms};
 option({match, Pattern} = Option, State) ->

@@ -133,7 +133,7 @@ loopback(inet6) -> {0, 0, 0, 0, 0, 0, 0, 1}.
 family_of(Address) when tuple_size(Address) =:= 4 -> inet;
 family_of(Address) when tuple_size(Address) =:= 8 -> inet6.
 
-%% The family of this node, where the caller does not say: of inet_tcp and inet_tls, or inet6_tcp and inet6_tls.
+%% The family of this node, where the caller does not say: that of its distribution protocol.
 family() ->
     case init:get_argument(proto_dist) of
         {ok, [["inet6" ++ _ | _] | _]} -> inet6;
