@@ -1,11 +1,16 @@
 //! Real Redis and Valkey servers for tests: alone, with TLS, clustered, behind Sentinel.
 //!
+//! With the feature `containers` the servers of [`Release::Installed`] come from containers where an engine
+//! answers and has, or can pull, the image; without either they are the `redis-server` of this machine.
 //! They listen on free ports of 127.0.0.1, keep nothing on disk, and end with the [`Store`] that holds
 //! them. Everything here panics with what went wrong: a test without its store has failed.
 
 mod certificates;
 mod cluster;
+#[cfg(feature = "containers")]
+mod container;
 mod release;
+mod running;
 mod sentinel;
 mod server;
 

@@ -1,30 +1,28 @@
-//! One server process.
+//! One server, as it is started and asked.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use redis::{Client, Connection, FromRedisValue, IntoConnectionInfo, RedisResult};
 use repmd_test_support::{free_port, wait_for};
-use rustix::process::{Pid, Signal, kill_process};
 
 use crate::PATIENCE;
 use crate::certificates::Certificates;
 use crate::release::Release;
+use crate::running::Running;
 
 /// How long a command may take.
 const ANSWER: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(crate) struct Server {
+    release: Release,
+    folder: PathBuf,
     port: u16,
     /// How it is started, each time.
-    program: PathBuf,
     arguments: Vec<String>,
-    log: PathBuf,
     certificates: Option<Certificates>,
-    process: Option<Child>,
+    running: Option<Running>,
 }
 
 impl Server {
@@ -72,7 +70,7 @@ impl Server {
             "0",
         ];
         let options = fixed.into_iter().chain(options).map(str::to_owned);
-        Self::launch(release.command(), options.collect(), folder, port, certificates)
+        Self::launch(release, options.collect(), folder, port, certificates)
     }
 
     /// Starts a Sentinel, whose settings can be in a file only: it writes to it.
@@ -80,21 +78,18 @@ impl Server {
         let file = folder.join(format!("sentinel-{port}.conf"));
         std::fs::write(&file, settings).expect("a new folder takes a file");
         let arguments = vec![file.display().to_string(), "--sentinel".to_owned()];
-        Self::launch(release.command(), arguments, folder, port, None)
+        Self::launch(release, arguments, folder, port, None)
     }
 
     fn launch(
-        command: Command,
-        mut arguments: Vec<String>,
+        release: Release,
+        arguments: Vec<String>,
         folder: &Path,
         port: u16,
         certificates: Option<Certificates>,
     ) -> Self {
-        let before = command.get_args().map(|argument| argument.to_string_lossy().into_owned());
-        arguments.splice(0..0, before);
-        let program = command.get_program().into();
-        let log = folder.join(format!("{port}.log"));
-        let mut server = Self { port, program, arguments, log, certificates, process: None };
+        let folder = folder.to_owned();
+        let mut server = Self { release, folder, port, arguments, certificates, running: None };
         server.revive();
         server
     }
@@ -104,7 +99,7 @@ impl Server {
     }
 
     pub(crate) fn runs(&self) -> bool {
-        self.process.is_some()
+        self.running.is_some()
     }
 
     /// Starts it again unless it runs, and waits until it answers.
@@ -112,44 +107,37 @@ impl Server {
         if self.runs() {
             return;
         }
-        let log = File::options().create(true).append(true).open(&self.log).expect("the folder takes a file");
-        let mut command = Command::new(&self.program);
-        command.args(&self.arguments).stdin(Stdio::null()).stderr(Stdio::null()).stdout(log);
-        let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
-        let child = self.process.insert(child);
-        let mut ended = || child.try_wait().expect("a child can be waited for");
-        let (client, log) = (client(self.port, self.certificates.as_ref()), &self.log);
-        wait_for(&format!("{command:?} answers"), PATIENCE, || {
-            if let Some(status) = ended() {
-                let said = std::fs::read_to_string(log).unwrap_or_default();
-                panic!("{command:?} ended at once: {status}\n{said}");
+        let log = self.folder.join(format!("{}.log", self.port));
+        let running = Running::start(self.release, &self.arguments, &self.folder, &log);
+        let running = self.running.insert(running);
+        let client = client(self.port, self.certificates.as_ref());
+        wait_for(&format!("a server with {:?} answers", self.arguments), PATIENCE, || {
+            if let Some(status) = running.ended() {
+                let said = std::fs::read_to_string(&log).unwrap_or_default();
+                panic!("a server with {:?} ended at once: {status}\n{said}", self.arguments);
             }
             connect(&client).and_then(|mut connection| redis::cmd("PING").exec(&mut connection)).ok()
         });
     }
 
     pub(crate) fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill().expect("a child can be killed");
-            process.wait().expect("a child can be waited for");
-        }
+        self.running = None;
     }
 
     pub(crate) fn pause(&self) {
-        self.signal(Signal::STOP);
+        if let Some(running) = &self.running {
+            running.pause();
+        }
     }
 
     pub(crate) fn resume(&self) {
-        self.signal(Signal::CONT);
+        if let Some(running) = &self.running {
+            running.resume();
+        }
     }
 
-    /// The processor time of its process.
     pub(crate) fn cpu(&self) -> Duration {
-        let Some(process) = &self.process else { return Duration::ZERO };
-        let path = format!("/proc/{}/schedstat", process.id());
-        let text = std::fs::read_to_string(path).expect("the server runs");
-        let nanoseconds = text.split_whitespace().next().and_then(|number| number.parse().ok());
-        Duration::from_nanos(nanoseconds.expect("schedstat starts with a number"))
+        self.running.as_ref().map_or(Duration::ZERO, Running::cpu)
     }
 
     /// Sends a command and returns its answer.
@@ -167,18 +155,6 @@ impl Server {
         let role = || self.try_query::<Vec<redis::Value>>(&["ROLE"]).ok();
         let first = self.runs().then(role).flatten().and_then(|role| role.into_iter().next());
         first.is_some_and(|name| name == redis::Value::BulkString(b"master".to_vec()))
-    }
-
-    fn signal(&self, signal: Signal) {
-        if let Some(process) = &self.process {
-            kill_process(Pid::from_child(process), signal).expect("the server runs");
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.kill();
     }
 }
 
