@@ -6,7 +6,7 @@ use std::process::Command;
 /// A release of Redis or Valkey.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Release {
-    /// The one that is installed on this machine.
+    /// The one that is installed on this machine, or else Redis 7.0, from Debian 12.
     Installed,
     /// Redis 6.0, from Debian 11.
     Redis6,
@@ -23,14 +23,22 @@ impl Release {
     /// so that they see the files of this machine and need no rights.
     pub(crate) fn command(self) -> Command {
         let (suite, program) = match self {
-            Self::Installed => return installed(),
+            Self::Installed => match installed() {
+                Some(program) => return Command::new(program),
+                None => ("bookworm", "redis-server"),
+            },
             Self::Redis6 => ("bullseye", "redis-server"),
             Self::Redis8 => ("trixie", "redis-server"),
             Self::Valkey8 => ("trixie", "valkey-server"),
         };
         let root = cache().join(suite);
         let program = root.join("usr/bin").join(program);
-        assert!(program.exists(), "{} is missing: `./test` makes it", program.display());
+        assert!(
+            program.exists(),
+            "{} is missing: `./test` makes it; redis-server by `apt-get install redis-server`, or a Docker \
+             engine, would do for some of the tests",
+            program.display()
+        );
         let machine = format!("{}-linux-gnu", std::env::consts::ARCH);
         let libraries: Vec<_> = ["lib", "usr/lib"]
             .iter()
@@ -48,13 +56,12 @@ impl Release {
     }
 }
 
-fn installed() -> Command {
+fn installed() -> Option<PathBuf> {
     let folders = std::env::var_os("PATH").unwrap_or_default();
     let programs = ["redis-server", "valkey-server"];
-    let found = std::env::split_paths(&folders)
+    std::env::split_paths(&folders)
         .flat_map(|folder| programs.map(|program| folder.join(program)))
-        .find(|program| program.exists());
-    Command::new(found.expect("redis-server is missing: `apt-get install redis-server`, or a Docker engine"))
+        .find(|program| program.exists())
 }
 
 /// Where `./test` keeps the Debian roots.
