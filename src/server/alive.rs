@@ -5,19 +5,21 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use repmd_backend_api::{AliveName, Lease, Node};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use socket2::SockRef;
-use tokio::net::TcpStream;
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::connection::{Then, sleep_if, write_now};
 use super::daemon::Daemon;
-use super::table::ClaimId;
+use super::table::{AliveSocket, ClaimId};
 use crate::protocol::Response;
 
 /// Registers a node and holds its connection, which is the registration: any byte or end from the peer
 /// unregisters it. A refused one is closed.
-pub(super) async fn register_and_hold(daemon: Arc<Daemon>, socket: Arc<TcpStream>, node: Node) {
+pub(super) async fn register_and_hold(daemon: Arc<Daemon>, socket: Arc<AliveSocket>, node: Node) {
     // Boxed, because registering needs more room than the hours of holding that follow.
     let Some((claim, lease)) = Box::pin(register(&daemon, &socket, node)).await else { return };
     let end = until_the_peer_ends(&socket).await;
@@ -27,7 +29,11 @@ pub(super) async fn register_and_hold(daemon: Arc<Daemon>, socket: Arc<TcpStream
 }
 
 /// `None`: the node was refused, or did not wait for its answer; nothing of it is left.
-async fn register<'a>(daemon: &'a Daemon, socket: &Arc<TcpStream>, node: Node) -> Option<(Claim<'a>, Lease)> {
+async fn register<'a>(
+    daemon: &'a Daemon,
+    socket: &Arc<AliveSocket>,
+    node: Node,
+) -> Option<(Claim<'a>, Lease)> {
     let highest_version = node.highest_version;
     let Some(claim) = Claim::new(daemon, &node.name, socket).await else {
         return refuse(daemon, socket, &node, None).await;
@@ -44,7 +50,7 @@ async fn register<'a>(daemon: &'a Daemon, socket: &Arc<TcpStream>, node: Node) -
     let granted = daemon.table().grant(claim.id, Arc::clone(&lease.registration));
     if granted {
         // A kernel that refuses leaves the node as it is on the stock daemon.
-        let _ = SockRef::from(&**socket).set_keepalive(true);
+        let _ = SockRef::from(socket.get_ref()).set_keepalive(true);
         sleep_if(daemon.limits.delay_write).await;
         match answer(socket, Response::Alive2Granted { highest_version, creation }, Then::Hold) {
             Ok(()) => {
@@ -60,7 +66,7 @@ async fn register<'a>(daemon: &'a Daemon, socket: &Arc<TcpStream>, node: Node) -
 }
 
 /// `holder`: the other daemon that has the name; without one it is a node of this daemon.
-async fn refuse<T>(daemon: &Daemon, socket: &TcpStream, node: &Node, holder: Option<&str>) -> Option<T> {
+async fn refuse<T>(daemon: &Daemon, socket: &AliveSocket, node: &Node, holder: Option<&str>) -> Option<T> {
     warn!(port = node.port, holder, "node name already occupied {}", node.name);
     sleep_if(daemon.limits.delay_write).await;
     // Whether or not it can be written: the refusal ends this connection and nobody else's.
@@ -69,7 +75,7 @@ async fn refuse<T>(daemon: &Daemon, socket: &TcpStream, node: &Node, holder: Opt
 }
 
 /// Writes a reply, which is short enough for an empty socket buffer.
-fn answer(socket: &TcpStream, response: Response<'_>, then: Then) -> io::Result<()> {
+fn answer(socket: &AliveSocket, response: Response<'_>, then: Then) -> io::Result<()> {
     let mut reply = Vec::with_capacity(6);
     response.encode(&mut reply);
     let written = write_now(socket.as_fd(), &reply, then)?;
@@ -77,15 +83,14 @@ fn answer(socket: &TcpStream, response: Response<'_>, then: Then) -> io::Result<
 }
 
 /// Waits for a FIN, a reset, an error, or any byte; says which.
-async fn until_the_peer_ends(socket: &TcpStream) -> &'static str {
+async fn until_the_peer_ends(socket: &AliveSocket) -> &'static str {
     loop {
-        if socket.readable().await.is_err() {
-            return "error";
-        }
-        match socket.try_read(&mut [0]) {
-            Ok(0) => return "closed",
+        let Ok(mut ready) = socket.readable().await else { return "error" };
+        let mut byte = [0];
+        match recv(socket, &mut byte, RecvFlags::DONTWAIT) {
+            Ok((0, _)) => return "closed",
             Ok(_) => return "garbage",
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(Errno::AGAIN | Errno::INTR) => ready.clear_ready(),
             Err(_) => return "reset",
         }
     }
@@ -103,13 +108,17 @@ impl<'a> Claim<'a> {
     ///
     /// A node that closes its old connection and registers anew at once does these on two threads. When the
     /// one that closes is held up, the request is here before the end of its own last life.
-    async fn new(daemon: &'a Daemon, name: &AliveName, socket: &Arc<TcpStream>) -> Option<Self> {
+    async fn new(daemon: &'a Daemon, name: &AliveName, socket: &Arc<AliveSocket>) -> Option<Self> {
         let deadline = Instant::now() + daemon.limits.holder_leaves;
         loop {
             let claimed = daemon.table().claim(name, socket);
             match claimed {
                 Ok(id) => return Some(Self { daemon, name: name.clone(), id }),
-                Err(holder) => timeout_at(deadline, holder.readable()).await.ok()?.ok()?,
+                Err(holder) => {
+                    drop(timeout_at(deadline, holder.readable()).await.ok()?.ok()?);
+                    // If nothing is there after all, the holder's own task finds out and says so.
+                    yield_now().await;
+                }
             }
         }
     }

@@ -15,6 +15,7 @@ use tracing::debug;
 use super::alive;
 use super::answer::{Answer, Asker, answer, answer_later, complain};
 use super::daemon::Daemon;
+use super::table::AliveSocket;
 use crate::protocol::{REQUEST_BYTES_MAX, split_frame};
 
 /// Most bytes that are taken from a connection: the largest request, and one more, to notice a surplus.
@@ -43,6 +44,18 @@ impl Socket {
             Self::Fresh(fd) => TcpStream::from_std(fd.into()).map(Arc::new),
             Self::Watched(stream) => Ok(stream),
         }
+    }
+
+    fn watch_for_its_end(self) -> io::Result<Arc<AliveSocket>> {
+        let fd = match self {
+            Self::Fresh(fd) => fd,
+            Self::Watched(stream) => match Arc::try_unwrap(stream) {
+                Ok(stream) => stream.into_std()?.into(),
+                // Nobody else keeps it once its request is whole.
+                Err(stream) => stream.as_fd().try_clone_to_owned()?,
+            },
+        };
+        repmd_sys::watch_peer(fd).map(Arc::new)
     }
 }
 
@@ -154,7 +167,7 @@ fn deliver(daemon: &Arc<Daemon>, connection: Connection, answer: Answer, out: &[
                 deliver(&waits, connection, answer, &out);
             });
         }
-        Answer::Register(node) => match connection.socket.watch() {
+        Answer::Register(node) => match connection.socket.watch_for_its_end() {
             Ok(socket) => {
                 daemon.nodes.spawn(alive::register_and_hold(Arc::clone(daemon), socket, node));
             }

@@ -72,7 +72,7 @@ impl Members {
 
     fn end(&mut self, number: u64) {
         if let Some(socket) = self.forget(number) {
-            hang_up(&socket);
+            hang_up(&*socket);
         }
     }
 

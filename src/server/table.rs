@@ -1,18 +1,21 @@
 //! The nodes that are registered with this daemon: the first place where a look-up looks.
 
 use std::collections::{BTreeMap, HashMap};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use repmd_backend_api::{AliveName, Registration};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
-use tokio::net::TcpStream;
+use tokio::io::unix::AsyncFd;
 
 use crate::protocol::{Response, write_active_line, write_names_line, write_old_line};
 
 /// Names of departed nodes that DUMP still shows, as many as on the stock daemon.
 const DEPARTED_MAX: usize = 1001;
+
+/// The connection of a node, watched for its end.
+pub(super) type AliveSocket = AsyncFd<OwnedFd>;
 
 /// Every name that is registered with this daemon, or about to be.
 ///
@@ -57,7 +60,7 @@ pub(super) struct ClaimId(pub(super) u64);
 #[derive(Debug)]
 struct Holder {
     claim: ClaimId,
-    socket: Arc<TcpStream>,
+    socket: Arc<AliveSocket>,
     /// `None` until the backend has answered: the name is taken, but nobody is told of it.
     registration: Option<Arc<Registration>>,
 }
@@ -110,8 +113,8 @@ impl Table {
     pub(super) fn claim(
         &mut self,
         name: &AliveName,
-        socket: &Arc<TcpStream>,
-    ) -> Result<ClaimId, Arc<TcpStream>> {
+        socket: &Arc<AliveSocket>,
+    ) -> Result<ClaimId, Arc<AliveSocket>> {
         if let Some(holder) = self.holders.get(name) {
             if is_quiet(&holder.socket) {
                 return Err(Arc::clone(&holder.socket));
@@ -158,14 +161,14 @@ impl Table {
             return false;
         };
         let (claim, name) = (*claim, registration.node.name.clone());
-        hang_up(&self.holders[&name].socket);
+        hang_up(&*self.holders[&name].socket);
         self.remove(&name, claim);
         true
     }
 
     /// Ends every holder's connection; each frees its name itself.
     pub(super) fn hang_up_all(&self) {
-        self.holders.values().for_each(|holder| hang_up(&holder.socket));
+        self.holders.values().for_each(|holder| hang_up(&*holder.socket));
     }
 
     /// The node that registered as `name`, byte for byte.
@@ -215,13 +218,13 @@ impl Table {
 }
 
 /// Whether the peer has sent nothing, neither a byte nor an end: the only state of a live registration.
-fn is_quiet(socket: &TcpStream) -> bool {
+fn is_quiet(socket: &AliveSocket) -> bool {
     let mut byte = [0];
     recv(socket.as_fd(), &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) == Err(Errno::AGAIN)
 }
 
 /// Ends a connection from outside its task, which then reads the end.
-pub(super) fn hang_up(socket: &TcpStream) {
+pub(super) fn hang_up(socket: &impl AsFd) {
     // It fails when the peer has hung up first, which is as good.
     let _ = shutdown(socket.as_fd(), Shutdown::Both);
 }

@@ -6,4 +6,4 @@ mod process;
 mod watch;
 
 pub use process::{Forked, adopt_listener, close_inherited, ctime, fork, ignore_hangup};
-pub use watch::watch_listener;
+pub use watch::{watch_listener, watch_peer};

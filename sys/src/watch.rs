@@ -1,7 +1,8 @@
-//! Readiness of a listening socket, without accepting through the event loop.
+//! Readiness of a socket to be read, without reading through the event loop.
 
 use std::io;
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -14,4 +15,14 @@ pub fn watch_listener(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>>
     // SAFETY: a TcpListener owns its descriptor, which stays open and the same until it is dropped, and
     // AsyncFd drops it only after it has told the event loop.
     unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }.map_err(Into::into)
+}
+
+/// The same for what a connection's peer sends. That it can be written to is not reported, which would be
+/// an event for each new connection.
+///
+/// # Errors
+/// When the event loop takes no more descriptors.
+pub fn watch_peer(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: as above; an OwnedFd owns its descriptor as a TcpListener does.
+    unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }.map_err(Into::into)
 }
