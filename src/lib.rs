@@ -5,17 +5,19 @@
 //! | [`protocol`] | the wire format, without IO |
 //! | [`server`] | the daemon: connections, nodes, answers, limits |
 //! | [`registry`] | what the daemon holds in the registry, and knows of the rest |
+//! | [`metrics`] | counters |
 //! | [`settings`] | everything that can be set, from one table |
 //! | [`listen`] | addresses and listening sockets |
 //! | [`run`] | one run: sockets, background, signals, end |
 //! | [`telemetry`] | log lines |
 //! | [`cli`] | the two command lines |
 //!
-//! Arrows point one way: `cli` -> `run` -> `server` -> `registry`, `protocol` -> the contract in `backends/api`. Only
-//! the program names a concrete backend.
+//! Arrows point one way: `cli` -> `run` -> `admin` -> `server` -> `registry`, `protocol` -> the contract in
+//! `backends/api`. Only the program names a concrete backend.
 
 pub mod cli;
 pub mod listen;
+pub mod metrics;
 pub mod protocol;
 pub mod registry;
 pub mod run;

@@ -1,20 +1,23 @@
 //! Whether the store answers, what it refuses, and since when.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use repmd_backend_api::BackendError;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::events::{Events, What};
+
 /// What is known of the store from the calls that were made to it. Each change is logged once, however
 /// many calls meet it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Health(Mutex<State>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    events: Arc<Events>,
     last_reached: Option<Instant>,
     away: Option<Away>,
     /// What the store refuses, by the verb that it refuses.
@@ -27,7 +30,20 @@ struct Away {
     reason: String,
 }
 
+/// A store that does not answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreAway {
+    /// For how long.
+    pub away_for: Duration,
+    /// What it said, or what is said of it.
+    pub reason: String,
+}
+
 impl Health {
+    pub(super) fn new(events: Arc<Events>) -> Self {
+        Self(Mutex::new(State { events, last_reached: None, away: None, refusals: BTreeMap::new() }))
+    }
+
     /// The store has done what `verb` asked.
     pub(super) fn done(&self, verb: &'static str) {
         let mut state = self.lock();
@@ -45,6 +61,7 @@ impl Health {
             BackendError::Unavailable { .. } => {
                 if state.away.is_none() {
                     warn!(verb, reason, "the registry is away; nodes of this host are served as before");
+                    state.events.tell(What::StoreLost { reason: reason.clone() });
                     state.away = Some(Away { since: Instant::now(), reason });
                 }
             }
@@ -61,6 +78,13 @@ impl Health {
 
     pub(super) fn is_away(&self) -> bool {
         self.lock().away.is_some()
+    }
+
+    /// Since when and why the store does not answer, if it does not.
+    pub(super) fn away(&self) -> Option<StoreAway> {
+        let state = self.lock();
+        let Away { since, reason } = state.away.as_ref()?;
+        Some(StoreAway { away_for: since.elapsed(), reason: reason.clone() })
     }
 
     /// When the store last answered, if it ever did.
@@ -91,7 +115,9 @@ impl State {
     fn reached(&mut self) {
         self.last_reached = Some(Instant::now());
         if let Some(away) = self.away.take() {
-            info!(away_for = ?away.since.elapsed(), "the registry is back");
+            let away_for = away.since.elapsed();
+            info!(?away_for, "the registry is back");
+            self.events.tell(What::StoreBack { away_for });
         }
     }
 }

@@ -4,10 +4,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use repmd_backend_api::{AliveName, BackendError, Change, HostId, Lease, Scope};
+use repmd_backend_api::{AliveName, BackendError, Change, HostId, Lease, NodeName, Scope};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::events::What;
 use super::leases::Which;
 use super::question::Question;
 use super::{Answer, Readiness, Registry};
@@ -106,9 +107,10 @@ impl Registry {
     async fn renew_batch(&self, batch: &[Lease]) -> Result<(), BackendError> {
         let mut leases = batch.to_vec();
         self.leases.keep_held(&mut leases);
+        let asked = Instant::now();
         let renewals =
             self.call("renew", RENEWAL_PATIENCE, self.backend.renew(&self.instance, &leases)).await?;
-        for lease in self.leases.note(&leases, renewals) {
+        for lease in self.leases.note(&leases, renewals, asked) {
             // Its node left while the renewal was under way, which may have come after the release.
             self.call("release", 1, self.backend.release(&lease)).await?;
         }
@@ -131,17 +133,29 @@ impl Registry {
         loop {
             let mut changes = self.backend.watch();
             while let Some(change) = changes.next().await {
+                self.tell_change(&change);
                 match change {
                     Change::Registered(name, host) | Change::Released(name, host) => self.changed(name, host),
                     Change::Missed => self.missed_changes(),
                 }
             }
             self.missed_changes();
+            self.events.tell(What::Missed);
             sleep(WATCH_PAUSE).await;
         }
     }
 
+    fn tell_change(&self, change: &Change) {
+        let node = |alive: &AliveName, host: &HostId| NodeName { alive: alive.clone(), host: host.clone() };
+        self.events.tell(match change {
+            Change::Registered(name, host) => What::Registered { node: node(name, host), port: None },
+            Change::Released(name, host) => What::Released { node: node(name, host) },
+            Change::Missed => What::Missed,
+        });
+    }
+
     fn changed(&self, name: AliveName, host: HostId) {
+        self.cluster.out_of_date();
         self.lists.get(&host).inspect(|list| list.out_of_date());
         for question in [Question::Bare(name.clone()), Question::On(host, name.clone())] {
             let Some(slot) = self.answers.get(&question) else { continue };
@@ -156,6 +170,7 @@ impl Registry {
     }
 
     fn missed_changes(&self) {
+        self.cluster.out_of_date();
         self.answers.iter().for_each(|(_, slot)| slot.out_of_date());
         self.lists.iter().for_each(|(_, list)| list.out_of_date());
     }

@@ -1,35 +1,62 @@
 //! The registrations that this daemon holds in a shared registry.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use repmd_backend_api::{Lease, Renewal};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-/// Every lease whose node's connection is open, by the number of its claim.
-#[derive(Debug, Default)]
-pub(super) struct Leases(Mutex<BTreeMap<u64, Held>>);
+use super::events::{Events, What};
 
+/// Every lease whose node's connection is open, by the number of its claim.
 #[derive(Debug)]
-struct Held {
-    lease: Lease,
-    state: State,
+pub(super) struct Leases {
+    held: Mutex<BTreeMap<u64, Held>>,
+    events: Arc<Events>,
+}
+
+/// A registration that this daemon holds in a shared registry.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// What it holds.
+    pub lease: Lease,
+    /// What is known of it in the store.
+    pub state: State,
+    /// When the store was last asked to keep it, if it did.
+    pub renewed: Option<Instant>,
 }
 
 /// What is known of a lease in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum State {
+pub enum State {
+    /// The store keeps it.
     Published,
     /// The node was accepted without the store, which knows nothing of it yet.
     Unpublished,
     /// Another daemon has the name: two nodes of one name live on this host.
     Conflict {
+        /// The other daemon.
         holder: String,
     },
     /// The store refuses this one.
     Failed {
+        /// What it says.
         reason: String,
     },
+}
+
+/// How many leases are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeaseCounts {
+    /// In any.
+    pub all: usize,
+    /// See [`State::Unpublished`].
+    pub unpublished: usize,
+    /// See [`State::Conflict`].
+    pub conflict: usize,
+    /// See [`State::Failed`].
+    pub failed: usize,
 }
 
 /// Which leases to renew.
@@ -40,9 +67,34 @@ pub(super) enum Which {
 }
 
 impl Leases {
+    pub(super) fn new(events: Arc<Events>) -> Self {
+        Self { held: Mutex::default(), events }
+    }
+
     pub(super) fn hold(&self, lease: Lease, is_published: bool) {
         let state = if is_published { State::Published } else { State::Unpublished };
-        self.lock().insert(lease.token.number, Held { lease, state });
+        let renewed = is_published.then(Instant::now);
+        self.lock().insert(lease.token.number, Held { lease, state, renewed });
+    }
+
+    /// All of them, oldest first.
+    pub(super) fn all(&self) -> Vec<Held> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// How many there are in each state that is not [`State::Published`], and how many in all.
+    pub(super) fn counts(&self) -> LeaseCounts {
+        let held = self.lock();
+        let mut counts = LeaseCounts { all: held.len(), ..LeaseCounts::default() };
+        for Held { state, .. } in held.values() {
+            match state {
+                State::Published => {}
+                State::Unpublished => counts.unpublished += 1,
+                State::Conflict { .. } => counts.conflict += 1,
+                State::Failed { .. } => counts.failed += 1,
+            }
+        }
+        counts
     }
 
     pub(super) fn let_go(&self, lease: &Lease) {
@@ -62,9 +114,9 @@ impl Leases {
         leases.retain(|lease| held.contains_key(&lease.token.number));
     }
 
-    /// Takes note of what became of `leases`, in their order. Returns those that were let go meanwhile:
-    /// their renewal may have brought them back.
-    pub(super) fn note(&self, leases: &[Lease], renewals: Vec<Renewal>) -> Vec<Lease> {
+    /// Takes note of what became of `leases`, in their order, when the store was asked at `asked`. Returns
+    /// those that were let go meanwhile: their renewal may have brought them back.
+    pub(super) fn note(&self, leases: &[Lease], renewals: Vec<Renewal>, asked: Instant) -> Vec<Lease> {
         let mut held = self.lock();
         let mut gone = Vec::new();
         for (lease, renewal) in leases.iter().zip(renewals) {
@@ -77,8 +129,11 @@ impl Leases {
                 Renewal::Conflict { holder } => State::Conflict { holder },
                 Renewal::Failed { reason } => State::Failed { reason },
             };
+            if state == State::Published {
+                held.renewed = Some(asked);
+            }
             if held.state != state {
-                tell(lease, &held.state, &state);
+                self.tell(lease, &held.state, &state);
                 held.state = state;
             }
         }
@@ -89,7 +144,7 @@ impl Leases {
     pub(super) fn complaints(&self) -> Vec<String> {
         let mut complaints = Vec::new();
         let mut unpublished = 0;
-        for Held { lease, state } in self.lock().values() {
+        for Held { lease, state, .. } in self.lock().values() {
             let name = || lease.registration.node_name();
             match state {
                 State::Published => {}
@@ -108,20 +163,21 @@ impl Leases {
         complaints
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Held>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Logs a change once, not at each renewal.
-fn tell(lease: &Lease, before: &State, now: &State) {
-    let name = lease.registration.node_name();
-    match now {
-        State::Published => info!(%name, was = ?before, "published"),
-        State::Unpublished => {}
-        State::Conflict { holder } => {
-            warn!(%name, holder, "conflict: another daemon of this host holds the name; both nodes live on");
+    /// Tells of a change once, not at each renewal.
+    fn tell(&self, lease: &Lease, before: &State, now: &State) {
+        let name = lease.registration.node_name();
+        match now {
+            State::Published => info!(%name, was = ?before, "published"),
+            State::Unpublished => {}
+            State::Conflict { holder } => {
+                warn!(%name, holder, "conflict: another daemon of this host holds the name; both nodes live on");
+                self.events.tell(What::Conflict { node: name, holder: holder.clone() });
+            }
+            State::Failed { reason } => error!(%name, reason, "cannot be published"),
         }
-        State::Failed { reason } => error!(%name, reason, "cannot be published"),
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

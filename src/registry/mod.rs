@@ -5,14 +5,20 @@
 //! waits at all while the store is known to be away. It knows no backend by name, no wire and no socket,
 //! so that a simulation can run many of it on a clock of its own.
 
+mod events;
 mod health;
 mod keeper;
 mod leases;
 mod past;
 mod question;
 mod slot;
+mod stats;
 
+pub use events::{EVENTS_MAX, Event, Events, What};
+pub use health::StoreAway;
+pub use leases::{Held, LeaseCounts, State};
 pub use question::{Lookup, Question};
+pub use stats::{Stats, VERBS};
 
 use std::fmt;
 use std::hash::Hash;
@@ -46,6 +52,9 @@ const FRESH_ABSENCE: Duration = Duration::from_millis(25);
 
 /// Answers that are remembered at most.
 const ANSWERS_MAX: usize = 16_384;
+
+/// How many deadlines a list of the whole cluster may take.
+const CLUSTER_PATIENCE: u32 = 8;
 
 /// Hosts whose lists of nodes are remembered at most.
 const LISTS_MAX: usize = 1024;
@@ -101,6 +110,17 @@ pub struct Readiness {
     pub complaints: Vec<String>,
 }
 
+/// The nodes of the whole cluster that other daemons hold, as far as they are known.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// What the store last listed.
+    pub nodes: Arc<Vec<Found>>,
+    /// When it was asked for that; `None`: it never answered, or there is no shared one.
+    pub asked: Option<Instant>,
+    /// Whether the store did not answer when it should have: the list may be out of date.
+    pub is_stale: bool,
+}
+
 /// One daemon's view of one registry.
 #[derive(Debug)]
 pub struct Registry {
@@ -113,11 +133,15 @@ pub struct Registry {
     answers: Cache<Question, Arc<Slot<Remembered>>>,
     /// Nodes that other daemons hold, or an earlier run of this one, by their host.
     lists: Cache<HostId, Arc<Slot<Arc<Vec<Found>>>>>,
+    /// The same of all hosts.
+    cluster: Slot<Arc<Vec<Found>>>,
     readiness: watch::Sender<Readiness>,
     /// There is something to publish, or the store went away.
     nudge: Notify,
     hands_over: AtomicBool,
     ambiguities: Throttle,
+    events: Arc<Events>,
+    stats: Stats,
 }
 
 /// An answer, and how long the store vouches for it.
@@ -131,19 +155,23 @@ impl Registry {
     /// A view of `backend` for the daemon `instance`. It needs [`Registry::keep`] to run beside it.
     #[must_use]
     pub fn new(backend: Arc<dyn RegistryBackend>, instance: Arc<Instance>, options: Options) -> Self {
+        let events = Arc::new(Events::new(Arc::clone(&options.clock)));
         Self {
             past: Mutex::new(Past::new(instance.id.0)),
             backend,
             instance,
             options,
-            health: Health::default(),
-            leases: Leases::default(),
+            health: Health::new(Arc::clone(&events)),
+            leases: Leases::new(Arc::clone(&events)),
             answers: Cache::new(ANSWERS_MAX),
             lists: Cache::new(LISTS_MAX),
+            cluster: Slot::default(),
             readiness: watch::Sender::default(),
             nudge: Notify::new(),
             hands_over: AtomicBool::new(false),
             ambiguities: Throttle::default(),
+            events,
+            stats: Stats::default(),
         }
     }
 
@@ -163,6 +191,65 @@ impl Registry {
     #[must_use]
     pub fn readiness(&self) -> watch::Receiver<Readiness> {
         self.readiness.subscribe()
+    }
+
+    /// What happens in the registry and to this daemon's nodes.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Since when and why the store does not answer, if it does not.
+    #[must_use]
+    pub fn away(&self) -> Option<StoreAway> {
+        self.health.away()
+    }
+
+    /// How long a registration outlives its last renewal; `None` where the registry is not shared.
+    #[must_use]
+    pub fn lease_ttl(&self) -> Option<Duration> {
+        self.backend.lease_ttl()
+    }
+
+    /// What this daemon holds in a shared registry, oldest first.
+    #[must_use]
+    pub fn held(&self) -> Vec<Held> {
+        self.leases.all()
+    }
+
+    /// How much of that is in which state.
+    #[must_use]
+    pub fn lease_counts(&self) -> LeaseCounts {
+        self.leases.counts()
+    }
+
+    /// The nodes that other daemons hold, on all hosts. For people who look: it does not take part in
+    /// look-ups, and that it takes long says nothing of the store's health.
+    pub async fn cluster(&self) -> Cluster {
+        if !self.is_shared() {
+            return Cluster { nodes: Arc::default(), asked: None, is_stale: false };
+        }
+        let load = async {
+            if self.health.is_away() {
+                return None;
+            }
+            let list = self.backend.list(&Scope::Cluster);
+            let mut found = timeout(self.options.deadline * CLUSTER_PATIENCE, list).await.ok()?.ok()?;
+            found.retain(|found| found.registration.instance.id != self.instance.id);
+            Some(Arc::new(found))
+        };
+        let is_current = self.cluster.fresh_or(is_fresh_list, load).await.is_some();
+        let is_stale = !is_current || self.health.is_away();
+        match self.cluster.last() {
+            Some(Known { value, asked }) => Cluster { nodes: value, asked: Some(asked), is_stale },
+            None => Cluster { nodes: Arc::default(), asked: None, is_stale },
+        }
     }
 
     /// Registers a node whose connection is open, under the number of its claim. The store being slow or
@@ -241,7 +328,10 @@ impl Registry {
         let slot = self.answers.get(question);
         let fresh = slot.as_ref().and_then(|slot| slot.fresh(Remembered::is_fresh));
         match fresh {
-            Some(remembered) => Some(remembered.answer),
+            Some(remembered) => {
+                self.stats.remembered.add();
+                Some(remembered.answer)
+            }
             None if self.health.is_away() => Some(self.stale(slot.as_deref())),
             None => None,
         }
@@ -254,13 +344,17 @@ impl Registry {
         }
         let slot = slot_of(&self.answers, &question);
         match slot.fresh_or(Remembered::is_fresh, self.load(&question)).await {
-            Some(remembered) => remembered.answer,
+            Some(remembered) => {
+                self.stats.loaded.add();
+                remembered.answer
+            }
             None => self.stale(Some(&slot)),
         }
     }
 
     /// The last known answer, while it may serve.
     fn stale(&self, slot: Option<&Slot<Remembered>>) -> Answer {
+        self.stats.stale.add();
         let last = slot.and_then(Slot::last).filter(|last| self.may_serve(last.asked, last.value.left));
         last.map_or(Answer::Absent, |last| last.value.answer)
     }
@@ -290,6 +384,7 @@ impl Registry {
             }
             Choice::None => Some(Remembered { answer: Answer::Absent, left: None }),
             Choice::Several(candidates) => {
+                self.stats.ambiguous.add();
                 if let Some(left_out) = self.ambiguities.pass() {
                     let candidates =
                         candidates.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -376,10 +471,12 @@ impl Registry {
         call: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
         let waited = self.options.deadline * patience;
+        let started = Instant::now();
         let result = match timeout(waited, call).await {
             Ok(result) => result,
             Err(elapsed) => Err(BackendError::Unavailable { waited, source: elapsed.into() }),
         };
+        self.stats.called(verb, started.elapsed(), result.is_ok());
         match &result {
             Ok(_) => self.health.done(verb),
             Err(error) => {

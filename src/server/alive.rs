@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use repmd_backend_api::{AliveName, Lease, Node};
+use repmd_backend_api::{AliveName, Lease, Node, NodeName};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use socket2::SockRef;
@@ -16,6 +16,7 @@ use super::connection::{Then, sleep_if, write_now};
 use super::daemon::Daemon;
 use super::table::{AliveSocket, ClaimId};
 use crate::protocol::Response;
+use crate::registry::What;
 
 /// Registers a node and holds its connection, which is the registration: any byte or end from the peer
 /// unregisters it. A refused one is closed.
@@ -25,6 +26,8 @@ pub(super) async fn register_and_hold(daemon: Arc<Daemon>, socket: Arc<AliveSock
     let end = until_the_peer_ends(&socket).await;
     drop(claim);
     info!(name = %lease.registration.node.name, creation = %lease.creation(), end, "unregistered");
+    daemon.stats.unregistered.add();
+    daemon.registry.events().tell(What::Released { node: lease.registration.node_name() });
     daemon.registry.release(&lease).await;
 }
 
@@ -55,6 +58,10 @@ async fn register<'a>(
         match answer(socket, Response::Alive2Granted { highest_version, creation }, Then::Hold) {
             Ok(()) => {
                 info!(name = %node.name, port = node.port, %creation, "registered");
+                daemon.stats.granted.add();
+                let node = lease.registration.node_name();
+                let port = Some(lease.registration.node.port);
+                daemon.registry.events().tell(What::Registered { node, port });
                 return Some((claim, lease));
             }
             Err(error) => debug!(name = %node.name, %error, "the node did not wait for its answer"),
@@ -68,6 +75,15 @@ async fn register<'a>(
 /// `holder`: the other daemon that has the name; without one it is a node of this daemon.
 async fn refuse<T>(daemon: &Daemon, socket: &AliveSocket, node: &Node, holder: Option<&str>) -> Option<T> {
     warn!(port = node.port, holder, "node name already occupied {}", node.name);
+    let me = daemon.registry.instance();
+    match holder {
+        Some(_) => daemon.stats.refused_elsewhere.add(),
+        None => daemon.stats.refused_here.add(),
+    }
+    daemon.registry.events().tell(What::Refused {
+        node: NodeName { alive: node.name.clone(), host: me.host.clone() },
+        holder: holder.unwrap_or(&me.name).to_owned(),
+    });
     sleep_if(daemon.limits.delay_write).await;
     // Whether or not it can be written: the refusal ends this connection and nobody else's.
     let _ = answer(socket, Response::Alive2Refused { highest_version: node.highest_version }, Then::Close);

@@ -88,25 +88,30 @@ pub(super) fn answer(daemon: &Daemon, body: &[u8], asker: Asker<'_>, out: &mut V
         Ok(Request::Dump) if asker.is_local() => list(daemon, asker, true),
         Ok(Request::Alive2(node)) if may_register() => register(daemon, node, asker),
         Ok(Request::Kill) if asker.is_local() && (relaxed || daemon.table().len() == 0) => {
+            daemon.stats.kill.add();
             Response::Killed.encode(out);
             Answer::Kill
         }
         Ok(Request::Kill) if asker.is_local() => {
+            daemon.stats.kill.add();
             complain(daemon, asker, &"Disallowed KILL_REQ, live nodes");
             reply(Response::KillRefused, out)
         }
         Ok(Request::Stop(name)) if asker.is_local() && relaxed => stop(daemon, name, out),
         Ok(Request::Stop(_)) if asker.is_local() => {
+            daemon.stats.stop.add();
             complain(daemon, asker, &"Disallowed STOP_REQ, no relaxed_command_check");
             Answer::Silence
         }
         Err(DecodeError::Refused { highest_version, reason }) if may_register() => {
+            daemon.stats.malformed.add();
             complain(daemon, asker, &reason);
             reply(Response::Alive2Refused { highest_version }, out)
         }
         Ok(request) => not_allowed(daemon, asker, tag_name(&request)),
         Err(DecodeError::Refused { .. }) => not_allowed(daemon, asker, "ALIVE2_REQ"),
         Err(error) => {
+            daemon.stats.malformed.add();
             complain(daemon, asker, &error);
             Answer::Silence
         }
@@ -117,6 +122,7 @@ fn register(daemon: &Daemon, node: Node, asker: Asker<'_>) -> Answer {
     if daemon.table().len() < daemon.limits.nodes_max {
         return Answer::Register(node);
     }
+    daemon.stats.turned_away.add();
     // Not a refusal: the node would print it as a duplicate name.
     complain(daemon, asker, &"no descriptor left for another node");
     Answer::Silence
@@ -127,7 +133,7 @@ pub(super) async fn answer_later(daemon: &Daemon, later: Later, out: &mut Vec<u8
     match later {
         Later::LookUp(question) => {
             let found = daemon.registry.look_up(question).await;
-            found_elsewhere(found, out)
+            found_elsewhere(daemon, found, out)
         }
         Later::List(list) => {
             let mut nodes = Vec::with_capacity(list.hosts.len());
@@ -141,9 +147,9 @@ pub(super) async fn answer_later(daemon: &Daemon, later: Later, out: &mut Vec<u8
 
 fn look_up(daemon: &Daemon, name: &str, asker: Asker<'_>, out: &mut Vec<u8>) -> Answer {
     if let Some(registration) = daemon.table().find(name) {
-        return found_here(registration, asker, &registration.node.extra, out);
+        return found_here(daemon, registration, asker, &registration.node.extra, out);
     }
-    let Some(question) = question(daemon, name, asker) else { return reply(Response::PortNotFound, out) };
+    let Some(question) = question(daemon, name, asker) else { return not_found(daemon, out) };
     let me = daemon.registry.instance();
     if let Question::On(host, alive) = &question
         && me.answers_to(host)
@@ -153,10 +159,10 @@ fn look_up(daemon: &Daemon, name: &str, asker: Asker<'_>, out: &mut Vec<u8>) -> 
         // it on loopback alone.
         let is_apart = asker.peer.is_loopback() && registration.advertised_port != registration.node.port;
         let addresses = if is_apart { slice::from_ref(&asker.peer) } else { &me.addresses };
-        return found_here(registration, asker, &encode_whereabouts(addresses, &me.host), out);
+        return found_here(daemon, registration, asker, &encode_whereabouts(addresses, &me.host), out);
     }
     match daemon.registry.known(&question) {
-        Some(found) => found_elsewhere(found, out),
+        Some(found) => found_elsewhere(daemon, found, out),
         None => Answer::Later(Later::LookUp(question)),
     }
 }
@@ -173,32 +179,49 @@ fn question(daemon: &Daemon, name: &str, asker: Asker<'_>) -> Option<Question> {
 }
 
 /// A node of this daemon: loopback reaches it by its own port, other machines by the advertised one.
-fn found_here(registration: &Registration, asker: Asker<'_>, extra: &[u8], out: &mut Vec<u8>) -> Answer {
+fn found_here(
+    daemon: &Daemon,
+    registration: &Registration,
+    asker: Asker<'_>,
+    extra: &[u8],
+    out: &mut Vec<u8>,
+) -> Answer {
+    daemon.stats.found_here.add();
     let Registration { node, advertised_port, .. } = registration;
     let port = if asker.peer.is_loopback() { node.port } else { *advertised_port };
     reply(Response::PortFound { node, port, extra }, out)
 }
 
-fn found_elsewhere(found: registry::Answer, out: &mut Vec<u8>) -> Answer {
+fn found_elsewhere(daemon: &Daemon, found: registry::Answer, out: &mut Vec<u8>) -> Answer {
     match found {
         registry::Answer::Node(registration) => {
+            daemon.stats.found_elsewhere.add();
             let Registration { node, advertised_port: port, instance, .. } = &*registration;
             let extra = encode_whereabouts(&instance.addresses, &instance.host);
             reply(Response::PortFound { node, port: *port, extra: &extra }, out)
         }
         registry::Answer::Daemon(instance) => {
             let Ok(name) = AliveName::parse(format!("@{}", instance.host).as_bytes()) else {
-                return reply(Response::PortNotFound, out);
+                return not_found(daemon, out);
             };
+            daemon.stats.found_elsewhere.add();
             let (node, port) = (Node::ordinary(name, instance.port), instance.port);
             let extra = encode_whereabouts(&instance.addresses, &instance.host);
             reply(Response::PortFound { node: &node, port, extra: &extra }, out)
         }
-        registry::Answer::Absent => reply(Response::PortNotFound, out),
+        registry::Answer::Absent => not_found(daemon, out),
     }
 }
 
+fn not_found(daemon: &Daemon, out: &mut Vec<u8>) -> Answer {
+    daemon.stats.not_found.add();
+    reply(Response::PortNotFound, out)
+}
+
 fn list(daemon: &Daemon, asker: Asker<'_>, is_dump: bool) -> Answer {
+    let stats = &daemon.stats;
+    let counter = if is_dump { &stats.dump } else { &stats.names };
+    counter.add();
     let own = || daemon.registry.instance().host.clone();
     let virtual_hosts = || daemon.topology.virtual_hosts.values().cloned();
     let hosts = match (daemon.topology.virtual_host(|| asker.local()), daemon.topology.names) {
@@ -242,6 +265,7 @@ fn write_list(daemon: &Daemon, list: &List, elsewhere: &[Arc<Vec<Found>>]) -> Ar
 }
 
 fn stop(daemon: &Daemon, name: &[u8], out: &mut Vec<u8>) -> Answer {
+    daemon.stats.stop.add();
     let known = std::str::from_utf8(name).is_ok_and(|name| daemon.table().stop(name));
     debug!(name = %name.escape_ascii(), known, "STOP_REQ");
     reply(if known { Response::Stopped } else { Response::StopUnknown }, out)
@@ -253,6 +277,7 @@ fn reply(response: Response<'_>, out: &mut Vec<u8>) -> Answer {
 }
 
 fn not_allowed(daemon: &Daemon, asker: Asker<'_>, request: &str) -> Answer {
+    daemon.stats.not_allowed.add();
     complain(daemon, asker, &format_args!("{request} from non local address"));
     Answer::Silence
 }

@@ -94,7 +94,10 @@ pub(super) fn serve(daemon: &Arc<Daemon>, fd: OwnedFd, peer: IpAddr, port: u16, 
             let wait = wait_for_request(Arc::clone(daemon), connection, received.to_vec());
             daemon.requests.spawn(wait);
         }
-        Err(error) => complain(daemon, connection.asker(), &error),
+        Err(error) => {
+            daemon.stats.malformed.add();
+            complain(daemon, connection.asker(), &error);
+        }
     }
 }
 
@@ -108,7 +111,10 @@ async fn wait_for_request(daemon: Arc<Daemon>, connection: Connection, mut recei
         match split_frame(&received) {
             Ok(Some(_)) => break,
             Ok(None) => {}
-            Err(error) => return complain(&daemon, asker(), &error),
+            Err(error) => {
+                daemon.stats.malformed.add();
+                return complain(&daemon, asker(), &error);
+            }
         }
         match read_more(&daemon, &stream, &mut received).await {
             Ok(0) => return debug!(%peer, bytes = received.len(), "closed before its request was whole"),

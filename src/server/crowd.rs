@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::TcpStream;
 
 use super::table::hang_up;
+use crate::metrics::Counter;
 
 /// A bounded set of connections. Whoever comes when it is full ends the one that has waited longest: a
 /// peer that means it is done in microseconds, so the oldest is the least likely to be missed.
@@ -15,6 +16,7 @@ pub(super) struct Crowd {
     members_max: usize,
     members_per_peer_max: usize,
     members: Mutex<Members>,
+    ended: Counter,
 }
 
 #[derive(Debug, Default)]
@@ -33,7 +35,7 @@ pub(super) struct Member<'a> {
 
 impl Crowd {
     pub(super) fn new(members_max: usize, members_per_peer_max: usize) -> Self {
-        Self { members_max, members_per_peer_max, members: Mutex::default() }
+        Self { members_max, members_per_peer_max, members: Mutex::default(), ended: Counter::default() }
     }
 
     /// Lets a connection in, and hangs up on the oldest one if that makes one too many.
@@ -47,16 +49,31 @@ impl Crowd {
         let one_too_many = self.members_per_peer_max < of_peer.len() && !peer.is_loopback();
         if let Some(oldest) = of_peer.first().copied().filter(|_| one_too_many) {
             members.end(oldest);
+            self.ended.add();
         }
-        if self.members_max < members.by_age.len() {
-            members.end_oldest();
+        if self.members_max < members.by_age.len() && members.end_oldest() {
+            self.ended.add();
         }
         Member { crowd: self, number }
     }
 
     /// Hangs up on the connection that has waited longest. `false`: nobody waits.
     pub(super) fn end_oldest(&self) -> bool {
-        self.lock().end_oldest()
+        let is_ended = self.lock().end_oldest();
+        if is_ended {
+            self.ended.add();
+        }
+        is_ended
+    }
+
+    /// How many connections wait.
+    pub(super) fn len(&self) -> usize {
+        self.lock().by_age.len()
+    }
+
+    /// How many were hung up on.
+    pub(super) fn ended(&self) -> u64 {
+        self.ended.get()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Members> {

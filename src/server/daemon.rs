@@ -3,12 +3,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use repmd_backend_api::Registration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::crowd::Crowd;
 use super::limits::Limits;
 use super::policy::Policy;
+use super::stats::Stats;
 use super::table::Table;
 use super::topology::Topology;
 use crate::registry::Registry;
@@ -31,6 +33,7 @@ pub struct Daemon {
     pub(super) nodes: TaskTracker,
     /// Logs of what peers do wrong.
     pub(super) complaints: Throttle,
+    pub(super) stats: Stats,
     table: Mutex<Table>,
     stop: CancellationToken,
     killed: AtomicBool,
@@ -56,10 +59,47 @@ impl Daemon {
             requests: TaskTracker::new(),
             nodes: TaskTracker::new(),
             complaints: Throttle::default(),
+            stats: Stats::default(),
             table: Mutex::default(),
             stop,
             killed: AtomicBool::new(false),
         }
+    }
+
+    /// The registry behind it.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// The nodes that are registered with this daemon, oldest first.
+    #[must_use]
+    pub fn registered(&self) -> Vec<Arc<Registration>> {
+        self.table().registered()
+    }
+
+    /// How many nodes are registered with this daemon, or about to be.
+    #[must_use]
+    pub fn nodes_count(&self) -> usize {
+        self.table().len()
+    }
+
+    /// How many connections wait for the rest of their request, and how many read a long reply slowly.
+    #[must_use]
+    pub fn crowd_counts(&self) -> (usize, usize) {
+        (self.waiting.len(), self.slow_readers.len())
+    }
+
+    /// How many connections were ended to make room for others.
+    #[must_use]
+    pub fn crowded_out(&self) -> u64 {
+        self.waiting.ended() + self.slow_readers.ended()
     }
 
     /// The nodes that are registered here. Held for a few instructions, never over an await.
@@ -69,7 +109,8 @@ impl Daemon {
     }
 
     /// Fires when the daemon is to end.
-    pub(super) fn stop(&self) -> &CancellationToken {
+    #[must_use]
+    pub fn stop(&self) -> &CancellationToken {
         &self.stop
     }
 

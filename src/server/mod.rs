@@ -10,12 +10,14 @@ mod crowd;
 mod daemon;
 mod limits;
 mod policy;
+mod stats;
 mod table;
 mod topology;
 
 pub use daemon::Daemon;
 pub use limits::Limits;
 pub use policy::Policy;
+pub use stats::Stats;
 pub use topology::{Names, Topology};
 
 use std::io;
@@ -143,6 +145,7 @@ fn accept_batch(listener: &TcpListener, port: u16, daemon: &Arc<Daemon>, scratch
                 let Some(peer) = address.and_then(|address| SocketAddr::try_from(address).ok()) else {
                     continue;
                 };
+                daemon.stats.connections.add();
                 connection::serve(daemon, fd, peer.ip().to_canonical(), port, scratch);
             }
             Err(Errno::AGAIN) => return Batch::Empty,
@@ -169,6 +172,7 @@ async fn make_room(daemon: &Daemon, error: Errno) {
         // Its descriptor is free once its task has run. Without that turn, all would go for one newcomer.
         return yield_now().await;
     }
+    daemon.stats.pauses.add();
     if let Some(left_out) = daemon.complaints.pass() {
         warn!(%error, left_out, nodes = daemon.table().len(), "cannot accept, pausing");
     }

@@ -181,6 +181,11 @@ impl Table {
         self.holders.len()
     }
 
+    /// Every node that is registered, oldest first.
+    pub(super) fn registered(&self) -> Vec<Arc<Registration>> {
+        self.granted.values().map(|granted| Arc::clone(&granted.registration)).collect()
+    }
+
     /// The whole answer to NAMES: newest first, as the stock daemon lists them.
     pub(super) fn names(&mut self, listing: Listing) -> Arc<Vec<u8>> {
         if let Some((_, reply)) = self.names.as_ref().filter(|(of, _)| *of == listing) {
