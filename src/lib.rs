@@ -5,6 +5,7 @@
 //! | [`protocol`] | the wire format, without IO |
 //! | [`server`] | the daemon: connections, nodes, answers, limits |
 //! | [`registry`] | what the daemon holds in the registry, and knows of the rest |
+//! | [`admin`] | what operators see: HTTP, metrics, the live page |
 //! | [`metrics`] | counters |
 //! | [`settings`] | everything that can be set, from one table |
 //! | [`listen`] | addresses and listening sockets |
@@ -15,6 +16,7 @@
 //! Arrows point one way: `cli` -> `run` -> `admin` -> `server` -> `registry`, `protocol` -> the contract in
 //! `backends/api`. Only the program names a concrete backend.
 
+pub mod admin;
 pub mod cli;
 pub mod listen;
 pub mod metrics;

@@ -17,10 +17,11 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::admin::{self, About, Token};
 use crate::listen::{ListenError, listen, passed_by_service_manager};
 use crate::registry::{Options, Readiness, Registry};
 use crate::server::{Daemon, Listener, serve};
-use crate::settings::{Backend, Settings, machine_name};
+use crate::settings::{ADMIN_ADDRESS, Admin, Backend, Settings, machine_name};
 use crate::telemetry::{self, Log};
 
 /// The concrete backends, which only the program names.
@@ -100,6 +101,17 @@ pub fn run(
             return ExitCode::FAILURE;
         }
     };
+    let admin = match open_admin(settings, start) {
+        Ok(admin) => admin,
+        Err(error) => {
+            if in_background {
+                eprintln!("epmd: {error}");
+            } else {
+                error!("{error}");
+            }
+            return ExitCode::FAILURE;
+        }
+    };
     if in_background {
         // The sockets listen already: whoever waits for this process can connect when it ends.
         match enter_background() {
@@ -115,8 +127,9 @@ pub fn run(
         warn!("{warning}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let ended = runtime
-        .and_then(|runtime| runtime.block_on(serve_until_stopped(settings, start, listeners, backends)));
+    let ended = runtime.and_then(|runtime| {
+        runtime.block_on(serve_until_stopped(settings, start, listeners, admin, backends))
+    });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -155,6 +168,31 @@ fn open_listeners(
         .collect())
 }
 
+/// The socket for operators, and the token that they must have. `None`: there is none.
+///
+/// # Errors
+/// When what was asked for cannot be had. That somebody else has the default address is only a warning: two
+/// daemons on one machine serve the wire all the same.
+fn open_admin(settings: &Settings, start: Start) -> Result<Option<(TcpListener, Option<Token>)>, String> {
+    let address = match (settings.admin, start) {
+        (Admin::Off, _) | (Admin::Default, Start::Classic { .. }) => return Ok(None),
+        (Admin::Default, Start::Modern) => ADMIN_ADDRESS,
+        (Admin::At(address), _) => address,
+    };
+    let token = match &settings.admin_token_file {
+        Some(path) => Some(Token::read(path).map_err(|error| format!("admin-token-file: {error}"))?),
+        None => None,
+    };
+    match TcpListener::bind(address).and_then(|socket| socket.set_nonblocking(true).map(|()| socket)) {
+        Ok(socket) => Ok(Some((socket, token))),
+        Err(error) if settings.admin == Admin::Default => {
+            warn!(%address, %error, "no page and no metrics: set admin to an address of its own, or to off");
+            Ok(None)
+        }
+        Err(error) => Err(format!("admin: cannot listen on {address}: {error}")),
+    }
+}
+
 /// The port that NAMES reports is the one that clients use: the socket's own, unless somebody who knows
 /// of a translation in between has set one.
 fn reported_port(socket: &TcpListener, settings: &Settings) -> u16 {
@@ -188,6 +226,7 @@ async fn serve_until_stopped(
     settings: &Settings,
     start: Start,
     listeners: Vec<Listener>,
+    admin: Option<(TcpListener, Option<Token>)>,
     backends: &dyn Backends,
 ) -> io::Result<()> {
     let stop = CancellationToken::new();
@@ -219,9 +258,18 @@ async fn serve_until_stopped(
     };
     let (policy, topology) = (settings.policy.clone(), settings.topology.clone());
     let daemon = Daemon::new(Arc::clone(&registry), policy, topology, settings.limits, stop.clone());
+    let daemon = Arc::new(daemon);
     let addresses: Vec<_> =
         listeners.iter().filter_map(|listener| listener.socket.local_addr().ok()).collect();
     info!(host = %settings.host, ?addresses, "serving");
+    let admin = match admin {
+        Some((socket, token)) => {
+            info!(address = ?socket.local_addr().ok(), "showing the cluster by HTTP");
+            let about = About { settings: settings.shown.clone(), cluster: settings.cluster.clone() };
+            Some(admin::start(socket, token, Arc::clone(&daemon), about)?)
+        }
+        None => None,
+    };
     if tells {
         tell_service_manager(&[
             NotifyState::Ready,
@@ -230,12 +278,15 @@ async fn serve_until_stopped(
         ]);
         tokio::spawn(tell_readiness(registry.readiness(), stop));
     }
-    let served = serve(listeners, Arc::new(daemon)).await;
+    let served = serve(listeners, daemon).await;
     keeping.cancel();
     if let Err(error) = keeper.await {
         error!(%error, "the registry was not kept");
     }
     registry.retire().await;
+    if admin.is_some_and(|thread| thread.join().is_err()) {
+        error!("the thread for operators failed");
+    }
     served
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -130,6 +130,20 @@ pub const TABLE: &[Setting] = &[
         value: "TIME",
         help: "How long to answer for nodes elsewhere from memory while the store is away",
         default: "lease-ttl",
+    },
+    Setting {
+        key: "admin",
+        variables: &["REPMD_ADMIN"],
+        value: "ADDRESS:PORT",
+        help: "Show the cluster by HTTP at this address: a page, an API, metrics, probes; or `off`",
+        default: "127.0.0.1:4370, or off with the stock command line",
+    },
+    Setting {
+        key: "admin-token-file",
+        variables: &["REPMD_ADMIN_TOKEN_FILE"],
+        value: "PATH",
+        help: "Demand the token in this file of those who look; without one `admin` must be a loopback address",
+        default: "none",
     },
     Setting {
         key: "allow-lookups-from",
@@ -321,11 +335,11 @@ impl Values {
 
     /// A setting as it may be shown, and where it came from.
     #[must_use]
-    pub fn shown(&self, setting: &Setting) -> (String, &Origin) {
+    pub fn shown(&self, setting: &Setting) -> Shown {
         let (text, origin) = &self.0[setting.key];
-        let text =
+        let value =
             if *origin == Origin::Default { setting.default.to_owned() } else { shown(setting.key, text) };
-        (text, origin)
+        Shown { key: setting.key, value, origin: origin.clone() }
     }
 
     /// What `key` was set to, parsed; `None` when nobody set it.
@@ -420,6 +434,31 @@ fn without_password(url: &str) -> String {
     format!("{scheme}://{user}:***@{host}")
 }
 
+/// Where operators look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admin {
+    /// Where nobody said otherwise: at [`ADMIN_ADDRESS`] if it is free, or nowhere with the stock command line.
+    Default,
+    /// Nowhere.
+    Off,
+    /// Here and nowhere else.
+    At(SocketAddr),
+}
+
+/// Where operators look for a daemon that was told nothing else.
+pub const ADMIN_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4370);
+
+/// A setting as it may be shown: without secrets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// The setting.
+    pub key: &'static str,
+    /// What it is set to; where nobody set it, what the table says.
+    pub value: String,
+    /// By whom.
+    pub origin: Origin,
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -462,12 +501,18 @@ pub struct Settings {
     pub policy: Policy,
     /// The bounds of the server.
     pub limits: Limits,
+    /// Where operators look.
+    pub admin: Admin,
+    /// The file with the token that they must have.
+    pub admin_token_file: Option<PathBuf>,
     /// A filter of `tracing_subscriber::EnvFilter`.
     pub log: String,
     /// How log lines look.
     pub log_format: LogFormat,
     /// What is allowed, but most likely not meant.
     pub warnings: Vec<String>,
+    /// Every setting, in the order of the table, for people.
+    pub shown: Vec<Shown>,
 }
 
 impl Settings {
@@ -552,6 +597,19 @@ impl Settings {
             }
             _ => values.parse("relaxed-command-check", "`true` or `false`", |text| text.parse().ok())?,
         };
+        let admin_token_file = values.parse("admin-token-file", "an absolute path", |text| {
+            Some(PathBuf::from(text)).filter(|path| path.is_absolute())
+        })?;
+        let admin =
+            values.parse("admin", "an address and port such as 127.0.0.1:4370, or `off`", |text| {
+                if text == "off" { Some(Admin::Off) } else { text.parse().ok().map(Admin::At) }
+            })?;
+        if let Some(Admin::At(address)) = admin
+            && !address.ip().to_canonical().is_loopback()
+            && admin_token_file.is_none()
+        {
+            return Err(values.wrong("admin", "a loopback address, unless admin-token-file is set"));
+        }
         let log = values.parse("log", "a level such as `info`, or a filter", |text| {
             text.parse::<tracing_subscriber::EnvFilter>().ok().map(|_| text.to_owned())
         })?;
@@ -596,9 +654,12 @@ impl Settings {
                 lookups_from: networks("allow-lookups-from")?,
             },
             limits,
+            admin: admin.unwrap_or(Admin::Default),
+            admin_token_file,
             log: log.unwrap_or_else(|| "info".to_owned()),
             log_format: log_format.unwrap_or(LogFormat::Text),
             warnings,
+            shown: TABLE.iter().map(|setting| values.shown(setting)).collect(),
         })
     }
 }
@@ -715,6 +776,23 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn operators_are_served_beyond_loopback_only_with_a_token() {
+        for address in ["0.0.0.0:4370", "[::]:4370", "10.0.0.1:4370", "[::ffff:10.0.0.1]:4370"] {
+            let error = check(&[("admin", address)], &[], "").unwrap_err().to_string();
+            let text = "is wrong: expected a loopback address, unless admin-token-file is set";
+            assert_eq!(error, format!("admin: {address:?} (from flag) {text}"));
+            let file = [("REPMD_ADMIN_TOKEN_FILE", "/run/token")];
+            let admin = Admin::At(address.parse().unwrap());
+            assert_eq!(check(&[("admin", address)], &file, "").unwrap().admin, admin);
+        }
+        for address in ["127.0.0.1:4370", "127.1.2.3:1", "[::1]:4370", "[::ffff:127.0.0.1]:4370"] {
+            let admin = Admin::At(address.parse().unwrap());
+            assert_eq!(check(&[], &[("REPMD_ADMIN", address)], "").unwrap().admin, admin);
+        }
+        assert_eq!(check(&[], &[], "admin = \"off\"").unwrap().admin, Admin::Off);
     }
 
     #[test]

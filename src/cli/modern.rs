@@ -12,7 +12,7 @@ use repmd_backend_api::AliveName;
 use super::client::{AskError, ask_host, ask_local};
 use crate::protocol::{NamesReply, PortReply, Request, decode_names_reply, decode_port_reply};
 use crate::run::{Backends, Start, open_files, run};
-use crate::settings::{CONFIG_PATH, CONFIG_VARIABLE, SettingError, Settings, TABLE, Values};
+use crate::settings::{CONFIG_PATH, CONFIG_VARIABLE, SettingError, Settings, Shown, TABLE, Values};
 use crate::telemetry::{self, Log};
 
 /// Exit status of a look-up whose name is not registered.
@@ -138,11 +138,10 @@ fn check_config(
     backends: &dyn Backends,
 ) -> Result<ExitCode, Failure> {
     let values = merge(matches, environment)?;
-    Settings::check(&values, open_files(), &|url| backends.check(url))?;
+    let settings = Settings::check(&values, open_files(), &|url| backends.check(url))?;
     let mut table = String::new();
-    for setting in TABLE {
-        let (text, origin) = values.shown(setting);
-        table += &format!("{} = {text} ({origin})\n", setting.key);
+    for Shown { key, value, origin } in settings.shown {
+        table += &format!("{key} = {value} ({origin})\n");
     }
     say(table.as_bytes())
 }

@@ -4,6 +4,7 @@
 
 mod daemon;
 mod erlang;
+pub mod http;
 mod network;
 mod peer;
 mod port;

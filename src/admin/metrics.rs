@@ -1,0 +1,356 @@
+//! What is measured: one table of names, meanings and sources.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::api::App;
+use crate::metrics::Timings;
+
+const FORMAT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// One metric. `docs/metrics.md` has a row for each.
+#[derive(Debug)]
+pub struct Metric {
+    /// As it is asked for: with its unit, and `_total` for counters.
+    pub name: &'static str,
+    /// The name of its label; empty: it has none.
+    pub label: &'static str,
+    /// One sentence.
+    pub help: &'static str,
+    read: Read,
+}
+
+/// A value, and what its metric's label says of it.
+type Samples<T> = Vec<(&'static str, T)>;
+
+/// Where the values come from.
+#[derive(Clone, Copy, Debug)]
+enum Read {
+    Counter(fn(&super::State) -> Samples<u64>),
+    Seconds(fn(&super::State) -> Samples<f64>),
+    Gauge(fn(&super::State) -> Samples<f64>),
+    Timings(fn(&super::State) -> Samples<&Timings>),
+}
+
+/// The one value of a metric without a label.
+fn one<T>(value: T) -> Samples<T> {
+    vec![("", value)]
+}
+
+/// Every metric.
+pub const TABLE: &[Metric] = &[
+    Metric {
+        name: "repmd_build_info",
+        label: "version",
+        help: "The version that runs; always 1.",
+        read: Read::Gauge(|_| vec![(env!("CARGO_PKG_VERSION"), 1.0)]),
+    },
+    Metric {
+        name: "repmd_connections_total",
+        label: "",
+        help: "Connections that were accepted on the wire.",
+        read: Read::Counter(|state| one(state.daemon.stats().connections.get())),
+    },
+    Metric {
+        name: "repmd_lookups_total",
+        label: "answer",
+        help: "Look-ups (PORT_PLEASE2), by where the answer was: here, elsewhere in the registry, or none.",
+        read: Read::Counter(|state| {
+            let stats = state.daemon.stats();
+            vec![
+                ("here", stats.found_here.get()),
+                ("elsewhere", stats.found_elsewhere.get()),
+                ("none", stats.not_found.get()),
+            ]
+        }),
+    },
+    Metric {
+        name: "repmd_registrations_total",
+        label: "result",
+        help: "Nodes that asked to be registered (ALIVE2): granted; refused, because the name is taken here or \
+               by another daemon of the host; or turned away, because no descriptor is left.",
+        read: Read::Counter(|state| {
+            let stats = state.daemon.stats();
+            vec![
+                ("granted", stats.granted.get()),
+                ("taken_here", stats.refused_here.get()),
+                ("taken_elsewhere", stats.refused_elsewhere.get()),
+                ("turned_away", stats.turned_away.get()),
+            ]
+        }),
+    },
+    Metric {
+        name: "repmd_unregistrations_total",
+        label: "",
+        help: "Nodes whose registration with this daemon ended.",
+        read: Read::Counter(|state| one(state.daemon.stats().unregistered.get())),
+    },
+    Metric {
+        name: "repmd_other_requests_total",
+        label: "request",
+        help: "Requests that are neither look-ups nor registrations, by kind; malformed: no client should send \
+               them, not_allowed: their sender may not make them.",
+        read: Read::Counter(|state| {
+            let stats = state.daemon.stats();
+            vec![
+                ("names", stats.names.get()),
+                ("dump", stats.dump.get()),
+                ("stop", stats.stop.get()),
+                ("kill", stats.kill.get()),
+                ("malformed", stats.malformed.get()),
+                ("not_allowed", stats.not_allowed.get()),
+            ]
+        }),
+    },
+    Metric {
+        name: "repmd_nodes",
+        label: "",
+        help: "Nodes that are registered with this daemon.",
+        read: Read::Gauge(|state| one(state.daemon.nodes_count() as f64)),
+    },
+    Metric {
+        name: "repmd_nodes_not_published",
+        label: "state",
+        help: "Nodes of this daemon that its shared registry does not show: not published yet, in conflict with \
+               another daemon of the host, or refused by the store.",
+        read: Read::Gauge(|state| {
+            let counts = state.daemon.registry().lease_counts();
+            vec![
+                ("unpublished", counts.unpublished as f64),
+                ("conflict", counts.conflict as f64),
+                ("failed", counts.failed as f64),
+            ]
+        }),
+    },
+    Metric {
+        name: "repmd_connections_waiting",
+        label: "for",
+        help: "Connections that wait for their peer: for the rest of a request, or for a reply to be read.",
+        read: Read::Gauge(|state| {
+            let (request, reader) = state.daemon.crowd_counts();
+            vec![("request", request as f64), ("reader", reader as f64)]
+        }),
+    },
+    Metric {
+        name: "repmd_connections_crowded_out_total",
+        label: "",
+        help: "Connections that waited for their peer and were ended to make room for others.",
+        read: Read::Counter(|state| one(state.daemon.crowded_out())),
+    },
+    Metric {
+        name: "repmd_accept_pauses_total",
+        label: "",
+        help: "Times that accepting paused, because no descriptor was left.",
+        read: Read::Counter(|state| one(state.daemon.stats().pauses.get())),
+    },
+    Metric {
+        name: "repmd_ready",
+        label: "",
+        help: "Whether all is well, as /readyz has it: 1 or 0.",
+        read: Read::Gauge(|state| {
+            let is_ready = state.daemon.registry().readiness().borrow().complaints.is_empty();
+            one(f64::from(u8::from(is_ready)))
+        }),
+    },
+    Metric {
+        name: "repmd_registry_up",
+        label: "",
+        help: "Whether the registry answers: 1 or 0. A registry of this process alone always does.",
+        read: Read::Gauge(|state| one(f64::from(u8::from(state.daemon.registry().away().is_none())))),
+    },
+    Metric {
+        name: "repmd_registry_answers_total",
+        label: "from",
+        help: "Questions for names that other daemons hold, by what answered: memory while it is fresh, the \
+               store, or old memory while the store is away.",
+        read: Read::Counter(|state| {
+            let stats = state.daemon.registry().stats();
+            vec![
+                ("memory", stats.remembered.get()),
+                ("store", stats.loaded.get()),
+                ("stale_memory", stats.stale.get()),
+            ]
+        }),
+    },
+    Metric {
+        name: "repmd_registry_ambiguous_total",
+        label: "",
+        help: "Times that the store was asked for a name without a host, and several hosts have it.",
+        read: Read::Counter(|state| one(state.daemon.registry().stats().ambiguous.get())),
+    },
+    Metric {
+        name: "repmd_registry_call_seconds",
+        label: "verb",
+        help: "How long calls of the registry took, whatever came of them.",
+        read: Read::Timings(|state| {
+            let calls = state.daemon.registry().stats().calls();
+            calls.map(|(verb, timings, _)| (verb, timings)).collect()
+        }),
+    },
+    Metric {
+        name: "repmd_registry_calls_failed_total",
+        label: "verb",
+        help: "Calls of the registry that failed or ran out of time; that a name is taken counts too.",
+        read: Read::Counter(|state| {
+            state.daemon.registry().stats().calls().map(|(verb, _, failed)| (verb, failed)).collect()
+        }),
+    },
+    Metric {
+        name: "process_start_time_seconds",
+        label: "",
+        help: "When the daemon started, in seconds since 1970.",
+        read: Read::Gauge(|state| {
+            let since_epoch = state.started_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            one(since_epoch.as_secs_f64())
+        }),
+    },
+    Metric {
+        name: "process_cpu_seconds_total",
+        label: "",
+        help: "Processor time of all threads.",
+        read: Read::Seconds(|_| one(process::cpu_seconds())),
+    },
+    Metric {
+        name: "process_resident_memory_bytes",
+        label: "",
+        help: "Resident memory.",
+        read: Read::Gauge(|_| one(process::resident_bytes())),
+    },
+    Metric {
+        name: "process_open_fds",
+        label: "",
+        help: "Open file descriptors.",
+        read: Read::Gauge(|_| one(process::open_files())),
+    },
+    Metric {
+        name: "process_max_fds",
+        label: "",
+        help: "How many descriptors may be open.",
+        read: Read::Gauge(|_| one(process::open_files_max())),
+    },
+];
+
+/// Answers `/metrics`.
+pub(super) async fn answer(State(state): App) -> Response {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Source(state)));
+    let mut page = String::with_capacity(16 << 10);
+    text::encode(&mut page, &registry).expect("a string takes all text");
+    ([(CONTENT_TYPE, FORMAT)], page).into_response()
+}
+
+#[derive(Debug)]
+struct Source(Arc<super::State>);
+
+impl Collector for Source {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        for metric in TABLE {
+            let (name, unit) = metric.family();
+            let encoder = encoder.encode_descriptor(name, metric.help, unit.as_ref(), metric.kind())?;
+            metric.encode(encoder, &self.0)?;
+        }
+        Ok(())
+    }
+}
+
+impl Metric {
+    /// Its name without what the format adds by itself, and the unit that it adds.
+    fn family(&self) -> (&'static str, Option<Unit>) {
+        let name = self.name.strip_suffix("_total").unwrap_or(self.name);
+        match (name.strip_suffix("_seconds"), name.strip_suffix("_bytes")) {
+            (Some(name), _) => (name, Some(Unit::Seconds)),
+            (_, Some(name)) => (name, Some(Unit::Bytes)),
+            (None, None) => (name, None),
+        }
+    }
+
+    /// What it is, as the format calls it.
+    #[must_use]
+    pub fn kind(&self) -> MetricType {
+        match self.read {
+            Read::Counter(_) | Read::Seconds(_) => MetricType::Counter,
+            Read::Gauge(_) => MetricType::Gauge,
+            Read::Timings(_) => MetricType::Histogram,
+        }
+    }
+
+    fn encode(&self, mut encoder: MetricEncoder<'_>, state: &super::State) -> fmt::Result {
+        match self.read {
+            Read::Counter(read) => read(state).into_iter().try_for_each(|(label, value)| {
+                self.labelled(&mut encoder, label, |encoder| {
+                    encoder.encode_counter::<NoLabelSet, u64, u64>(&value, None)
+                })
+            }),
+            Read::Seconds(read) => read(state).into_iter().try_for_each(|(label, value)| {
+                self.labelled(&mut encoder, label, |encoder| {
+                    encoder.encode_counter::<NoLabelSet, f64, u64>(&value, None)
+                })
+            }),
+            Read::Gauge(read) => read(state).into_iter().try_for_each(|(label, value)| {
+                self.labelled(&mut encoder, label, |encoder| encoder.encode_gauge(&value))
+            }),
+            Read::Timings(read) => read(state).into_iter().try_for_each(|(label, timings)| {
+                let classes: Vec<_> = timings.classes().collect();
+                let count = classes.iter().map(|(_, count)| count).sum();
+                let sum = timings.sum().as_secs_f64();
+                self.labelled(&mut encoder, label, |encoder| {
+                    encoder.encode_histogram::<NoLabelSet>(sum, count, &classes, None)
+                })
+            }),
+        }
+    }
+
+    /// Encodes one value under its label, if the metric has one.
+    fn labelled(
+        &self,
+        encoder: &mut MetricEncoder<'_>,
+        label: &'static str,
+        encode: impl FnOnce(&mut MetricEncoder<'_>) -> fmt::Result,
+    ) -> fmt::Result {
+        if self.label.is_empty() {
+            return encode(encoder);
+        }
+        encode(&mut encoder.encode_family(&[(self.label, label)])?)
+    }
+}
+
+/// What the kernel says of this process. Zero where it says nothing.
+mod process {
+    use std::fs::{read_dir, read_to_string};
+
+    use rustix::param::{clock_ticks_per_second, page_size};
+    use rustix::process::{Resource, getrlimit};
+
+    /// A number of `/proc/self/stat`, counted from the state, which is the third field.
+    fn stat(field: usize) -> f64 {
+        let text = read_to_string("/proc/self/stat").unwrap_or_default();
+        let after_name = text.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        after_name.split(' ').nth(field - 3).and_then(|number| number.parse().ok()).unwrap_or(0.0)
+    }
+
+    pub(super) fn cpu_seconds() -> f64 {
+        (stat(14) + stat(15)) / clock_ticks_per_second() as f64
+    }
+
+    pub(super) fn resident_bytes() -> f64 {
+        stat(24) * page_size() as f64
+    }
+
+    pub(super) fn open_files() -> f64 {
+        // One of them reads this folder.
+        read_dir("/proc/self/fd").map_or(0, |files| files.count().saturating_sub(1)) as f64
+    }
+
+    pub(super) fn open_files_max() -> f64 {
+        getrlimit(Resource::Nofile).current.map_or(f64::INFINITY, |limit| limit as f64)
+    }
+}

@@ -1,0 +1,233 @@
+//! Every node of the cluster: what this daemon holds itself, and what the registry knows of the rest.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use repmd_backend_api::{HostId, NodeType, Registration};
+use serde::{Deserialize, Serialize};
+
+use super::api::{App, failure, milliseconds, time_text};
+use crate::registry::{self, Held, Registry};
+use crate::server::Daemon;
+
+/// Nodes of one answer, unless asked otherwise, and at most.
+const LIMIT: usize = 1000;
+const LIMIT_MAX: usize = 10_000;
+
+/// One node, and what is known of its registration.
+#[derive(Debug)]
+struct Entry {
+    registration: Arc<Registration>,
+    state: registry::State,
+    /// How long it stays in the store unless its daemon renews it.
+    left: Option<Duration>,
+    is_here: bool,
+}
+
+/// An [`Entry`] as the API writes it.
+#[derive(Serialize)]
+struct Shown<'a> {
+    node: String,
+    name: &'a str,
+    host: &'a str,
+    port: u16,
+    advertised_port: u16,
+    addresses: &'a [IpAddr],
+    #[serde(rename = "type")]
+    node_type: String,
+    protocol: u8,
+    lowest_version: u16,
+    highest_version: u16,
+    creation: u32,
+    registered_at: String,
+    alive_seconds: u64,
+    daemon: &'a str,
+    is_here: bool,
+    state: &'static str,
+    holder: Option<&'a str>,
+    reason: Option<&'a str>,
+    lease_left_ms: Option<u64>,
+}
+
+/// Which nodes are asked for.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Filter {
+    /// A host or an alias of one.
+    host: Option<String>,
+    /// An alive name.
+    name: Option<String>,
+    limit: Option<usize>,
+    /// What the answer before gave as `next`.
+    after: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Page<'a> {
+    /// Of the filter, on all pages.
+    total: usize,
+    nodes: Vec<Shown<'a>>,
+    next: Option<String>,
+    #[serde(flatten)]
+    age: Age,
+}
+
+/// How far the answer can be relied on.
+#[derive(Serialize)]
+struct Age {
+    /// The store did not answer: nodes that other daemons hold are as they were last known.
+    is_stale: bool,
+    /// How long ago the store said what is known of other daemons' nodes.
+    age_ms: Option<u64>,
+}
+
+/// Answers `/api/v1/nodes`.
+pub(super) async fn list(State(state): App, filter: Result<Query<Filter>, QueryRejection>) -> Response {
+    let filter = match filter {
+        Ok(Query(filter)) => filter,
+        Err(error) => return failure(StatusCode::BAD_REQUEST, &error.body_text()),
+    };
+    let limit = filter.limit.unwrap_or(LIMIT);
+    if !(1..=LIMIT_MAX).contains(&limit) {
+        return failure(StatusCode::BAD_REQUEST, &format!("limit: expected 1 to {LIMIT_MAX}"));
+    }
+    // No node has a host that is none.
+    let host = filter.host.as_deref().map(HostId::parse);
+    let (mut entries, age) = overview(&state.daemon).await;
+    entries.retain(|Entry { registration, .. }| {
+        let on_host =
+            |host: &Result<HostId, _>| host.as_ref().is_ok_and(|host| registration.instance.answers_to(host));
+        let named = |name: &String| registration.node.name.as_str() == name;
+        host.as_ref().is_none_or(on_host) && filter.name.as_ref().is_none_or(named)
+    });
+    let start = match filter.after.as_deref().map(parse_place) {
+        Some(None) => {
+            return failure(StatusCode::BAD_REQUEST, "after: expected the `next` of another answer");
+        }
+        Some(Some(after)) => entries.partition_point(|entry| entry.place() <= after),
+        None => 0,
+    };
+    let page = &entries[start..entries.len().min(start + limit)];
+    let next = page.last().filter(|_| start + limit < entries.len()).map(|last| {
+        let (host, name, daemon) = last.place();
+        format!("{host} {daemon} {name}")
+    });
+    let now = SystemTime::now();
+    let nodes = page.iter().map(|entry| entry.shown(now)).collect();
+    Json(Page { total: entries.len(), nodes, next, age }).into_response()
+}
+
+/// Answers `/api/v1/nodes/{node}`: `name@host`.
+pub(super) async fn one(State(state): App, Path(node): Path<String>) -> Response {
+    let parts = node.rsplit_once('@').and_then(|(name, host)| Some((name, HostId::parse(host).ok()?)));
+    let Some((name, host)) = parts else {
+        return failure(StatusCode::BAD_REQUEST, "expected NAME@HOST");
+    };
+    let (entries, _) = overview(&state.daemon).await;
+    let mut named = entries.iter().filter(|Entry { registration, .. }| {
+        registration.node.name.as_str() == name && registration.instance.answers_to(&host)
+    });
+    // Where two daemons hold one name, this one knows more of its own.
+    let first = named.next();
+    let found = first.filter(|entry| entry.is_here).or_else(|| named.find(|entry| entry.is_here)).or(first);
+    match found {
+        Some(entry) => Json(entry.shown(SystemTime::now())).into_response(),
+        None => failure(StatusCode::NOT_FOUND, "no such node is registered"),
+    }
+}
+
+/// Every node, by host, name and daemon.
+async fn overview(daemon: &Daemon) -> (Vec<Entry>, Age) {
+    let registry = daemon.registry();
+    let cluster = registry.cluster().await;
+    let since_asked = cluster.asked.map(|asked| asked.elapsed());
+    let elsewhere = cluster.nodes.iter().map(|found| Entry {
+        registration: Arc::clone(&found.registration),
+        state: registry::State::Published,
+        left: found.left.map(|left| left.saturating_sub(since_asked.unwrap_or_default())),
+        is_here: false,
+    });
+    let mut entries: Vec<_> = own(daemon, registry).into_iter().chain(elsewhere).collect();
+    entries.sort_unstable_by(|one, other| one.place().cmp(&other.place()));
+    (entries, Age { is_stale: cluster.is_stale, age_ms: since_asked.map(milliseconds) })
+}
+
+/// What this daemon holds. Where nobody else is to know of it, that is published by itself.
+fn own(daemon: &Daemon, registry: &Registry) -> Vec<Entry> {
+    let Some(lease_ttl) = registry.lease_ttl() else {
+        let registered = daemon.registered().into_iter();
+        let entry = |registration| Entry {
+            registration,
+            state: registry::State::Published,
+            left: None,
+            is_here: true,
+        };
+        return registered.map(entry).collect();
+    };
+    let held = registry.held().into_iter();
+    held.map(|Held { lease, state, renewed }| Entry {
+        registration: lease.registration,
+        left: renewed
+            .filter(|_| state == registry::State::Published)
+            .map(|renewed| lease_ttl.saturating_sub(renewed.elapsed())),
+        state,
+        is_here: true,
+    })
+    .collect()
+}
+
+impl Entry {
+    /// Its place in the order of all entries.
+    fn place(&self) -> (&str, &str, &str) {
+        let Registration { node, instance, .. } = &*self.registration;
+        (instance.host.as_str(), node.name.as_str(), &instance.name)
+    }
+
+    fn shown(&self, now: SystemTime) -> Shown<'_> {
+        let Registration { node, advertised_port, creation, instance, registered_at } = &*self.registration;
+        let (state, holder, reason) = match &self.state {
+            registry::State::Published => ("published", None, None),
+            registry::State::Unpublished => ("unpublished", None, None),
+            registry::State::Conflict { holder } => ("conflict", Some(holder.as_str()), None),
+            registry::State::Failed { reason } => ("failed", None, Some(reason.as_str())),
+        };
+        Shown {
+            node: self.registration.node_name().to_string(),
+            name: node.name.as_str(),
+            host: instance.host.as_str(),
+            port: node.port,
+            advertised_port: *advertised_port,
+            addresses: &instance.addresses,
+            node_type: match node.node_type {
+                NodeType::NORMAL => "normal".to_owned(),
+                NodeType::HIDDEN => "hidden".to_owned(),
+                NodeType(other) => other.to_string(),
+            },
+            protocol: node.protocol,
+            lowest_version: node.lowest_version,
+            highest_version: node.highest_version,
+            creation: creation.get(),
+            registered_at: time_text(*registered_at),
+            alive_seconds: now.duration_since(*registered_at).unwrap_or_default().as_secs(),
+            daemon: &instance.name,
+            is_here: self.is_here,
+            state,
+            holder,
+            reason,
+            lease_left_ms: self.left.map(milliseconds),
+        }
+    }
+}
+
+/// Reads a place from `HOST DAEMON NAME`: only the last may have spaces.
+fn parse_place(text: &str) -> Option<(&str, &str, &str)> {
+    let (host, rest) = text.split_once(' ')?;
+    let (daemon, name) = rest.split_once(' ')?;
+    Some((host, name, daemon))
+}
