@@ -29,7 +29,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt, TryStreamExt};
 use redis::{Script, ScriptInvocation};
 use repmd_backend_api::{
     AliveName, BackendError, Change, Claim, Creation, Found, HostId, Instance, Lease, NodeName, Registration,
@@ -44,6 +45,9 @@ pub use settings::{Settings, SettingsError};
 /// Registrations that one run of a script renews or reads. The store does nothing else meanwhile: some
 /// hundred microseconds.
 const BATCH: usize = 100;
+
+/// Batches of a list that are on their way at once: reading them takes this thread as long as the store.
+const READS_MAX: usize = 4;
 
 /// A registry in Redis or Valkey.
 pub struct Redis {
@@ -251,7 +255,8 @@ impl RegistryBackend for Redis {
     }
 
     /// First the names, then what is behind them: no registration ever changes its host or its name, so
-    /// none is missed or seen twice.
+    /// none is missed or seen twice. Each step has the deadline, not the whole of a list that is long; no
+    /// node waits for one.
     async fn list(&self, scope: &Scope) -> Result<Vec<Found>, BackendError> {
         let mut script = self.start(&self.scripts.names);
         script.arg(host_of(scope));
@@ -265,8 +270,8 @@ impl RegistryBackend for Redis {
             let host = self.read_host(host)?;
             batches.extend(names.chunks(BATCH).map(|names| (host.clone(), names)));
         }
-        let lists = try_join_all(batches.iter().map(|(host, names)| self.read_some(host, names))).await?;
-        let mut found = lists.concat();
+        let reads: Vec<_> = batches.iter().map(|(host, names)| self.read_some(host, names)).collect();
+        let mut found = stream::iter(reads).buffer_unordered(READS_MAX).try_concat().await?;
         found.retain(|(_, found)| scope.covers(&found.registration.instance));
         found.sort_unstable_by_key(|(order, _)| Reverse(*order));
         Ok(found.into_iter().map(|(_, found)| found).collect())
