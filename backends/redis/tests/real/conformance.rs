@@ -9,6 +9,8 @@ use repmd_backend_conformance::Fixture;
 use repmd_backend_redis::{Redis, Settings};
 use repmd_test_stores::{Kind, Release, Store};
 
+use crate::daemon::{PATIENCE, until_ok};
+
 /// A cluster of its own in a store that cases share.
 struct Registry {
     store: Arc<Store>,
@@ -26,11 +28,12 @@ impl Registry {
 
 impl Fixture for Registry {
     async fn open(&self) -> Arc<dyn RegistryBackend> {
-        let settings = Settings::from_url(&self.store.url(), &self.cluster, self.lease_ttl).unwrap();
+        let mut settings = Settings::from_url(&self.store.url(), &self.cluster, self.lease_ttl).unwrap();
+        // The promises are not about the time that a busy machine takes.
+        settings.deadline = PATIENCE;
         let registry = Redis::open(settings);
         // Until it is connected it hears of no change.
-        crate::daemon::until_ok("the store is reached", async || registry.daemons(&Scope::Cluster).await)
-            .await;
+        until_ok("the store is reached", async || registry.daemons(&Scope::Cluster).await).await;
         Arc::new(registry)
     }
 

@@ -9,6 +9,7 @@ use repmd_backend_api::{
     AliveName, BackendError, Claim, Found, HostId, Instance, InstanceId, Lease, Node, NodeType,
     RegistryBackend, Renewal, Scope,
 };
+use repmd_backend_redis::settings::DEADLINE;
 use repmd_backend_redis::{Redis, Settings};
 use repmd_test_stores::Store;
 
@@ -53,7 +54,14 @@ impl Daemon {
     }
 
     pub(crate) fn with(url: &str, name: &str, at: &str, ttl: Duration) -> Self {
-        let backend = Redis::open(Settings::from_url(url, CLUSTER, ttl).unwrap());
+        Self::waiting(url, name, at, ttl, DEADLINE)
+    }
+
+    /// [`Daemon::with`] a deadline of its own: a large batch takes its time on a busy machine.
+    pub(crate) fn waiting(url: &str, name: &str, at: &str, ttl: Duration, deadline: Duration) -> Self {
+        let mut settings = Settings::from_url(url, CLUSTER, ttl).unwrap();
+        settings.deadline = deadline;
+        let backend = Redis::open(settings);
         let instance = Instance {
             id: InstanceId::random(),
             name: name.to_owned(),

@@ -122,7 +122,7 @@ async fn a_registration_whose_answer_was_lost_is_repeated_without_a_clash() {
 #[tokio::test]
 async fn long_answers_and_batches_delay_no_look_up() {
     let store = Store::redis();
-    let daemon = Daemon::on(&store, "a");
+    let daemon = Daemon::waiting(&store.url(), "a", "a", TTL, PATIENCE);
     let lease = daemon.register("rabbit", 1).await.unwrap();
     let leases = vec![lease; 1000];
     let mut slowest = Duration::ZERO;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::slice::from_ref;
 use std::time::{Duration, SystemTime};
 
-use crate::daemon::{Daemon, TTL, key, name, port, scope, until};
+use crate::daemon::{Daemon, PATIENCE, TTL, key, name, port, scope, until};
 use repmd_backend_api::{BackendError, Creation, Lease, Registration, RegistryBackend, Renewal, Scope};
 use repmd_backend_redis::{Redis, Settings};
 use repmd_test_stores::{Kind, Release, Store};
@@ -224,7 +224,7 @@ async fn renew_without_leases_lets_a_daemon_count_as_alive(store: Store) {
 }
 
 async fn renew_of_a_large_batch_answers_in_order(store: Store) {
-    let daemon = Daemon::on(&store, "a");
+    let daemon = Daemon::waiting(&store.url(), "a", "a", TTL, PATIENCE);
     let thief = Daemon::with(&store.url(), "thief", "a", TTL);
     let mut leases = Vec::new();
     for index in 0..1001 {
