@@ -121,7 +121,9 @@ impl Registry {
     /// of the daemon.
     async fn learn_of_its_past(&self) -> bool {
         let scope = Scope::Host(self.instance.host.clone());
-        let Ok(found) = self.call("list", 1, self.backend.list(&scope)).await else { return false };
+        let Ok(found) = self.call("list", RENEWAL_PATIENCE, self.backend.list(&scope)).await else {
+            return false;
+        };
         let mut past = self.past();
         for found in found.iter().filter(|found| found.registration.instance.host == self.instance.host) {
             past.was_here(&found.registration.node.name);
