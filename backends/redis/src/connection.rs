@@ -6,8 +6,8 @@
 //! fail-overs to the caller.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
@@ -78,6 +78,8 @@ struct Session {
     /// Calls since the last answer.
     silences: AtomicU32,
     ended: CancellationToken,
+    /// Why, if a call ended it.
+    why: OnceLock<Fault>,
 }
 
 impl Connection {
@@ -162,7 +164,7 @@ impl Session {
         };
         let Ok(result) = timeout_at(deadline, script.invoke_async(&mut connection)).await else {
             if SILENCES_MAX <= 1 + self.silences.fetch_add(1, Ordering::Relaxed) {
-                self.ended.cancel();
+                self.end(Fault::Silent);
             }
             return Err(Fault::Silent);
         };
@@ -170,10 +172,16 @@ impl Session {
         result.map_err(|error| {
             let fault = Fault::Store(error);
             if fault.ends_session() {
-                self.ended.cancel();
+                self.end(fault.clone());
             }
             fault
         })
+    }
+
+    fn end(&self, fault: Fault) {
+        // The first reason is the one.
+        let _ = self.why.set(fault);
+        self.ended.cancel();
     }
 }
 
@@ -193,19 +201,22 @@ impl Keeper {
             match timeout(CONNECT, self.connect()).await.unwrap_or(Err(Fault::Silent)) {
                 Ok(session) => {
                     let since = Instant::now();
-                    let ended = session.ended.clone();
-                    self.state.send_replace(State::Up(Arc::new(session)));
+                    let session = Arc::new(session);
+                    self.state.send_replace(State::Up(Arc::clone(&session)));
                     if !is_first {
                         // What happened while nobody listened is not told again. It fails when nobody watches.
                         let _ = self.changes.send(Change::Missed);
                     }
                     is_first = false;
-                    ended.cancelled().await;
-                    self.state.send_replace(State::Connecting);
+                    session.ended.cancelled().await;
                     if USEFUL < since.elapsed() {
+                        self.state.send_replace(State::Connecting);
                         backoff = BACKOFF.0;
                         continue;
                     }
+                    // Such as a replica where a primary was expected: the next session may fare as badly.
+                    let why = session.why.get().cloned();
+                    self.state.send_replace(why.map_or(State::Connecting, State::Down));
                 }
                 Err(fault) => {
                     self.state.send_replace(State::Down(fault));
@@ -243,7 +254,7 @@ impl Keeper {
             Err(fault) if !fault.stays() => return Err(fault),
             Ok(()) | Err(_) => {}
         }
-        Ok(Session { quick, bulk, silences: AtomicU32::new(0), ended })
+        Ok(Session { quick, bulk, silences: AtomicU32::new(0), ended, why: OnceLock::new() })
     }
 }
 
