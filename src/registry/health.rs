@@ -21,7 +21,7 @@ struct State {
     last_reached: Option<Instant>,
     away: Option<Away>,
     /// What the store refuses, by the verb that it refuses.
-    refusals: BTreeMap<&'static str, String>,
+    refusals: BTreeMap<&'static str, Refusal>,
 }
 
 #[derive(Clone, Debug)]
@@ -39,18 +39,21 @@ pub struct StoreAway {
     pub reason: String,
 }
 
+#[derive(Clone, Debug)]
+struct Refusal {
+    /// When it was last met.
+    met: Instant,
+    reason: String,
+}
+
 impl Health {
     pub(super) fn new(events: Arc<Events>) -> Self {
         Self(Mutex::new(State { events, last_reached: None, away: None, refusals: BTreeMap::new() }))
     }
 
-    /// The store has done what `verb` asked.
-    pub(super) fn done(&self, verb: &'static str) {
-        let mut state = self.lock();
-        state.reached();
-        if state.refusals.remove(verb).is_some() {
-            info!(verb, "the registry accepts this again");
-        }
+    /// The store has done what was asked.
+    pub(super) fn done(&self) {
+        self.lock().reached();
     }
 
     /// The store has answered, and the answer to `verb` is not ours to mend.
@@ -67,10 +70,11 @@ impl Health {
             }
             BackendError::Denied { .. } | BackendError::Corrupt { .. } => {
                 state.reached();
-                if state.refusals.get(verb) != Some(&reason) {
+                // The reason names the node, and so is another one each time.
+                if !state.refusals.contains_key(verb) {
                     error!(verb, reason, "the registry refuses");
-                    state.refusals.insert(verb, reason);
                 }
+                state.refusals.insert(verb, Refusal { met: Instant::now(), reason });
             }
             BackendError::NameTaken { .. } => state.reached(),
         }
@@ -93,8 +97,18 @@ impl Health {
     }
 
     /// Why the registry is not whole, in words for an operator; empty when all is well.
-    pub(super) fn complaints(&self) -> Vec<String> {
-        let state = self.lock();
+    ///
+    /// A refusal counts as over when it was not met for `quiet`. That the same verb was done since says
+    /// nothing: it may be one name that is refused. And it may not be asked for again for days.
+    pub(super) fn complaints(&self, quiet: Duration) -> Vec<String> {
+        let mut state = self.lock();
+        state.refusals.retain(|verb, refusal| {
+            let is_over = quiet <= refusal.met.elapsed();
+            if is_over {
+                info!(verb, "the registry no longer refuses");
+            }
+            !is_over
+        });
         let away = state.away.as_ref().map(|away| {
             // Whole minutes, so that the text does not change with each look at it.
             let minutes = Duration::from_secs(away.since.elapsed().as_secs() / 60 * 60);
@@ -103,7 +117,9 @@ impl Health {
             format!("the registry is away for {since}: {}", away.reason)
         });
         let refusals = state.refusals.iter();
-        away.into_iter().chain(refusals.map(|(verb, reason)| format!("{verb}: {reason}"))).collect()
+        away.into_iter()
+            .chain(refusals.map(|(verb, refusal)| format!("{verb}: {}", refusal.reason)))
+            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -122,13 +138,50 @@ impl State {
     }
 }
 
-/// An error with its causes, on one line.
+/// An error with its causes, on one line. Some say all that their cause says.
 fn chain(problem: &BackendError) -> String {
     let mut text = problem.to_string();
     let mut cause = std::error::Error::source(problem);
     while let Some(error) = cause {
-        text += &format!(": {error}");
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text += &format!(": {more}");
+        }
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUIET: Duration = Duration::from_secs(15);
+
+    fn denied(action: &str) -> BackendError {
+        BackendError::Denied { action: action.to_owned(), source: "no".into() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_is_over_when_it_was_not_met_for_a_while_and_not_when_another_name_was_accepted() {
+        let health = Health::default();
+        health.failed("register", &denied("register a@h"));
+        health.done();
+        tokio::time::advance(QUIET / 2).await;
+        health.failed("register", &denied("register b@h"));
+        tokio::time::advance(QUIET - Duration::from_secs(1)).await;
+        assert_eq!(health.complaints(QUIET), ["register: the registry refuses to register b@h: no"]);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(health.complaints(QUIET), [""; 0]);
+    }
+
+    #[test]
+    fn a_cause_that_says_the_same_again_is_left_out() {
+        let source = BackendError::Denied { action: "b".to_owned(), source: "c".into() };
+        let error = BackendError::Denied { action: "a".to_owned(), source: Box::new(source) };
+        assert_eq!(chain(&error), "the registry refuses to a: the registry refuses to b: c");
+        let io = std::io::Error::other("reset");
+        let error = BackendError::Unavailable { waited: QUIET, source: Box::new(std::io::Error::other(io)) };
+        assert_eq!(chain(&error), "no answer from the registry within 15s: reset");
+    }
 }

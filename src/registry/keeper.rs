@@ -35,12 +35,13 @@ impl Registry {
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            () = self.renew_for_ever(lease_ttl / 3) => {}
+            () = self.renew_for_ever(lease_ttl) => {}
             () = self.follow_changes() => {}
         }
     }
 
-    async fn renew_for_ever(&self, interval: Duration) {
+    async fn renew_for_ever(&self, lease_ttl: Duration) {
+        let interval = lease_ttl / 3;
         // The first round announces the daemon itself.
         let mut next_round = Instant::now();
         let mut failures = 0;
@@ -61,7 +62,7 @@ impl Registry {
             } else {
                 self.renew(Which::Unpublished, Duration::ZERO).await
             };
-            self.tell_readiness();
+            self.tell_readiness(lease_ttl);
             match result {
                 Err(BackendError::Unavailable { .. }) => {
                     failures += 1;
@@ -177,8 +178,8 @@ impl Registry {
         self.lists.iter().for_each(|(_, list)| list.out_of_date());
     }
 
-    fn tell_readiness(&self) {
-        let mut complaints = self.health.complaints();
+    fn tell_readiness(&self, lease_ttl: Duration) {
+        let mut complaints = self.health.complaints(lease_ttl);
         complaints.extend(self.leases.complaints());
         self.readiness.send_if_modified(|readiness| {
             let now = Readiness { complaints };

@@ -478,7 +478,7 @@ impl Registry {
         };
         self.stats.called(verb, started.elapsed(), result.is_ok());
         match &result {
-            Ok(_) => self.health.done(verb),
+            Ok(_) => self.health.done(),
             Err(error) => {
                 self.health.failed(verb, error);
                 self.nudge.notify_one();
