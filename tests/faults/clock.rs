@@ -1,0 +1,50 @@
+//! Clocks of daemons' machines that are off by a day.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::stage::{Plan, Stage};
+use crate::{INTERVAL, SLACK, TTL};
+
+/// The clock of the daemon's machine, as `faketime` shifts it. Time still passes as it does.
+fn shifted(plan: Plan, by: &str) -> Plan {
+    let library = format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH);
+    assert!(Path::new(&library).exists(), "{library} is missing: `apt-get install libfaketime`");
+    plan.variable("LD_PRELOAD", &library)
+        .variable("FAKETIME", by)
+        .variable("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+}
+
+#[test]
+fn clocks_that_are_off_by_a_day_change_nothing() {
+    let stage = Stage::redis();
+    let plan = |host: &str, by: &str| shifted(stage.plan(host), by);
+    let first = plan("a", "-1d").set("instance-name", "first");
+    let a = first.start();
+    let second = plan("a", "+1d").set("instance-name", "second").start();
+    let (b, c) = (plan("b", "+1d").start(), stage.host("c"));
+    let _of_a = a.register_some("n", 1000, 10);
+    let _of_b = b.register_some("n", 2000, 10);
+    // That the clocks are off at all shows in the log.
+    let day = |log: String| log.trim_start_matches(|c: char| !c.is_ascii_digit())[..10].to_owned();
+    assert!(day(a.log()) < day(c.log()) && day(c.log()) < day(b.log()), "{}", a.log());
+
+    let until = Instant::now() + TTL + INTERVAL;
+    while Instant::now() < until {
+        for asked in [&a, &b, &c, &second] {
+            assert!(asked.finds_all("n", "a", 1000, 10) && asked.finds_all("n", "b", 2000, 10));
+        }
+        assert!(second.try_register("n0", 3000).is_none(), "two nodes have one name");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let killed = Instant::now();
+    a.kill();
+    for asked in [&b, &c] {
+        asked.wait_until_it_finds("n0@a", None);
+        let after = killed.elapsed();
+        assert!(INTERVAL < after && after < TTL + SLACK, "gone after {after:?}");
+    }
+    let a = first.start();
+    let _again = a.register_some("n", 1000, 10);
+    assert!(c.finds_all("n", "a", 1000, 10));
+}

@@ -1,0 +1,75 @@
+//! What it costs to keep many names.
+
+use std::sync::Barrier;
+use std::time::Duration;
+
+use repmd_test_support::{Peer, alive2, names};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::UnshareFlags;
+
+use crate::SOON;
+use crate::stage::Stage;
+
+const NAMES: usize = 10_000;
+
+/// A third of the default lease, and how many of these are measured.
+const INTERVAL: Duration = Duration::from_secs(5);
+const INTERVALS: u32 = 3;
+
+/// Percent of a core for one daemon. A build that is not optimized may take more; `repmd-bench` has the others.
+const DAEMON_MAX: f64 = if cfg!(debug_assertions) { 12.0 } else { 3.0 };
+
+#[test]
+fn renewing_ten_thousand_names_of_each_of_three_hosts_costs_little() {
+    let stage = Stage::alone();
+    let hosts = ["a", "b", "c"].map(|host| stage.plan(host).set("lease-ttl", "15s").start());
+    // Before and after the measurement.
+    let (registered, measured) = (Barrier::new(hosts.len() + 1), Barrier::new(hosts.len() + 1));
+    std::thread::scope(|scope| {
+        for host in &hosts {
+            let (port, registered, measured) = (host.port(), &registered, &measured);
+            scope.spawn(move || {
+                have_descriptors_alone();
+                let _nodes = register_all(port);
+                registered.wait();
+                measured.wait();
+            });
+        }
+        registered.wait();
+        // The quietest interval counts: whoever shares this machine makes others more expensive.
+        let (mut of_store, mut of_hosts) = (100.0f64, 100.0f64);
+        for _ in 0..INTERVALS {
+            let cpu = || [hosts.iter().map(|host| host.cpu()).sum(), stage.store.cpu()];
+            let before: [Duration; 2] = cpu();
+            std::thread::sleep(INTERVAL);
+            let [hosts, store] = cpu();
+            let percent = |cpu: Duration| 100.0 * cpu.as_secs_f64() / INTERVAL.as_secs_f64();
+            of_hosts = of_hosts.min(percent(hosts - before[0]) / 3.0);
+            of_store = of_store.min(percent(store - before[1]));
+        }
+        let held = hosts.each_ref().map(|host| names(host.port()).len());
+        measured.wait();
+        assert_eq!(held, [NAMES; 3]);
+        println!("of a core: {of_store:.1} % for the store, {of_hosts:.1} % for each daemon");
+        assert!(of_store < 10.0, "{of_store:.1} % of a core for the store");
+        assert!(of_hosts < DAEMON_MAX, "{of_hosts:.1} % of a core for each daemon");
+    });
+}
+
+/// Gives this thread a table of descriptors of its own: three times ten thousand are too many for one.
+fn have_descriptors_alone() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    #[expect(deprecated, reason = "no descriptor of this thread is known to another one")]
+    rustix::thread::unshare(UnshareFlags::FILES).unwrap();
+}
+
+fn register_all(port: u16) -> Vec<Peer> {
+    let register = |number| {
+        let mut node = Peer::connect(port);
+        node.send(&alive2(&format!("node{number:05}"), 25672)).unwrap();
+        assert_eq!(node.read(2, SOON), [118, 0], "node {number}");
+        node
+    };
+    (0..NAMES).map(register).collect()
+}
