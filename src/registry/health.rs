@@ -164,7 +164,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_refusal_is_over_when_it_was_not_met_for_a_while_and_not_when_another_name_was_accepted() {
-        let health = Health::default();
+        let health = Health::new(Arc::new(Events::new(Arc::new(|| Duration::ZERO))));
         health.failed("register", &denied("register a@h"));
         health.done();
         tokio::time::advance(QUIET / 2).await;
