@@ -15,12 +15,13 @@ mod vector;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use play::{Setup, play};
-use repmd_test_support::epmd_program;
+use repmd_test_stores::Store;
+use repmd_test_support::{Sources, epmd_program, quoted, table};
 use vector::{Need, Vector, recorded};
 
 const DIFFERENCES: &str = include_str!("../docs/decisions/0001-differences-from-stock.md");
@@ -32,7 +33,7 @@ const AT_ONCE: usize = 4;
 macro_rules! groups {
     ($($test:ident: $($group:literal),+;)+) => {
         const GROUPS: &[&str] = &[$($($group),+),+];
-        $(#[test] fn $test() { vectors_pass(&[$($group),+], &[]); })+
+        $(#[test] fn $test() { vectors_pass(&[$($group),+], &[], &decided().always); })+
     };
 }
 
@@ -54,6 +55,15 @@ groups! {
     descriptors_run_out: "fd";
 }
 
+/// Each daemon in a cluster of its own, or it would meet the nodes of others.
+#[test]
+fn every_exchange_is_the_same_with_a_shared_registry() {
+    let store = Store::redis();
+    let Decisions { mut always, shared } = decided();
+    always.extend(shared);
+    vectors_pass(GROUPS, &[("REPMD_BACKEND", &store.url()), ("REPMD_CLUSTER", "{port}")], &always);
+}
+
 #[test]
 fn every_recorded_exchange_is_in_one_group() {
     let vectors = recorded();
@@ -65,52 +75,34 @@ fn every_recorded_exchange_is_in_one_group() {
 
 #[test]
 fn every_difference_names_a_test_that_exists_and_every_decided_exchange_has_its_row() {
-    let mut sources = String::new();
-    for folder in ["src", "backends", "tests"] {
-        read_sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut sources);
-    }
+    let sources = Sources::read();
     let (vectors, decided) = (recorded(), decided());
-    for row in rows("## Answers that differ").chain(rows("## Starting and stopping")) {
+    let rows = |heading| table(DIFFERENCES, heading);
+    let headings =
+        ["## Answers that differ\n", "## Answers that differ with a shared registry\n", "## Starting"];
+    for row in headings.into_iter().flat_map(rows) {
         let (tests, ids): (Vec<_>, Vec<_>) =
             quoted(row.last().unwrap()).partition(|name| !name.contains('-'));
         assert!(!tests.is_empty(), "no test: {row:?}");
         for test in tests {
-            assert!(
-                sources.contains(&format!("    fn {test}(")) || sources.contains(&format!("\nfn {test}(")),
-                "{test}"
-            );
+            assert!(sources.have_test(test), "{test}");
         }
         for id in ids {
             assert!(vectors.iter().any(|vector| vector.id == id), "{id}: {row:?}");
         }
     }
-    for id in decided.keys() {
-        assert!(vectors.iter().any(|vector| vector.id == *id), "decided.toml: no exchange is called {id}");
-    }
-    let listed: BTreeSet<_> = rows("## Answers that differ").flat_map(|row| quoted(row[3])).collect();
-    assert_eq!(listed, decided.keys().map(String::as_str).collect(), "the page, and decided.toml");
-}
-
-/// The rows of the table under a heading, as their cells.
-fn rows(heading: &str) -> impl Iterator<Item = Vec<&'static str>> {
-    let (_, section) = DIFFERENCES.split_once(heading).unwrap();
-    let table = section.trim_start().lines().take_while(|line| line.starts_with('|'));
-    table.skip(2).map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
-}
-
-/// What stands between backticks.
-fn quoted(cell: &str) -> impl Iterator<Item = &str> {
-    cell.split('`').skip(1).step_by(2)
-}
-
-fn read_sources(folder: &Path, text: &mut String) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            read_sources(&path, text);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            text.push_str(&std::fs::read_to_string(&path).unwrap());
+    let Decisions { always, shared } = decided;
+    for (heading, decided) in
+        [("## Answers that differ\n", always), ("## Answers that differ with a shared registry\n", shared)]
+    {
+        for id in decided.keys() {
+            assert!(
+                vectors.iter().any(|vector| vector.id == *id),
+                "decided.toml: no exchange is called {id}"
+            );
         }
+        let listed: BTreeSet<_> = rows(heading).flat_map(|row| quoted(row[3])).collect();
+        assert_eq!(listed, decided.keys().map(String::as_str).collect(), "the page, and decided.toml");
     }
 }
 
@@ -119,7 +111,7 @@ fn read_sources(folder: &Path, text: &mut String) {
 ///
 /// `{port}` in a value of `extra_env` is filled in. No two exchanges have the same, so that each can have
 /// a registry of its own in a store that they share.
-fn vectors_pass(groups: &[&str], extra_env: &[(&str, &str)]) {
+fn vectors_pass(groups: &[&str], extra_env: &[(&str, &str)], decided: &BTreeMap<String, Decided>) {
     let folder = tempfile::tempdir().unwrap();
     let program = match std::env::var_os("REPMD_TEST_EPMD") {
         Some(path) => PathBuf::from(path),
@@ -139,7 +131,6 @@ fn vectors_pass(groups: &[&str], extra_env: &[(&str, &str)]) {
         here
     });
 
-    let decided = decided();
     let failures = Mutex::new(Vec::new());
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -189,7 +180,15 @@ struct Decided {
 }
 
 /// The decisions by the ids of their exchanges.
-fn decided() -> BTreeMap<String, Decided> {
+#[derive(Debug, serde::Deserialize)]
+struct Decisions {
+    #[serde(flatten)]
+    always: BTreeMap<String, Decided>,
+    /// With a shared registry only.
+    shared: BTreeMap<String, Decided>,
+}
+
+fn decided() -> Decisions {
     toml::from_str(include_str!("golden/decided.toml"))
         .expect("decided.toml has a step and a reason for each id")
 }
