@@ -67,7 +67,7 @@ impl Plan {
     pub(crate) fn new(url: &str, host: &str) -> Self {
         let port = free_port();
         let plan = Self { port, settings: BTreeMap::new(), environment: Vec::new() };
-        let plan = plan.set("port", &port.to_string()).set("address", "127.0.0.1");
+        let plan = plan.set("port", &port.to_string()).set("address", "127.0.0.1").set("admin", "off");
         let ttl = format!("{}s", TTL.as_secs());
         plan.set("backend", url).set("host", host).set("advertise", "127.0.0.1").set("lease-ttl", &ttl)
     }
