@@ -13,6 +13,7 @@ mod fail_over;
 mod fresh;
 mod link;
 mod load;
+mod page;
 mod refusals;
 mod stage;
 
