@@ -325,7 +325,7 @@ impl Metric {
 
 /// What the kernel says of this process. Zero where it says nothing.
 mod process {
-    use std::fs::{read_dir, read_to_string};
+    use std::fs::{metadata, read_dir, read_to_string};
 
     use rustix::param::{clock_ticks_per_second, page_size};
     use rustix::process::{Resource, getrlimit};
@@ -346,6 +346,11 @@ mod process {
     }
 
     pub(super) fn open_files() -> f64 {
+        // Kernels since 6.2 know how many there are; counting takes long where there are many.
+        let known = metadata("/proc/self/fd").map_or(0, |folder| folder.len());
+        if 0 < known {
+            return known as f64;
+        }
         // One of them reads this folder.
         read_dir("/proc/self/fd").map_or(0, |files| files.count().saturating_sub(1)) as f64
     }

@@ -73,8 +73,8 @@ fn send(method: &str, port: u16, path: &str, headers: &[(&str, &str)], body: &st
     let status = first.split(' ').nth(1).and_then(|status| status.parse().ok());
     let status = status.unwrap_or_else(|| panic!("{method} {path}: {first:?} has no status"));
     let mut headers = Vec::new();
-    while let Some((name, value)) = line().split_once(": ") {
-        headers.push((name.to_owned(), value.to_owned()));
+    while let Some((name, value)) = line().split_once(':') {
+        headers.push((name.to_owned(), value.trim().to_owned()));
     }
     (status, headers, reader)
 }

@@ -2,6 +2,7 @@
 //!
 //! Everything here panics with what went wrong: a test that cannot go on has failed.
 
+mod browser;
 mod daemon;
 mod erlang;
 pub mod http;
@@ -11,6 +12,7 @@ mod peer;
 mod port;
 mod root;
 
+pub use browser::Browser;
 pub use daemon::{Daemon, epmd_program};
 pub use erlang::{COOKIE, ErlangNode};
 pub use network::{in_own_network, run};

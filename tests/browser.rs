@@ -1,0 +1,221 @@
+//! The live page in a real Chromium. Run by `./test`, or by `cargo test --test browser` where Debian's
+//! `chromium` and `chromium-driver` are installed.
+#![allow(clippy::unwrap_used)] // All of this file is a test.
+
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use repmd_test_support::{Browser, Daemon, Peer, alive2, free_port, wait_until};
+use rustix::process::Signal;
+use serde_json::json;
+
+/// By when the page must show what has happened.
+const SOON: Duration = Duration::from_secs(15);
+
+/// WebDriver's characters for keys.
+const DOWN: &str = "\u{E015}";
+const END: &str = "\u{E010}";
+const ENTER: &str = "\u{E007}";
+const ESCAPE: &str = "\u{E00C}";
+
+/// Names a release build of the program, whose speed is that which counts.
+const RELEASE: &str = "REPMD_TEST_RELEASE";
+
+fn serve(port: u16, admin: u16, flags: &[&str]) -> Daemon {
+    let release = std::env::var_os(RELEASE);
+    let mut command = Command::new(release.unwrap_or_else(|| env!("CARGO_BIN_EXE_repmd").into()));
+    command.args(["serve", "--port", &port.to_string(), "--admin", &format!("127.0.0.1:{admin}")]);
+    command.args(["--host", "here"]).args(flags).stderr(Stdio::null());
+    let daemon = Daemon::spawn(command, port);
+    wait_until("it shows the cluster", SOON, || TcpStream::connect(("127.0.0.1", admin)).is_ok());
+    daemon
+}
+
+fn register(port: u16, name: &str) -> Peer {
+    let mut node = Peer::connect(port);
+    node.send(&alive2(name, 25672)).unwrap();
+    assert_eq!(node.read(2, SOON), [118, 0], "{name} is registered");
+    node
+}
+
+/// The names in sight, from top to bottom.
+fn rows(browser: &Browser) -> Vec<String> {
+    let names = browser.eval("[...document.querySelectorAll('.row .name')].map((name) => name.textContent)");
+    serde_json::from_value(names).unwrap()
+}
+
+fn text(browser: &Browser, id: &str) -> String {
+    let text = browser.run("return document.getElementById(arguments[0]).textContent", &json!([id]));
+    text.as_str().unwrap().to_owned()
+}
+
+fn wait_for_rows(browser: &Browser, expected: &[&str]) {
+    wait_until(&format!("the page shows {expected:?}"), SOON, || rows(browser) == expected);
+}
+
+#[test]
+fn nodes_appear_and_disappear_and_the_page_survives_the_daemons_restart() {
+    let (port, admin) = (free_port(), free_port());
+    let mut daemon = serve(port, admin, &[]);
+    let browser = Browser::start();
+    browser.open(&format!("http://127.0.0.1:{admin}/"));
+    wait_until("the page is empty and well", SOON, || {
+        text(&browser, "health-text") == "All well" && text(&browser, "empty").starts_with("No node")
+    });
+    let rabbit = register(port, "rabbit");
+    wait_for_rows(&browser, &["rabbit"]);
+    let hare = register(port, "hare");
+    wait_for_rows(&browser, &["hare", "rabbit"]);
+    assert_eq!(
+        (text(&browser, "nodes-count"), text(&browser, "hosts-count")),
+        ("2".to_owned(), "1".to_owned())
+    );
+    drop(rabbit);
+    wait_for_rows(&browser, &["hare"]);
+
+    daemon.signal(Signal::TERM);
+    daemon.wait(SOON);
+    wait_until("the page says it", SOON, || text(&browser, "health-text") == "No answer");
+    assert!(text(&browser, "banner").contains("does not answer"));
+    assert_eq!(rows(&browser), ["hare"]);
+
+    drop(hare);
+    let _daemon = serve(port, admin, &[]);
+    let _node = register(port, "badger");
+    wait_for_rows(&browser, &["badger"]);
+    wait_until("all is well", SOON, || text(&browser, "health-text") == "All well");
+    assert_eq!(browser.eval("document.getElementById('banner').hidden"), true);
+}
+
+#[test]
+fn the_page_works_by_keyboard_and_filters_as_one_types() {
+    let (port, admin) = (free_port(), free_port());
+    let _daemon = serve(port, admin, &[]);
+    let _nodes: Vec<_> = ["api", "db", "web"].iter().map(|name| register(port, name)).collect();
+    let browser = Browser::start();
+    browser.open(&format!("http://127.0.0.1:{admin}/"));
+    wait_for_rows(&browser, &["api", "db", "web"]);
+    let focused = || {
+        browser
+            .eval("document.activeElement.querySelector('.name')?.textContent ?? document.activeElement.id")
+    };
+    browser.keys("/");
+    assert_eq!(focused(), "filter");
+    browser.keys("b@ he");
+    assert_eq!(rows(&browser), ["db", "web"]);
+    assert_eq!(text(&browser, "shown"), "2 of 3");
+    browser.keys(DOWN);
+    assert_eq!(focused(), "db");
+    browser.keys(END);
+    assert_eq!(focused(), "web");
+    browser.keys(ENTER);
+    assert_eq!(text(&browser, "details-title"), "web@here");
+    assert_eq!(browser.eval("document.getElementById('details').open"), true);
+    browser.keys(ESCAPE);
+    assert_eq!(browser.eval("document.getElementById('details').open"), false);
+    assert_eq!(focused(), "web");
+    browser.keys("/");
+    browser.keys(ESCAPE);
+    assert_eq!(rows(&browser), ["api", "db", "web"]);
+    // Every control has a name.
+    let nameless = "[...document.querySelectorAll('input, button, dialog, [role]')].filter((one) => \
+                    !one.labels?.length && !one.ariaLabel && !one.textContent.trim() && !one.hidden && one.id !== 'banner' \
+                    && one.id !== 'shown').length";
+    assert_eq!(browser.eval(nameless), 0);
+}
+
+#[test]
+fn a_page_of_ten_thousand_nodes_is_shown_and_filtered_at_once() {
+    const NODES: usize = 10_000;
+    let (port, admin) = (free_port(), free_port());
+    let maximum = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    let limit = rustix::process::Rlimit { current: maximum, maximum };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+    let _daemon = serve(port, admin, &[]);
+    let _nodes: Vec<_> = (0..NODES).map(|number| register(port, &format!("node{number:05}"))).collect();
+    let metrics = (0..5).map(|_| {
+        let started = std::time::Instant::now();
+        assert_eq!(repmd_test_support::http::get(admin, "/metrics", &[]).status, 200);
+        started.elapsed()
+    });
+    let metrics = metrics.min().unwrap();
+
+    let browser = Browser::start();
+    browser.open(&format!("http://127.0.0.1:{admin}/"));
+    let mark = "performance.getEntriesByName('nodes-shown')[0]?.startTime ?? null";
+    wait_until("the nodes are shown", SOON, || !browser.eval(mark).is_null());
+    let shown = browser.eval(mark).as_f64().unwrap();
+    let painted =
+        browser.eval("performance.getEntriesByName('first-contentful-paint')[0].startTime").as_f64().unwrap();
+    let few = browser.eval("document.querySelectorAll('.row').length").as_u64().unwrap();
+    assert!(0 < few && few < 100, "{few} rows are made");
+
+    // From the key to the picture.
+    let filter = "const done = arguments[0], filter = document.getElementById('filter'); \
+                  const times = [], words = ['7', '77', 'node0777', 'node077', '', 'here', 'nothing', '9', '']; \
+                  const next = () => { \
+                    const start = performance.now(); \
+                    filter.value = words[times.length]; \
+                    filter.dispatchEvent(new Event('input')); \
+                    document.body.getBoundingClientRect(); \
+                    const scripted = performance.now() - start; \
+                    requestAnimationFrame(() => { const framed = performance.now(); setTimeout(() => { \
+                      times.push(scripted + performance.now() - framed); \
+                      if (times.length < words.length) next(); else done(Math.max(...times)); }); }); }; \
+                  next();";
+    let filtered = browser.run_until_done(filter).as_f64().unwrap();
+    browser.keys("/");
+    browser.keys("node0777");
+    wait_until("the filter is applied", SOON, || text(&browser, "shown") == "10 of 10,000");
+    println!(
+        "metrics {metrics:?}, first paint {painted:.0} ms, nodes {shown:.0} ms, filter {filtered:.1} ms"
+    );
+    browser.keys(&format!("{ESCAPE}{DOWN}{END}"));
+    wait_until("the last node is in sight", SOON, || {
+        rows(&browser).last().is_some_and(|last| last == "node09999")
+    });
+    // A build for debugging takes its time for ten thousand nodes.
+    let slack = if std::env::var_os(RELEASE).is_some() { 1 } else { 4 };
+    assert!(metrics < slack * Duration::from_millis(20), "{metrics:?}");
+    let page = f64::from(slack) * 1000.0;
+    assert!(painted < page && shown < page, "painted after {painted} ms, nodes after {shown} ms");
+    assert!(filtered < 50.0, "{filtered} ms");
+}
+
+#[test]
+fn a_daemon_with_a_token_asks_for_it() {
+    let (port, admin) = (free_port(), free_port());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "open-sesame-0123").unwrap();
+    let _daemon = serve(port, admin, &["--admin-token-file", file.path().to_str().unwrap()]);
+    let _node = register(port, "rabbit");
+    let browser = Browser::start();
+    browser.open(&format!("http://127.0.0.1:{admin}/"));
+    wait_until("the page asks", SOON, || browser.eval("document.activeElement.id") == "token");
+    assert_eq!(rows(&browser), [""; 0]);
+    browser.keys(&format!("open-sesame-0123{ENTER}"));
+    wait_for_rows(&browser, &["rabbit"]);
+    let _second = register(port, "hare");
+    wait_for_rows(&browser, &["hare", "rabbit"]);
+}
+
+#[test]
+fn the_page_fits_a_phone_in_both_themes() {
+    let (port, admin) = (free_port(), free_port());
+    let _daemon = serve(port, admin, &["--advertise", "2001:db8:1234:5678:9abc:def0:1234:5678"]);
+    let long = "a_name_that_is_longer_than_a_phone_is_wide_and_then_some_more_of_it";
+    let _nodes = [register(port, long), register(port, "web")];
+    let browser = Browser::start();
+    let mut grounds = Vec::new();
+    for (width, is_dark) in [(360, false), (360, true), (1280, false), (1280, true)] {
+        browser.look(width, 800, is_dark);
+        browser.open(&format!("http://127.0.0.1:{admin}/"));
+        wait_for_rows(&browser, &[long, "web"]);
+        let page_width = browser.eval("document.documentElement.scrollWidth").as_u64();
+        assert_eq!(page_width, Some(u64::from(width)), "it scrolls sideways");
+        grounds.push(browser.eval("getComputedStyle(document.body).backgroundColor"));
+    }
+    assert_eq!(grounds[..2], grounds[2..]);
+    assert_ne!(grounds[0], grounds[1]);
+}
