@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use repmd_test_support::{Daemon, Peer, in_own_network, lookup_port, names, run, wait_until};
 
-use crate::{SOON, look_up, raise_open_files, register, start_with_descriptors};
+use super::{SOON, look_up, raise_open_files, register, start_with_descriptors};
 
 const SILENT: usize = 5000;
 /// A quarter of the daemon's descriptors.

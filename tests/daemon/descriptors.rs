@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use repmd_test_support::{Daemon, Peer, alive2, lookup_port, names, wait_until};
 
-use crate::{SOON, look_up, raise_open_files, register, start, start_with_descriptors};
+use super::{SOON, look_up, raise_open_files, register, start, start_with_descriptors};
 
 const FEW: usize = 32;
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use repmd_test_support::{Daemon, Peer};
 
-use crate::{SOON, look_up, register, start, try_register};
+use super::{SOON, look_up, register, start, try_register};
 
 fn connect_to(daemon: &Daemon, address: &str) -> Peer {
     let address: IpAddr = address.parse().unwrap();

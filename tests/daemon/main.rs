@@ -1,6 +1,8 @@
 //! The built daemon where it is better than the stock one, and where load or bad peers could hurt it. Each
 //! difference is in `docs/decisions/0001-differences-from-stock.md`. What it answers like the stock daemon
 //! is in `tests/golden.rs`.
+//!
+//! `tests/daemon_shared.rs` is this once more, with a store behind each daemon.
 #![allow(clippy::unwrap_used)] // All of this is tests.
 
 mod crowds;
@@ -10,10 +12,13 @@ mod registering;
 mod replies;
 mod stopping;
 
+use std::ops::{Deref, DerefMut};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use repmd::protocol::{Request, encode_request};
+use repmd_test_stores::Store;
 use repmd_test_support::{Daemon, Peer, alive2, free_port};
 
 /// By when something must have happened that takes no time.
@@ -22,29 +27,65 @@ const SOON: Duration = Duration::from_secs(10);
 /// Refusal of a node of version 6.
 const REFUSED: &[u8] = &[118, 1, 0, 0, 0, 99];
 
+/// A daemon, and the store of its registry, if it has one.
+struct Started {
+    daemon: Daemon,
+    _store: Option<Arc<Store>>,
+}
+
+impl Deref for Started {
+    type Target = Daemon;
+
+    fn deref(&self) -> &Daemon {
+        &self.daemon
+    }
+}
+
+impl DerefMut for Started {
+    fn deref_mut(&mut self) -> &mut Daemon {
+        &mut self.daemon
+    }
+}
+
 /// Starts a daemon with the stock program's flags.
-fn start(flags: &[&str]) -> Daemon {
+fn start(flags: &[&str]) -> Started {
     start_with(&[], flags)
 }
 
 /// Starts a daemon with environment variables, too.
-fn start_with(environment: &[(&str, &str)], flags: &[&str]) -> Daemon {
+fn start_with(environment: &[(&str, &str)], flags: &[&str]) -> Started {
     spawn(Command::new(env!("CARGO_BIN_EXE_repmd")), environment, flags)
 }
 
 /// Starts a daemon that may have so many descriptors.
-fn start_with_descriptors(descriptors: usize, flags: &[&str]) -> Daemon {
+fn start_with_descriptors(descriptors: usize, flags: &[&str]) -> Started {
     let mut command = Command::new("sh");
     let script = format!("ulimit -n {descriptors} && exec \"$@\"");
     command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_repmd")]);
     spawn(command, &[], flags)
 }
 
-fn spawn(mut command: Command, environment: &[(&str, &str)], flags: &[&str]) -> Daemon {
+fn spawn(mut command: Command, environment: &[(&str, &str)], flags: &[&str]) -> Started {
     let port = free_port();
+    let store = module_path!().starts_with("daemon_shared").then(store);
+    if let Some(store) = &store {
+        // No two daemons have one port, and so none meets the nodes of another.
+        command.envs([("REPMD_BACKEND", store.url()), ("REPMD_CLUSTER", port.to_string())]);
+    }
     command.args(["epmd", "-port", &port.to_string()]).args(flags);
     command.envs(environment.iter().copied()).stderr(Stdio::null());
-    Daemon::spawn(command, port)
+    Started { daemon: Daemon::spawn(command, port), _store: store }
+}
+
+/// One for all tests that run at once; it ends with the last of them.
+fn store() -> Arc<Store> {
+    static LAST: Mutex<Weak<Store>> = Mutex::new(Weak::new());
+    let mut last = LAST.lock().unwrap();
+    last.upgrade().unwrap_or_else(|| {
+        let store = Arc::new(Store::redis());
+        *last = Arc::downgrade(&store);
+        store
+    })
 }
 
 /// Registers a node and returns its connection, which is the registration.

@@ -4,7 +4,7 @@ use std::fs::read_to_string;
 
 use repmd_test_support::{Ended, Peer, alive2, lookup_port, names, wait_until};
 
-use crate::{REFUSED, SOON, register, start, try_register};
+use super::{REFUSED, SOON, register, start, try_register};
 
 /// A node that comes back to a taken name every two seconds must not leak connections here.
 #[test]

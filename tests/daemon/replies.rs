@@ -8,7 +8,7 @@ use repmd::protocol::decode_names_reply;
 use repmd_test_support::{Daemon, Peer, alive2, lookup_port, wait_until};
 use socket2::{Domain, Socket, Type};
 
-use crate::{SOON, look_up, raise_open_files, register, start, start_with_descriptors};
+use super::{SOON, look_up, raise_open_files, register, start, start_with_descriptors};
 
 /// A node takes `{garbage_from_epmd, ...}` from half a reply, and jinterface reads each with one read.
 #[test]

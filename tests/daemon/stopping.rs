@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use repmd_test_support::{Daemon, Ended, Peer, wait_until};
 use rustix::process::Signal;
 
-use crate::{SOON, look_up, register, start, start_with};
+use super::{SOON, look_up, register, start, start_with};
 
 const FOUND: &[u8] = b"\x77\x00\x04\xd2\x4d\x00\x00\x06\x00\x05\x00\x01n\x00\x00";
 
