@@ -1,28 +1,40 @@
-//! The page of failure modes, held against the tests that it names.
+//! The page for operators, held to the tests and to the log.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use regex::Regex;
+use repmd_test_support::{Sources, quoted, table};
+
+const PAGE: &str = include_str!("../../docs/failure-modes.md");
 
 #[test]
 fn each_row_of_the_page_names_its_test_and_each_test_has_its_row() {
-    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let page = fs::read_to_string(project.join("docs/failure-modes.md")).unwrap();
-    let rows = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| what happens"));
-    let name = Regex::new(r"`([a-z0-9_]+)` \|$").unwrap();
-    let named: BTreeSet<String> = rows
-        .map(|row| name.captures(row).unwrap_or_else(|| panic!("no test: {row}"))[1].to_owned())
-        .collect();
-    let test = Regex::new(r"#\[test\]\nfn ([a-z0-9_]+)\(").unwrap();
+    let mut named = BTreeSet::new();
+    for heading in ["## The store\n", "## Daemons and networks\n", "## Without a failure\n"] {
+        for row in table(PAGE, heading) {
+            let tests: Vec<_> = quoted(row.last().unwrap()).map(str::to_owned).collect();
+            assert!(!tests.is_empty(), "no test: {row:?}");
+            named.extend(tests);
+        }
+    }
     let mut tests = BTreeSet::new();
-    for file in fs::read_dir(project.join("tests/faults")).unwrap() {
+    for file in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults")).unwrap() {
         let file = file.unwrap().path();
         if file.file_name().is_some_and(|name| name != "page.rs") {
             let source = fs::read_to_string(file).unwrap();
-            tests.extend(test.captures_iter(&source).map(|found| found[1].to_owned()));
+            let names = source.split("#[test]\nfn ").skip(1).map(|test| test.split_once('(').unwrap().0);
+            tests.extend(names.map(str::to_owned));
         }
     }
     assert_eq!(named, tests, "named by the page, and there");
+}
+
+#[test]
+fn the_log_has_the_lines_of_the_page() {
+    let sources = Sources::read();
+    for row in table(PAGE, "## Words of the log\n") {
+        let line = quoted(row[0]).next().unwrap();
+        assert!(sources.log(line), "nothing logs '{line}'");
+    }
 }

@@ -36,6 +36,12 @@ impl Sources {
     pub fn have_test(&self, name: &str) -> bool {
         self.0.contains(&format!("fn {name}("))
     }
+
+    /// Whether something logs a line that starts so.
+    #[must_use]
+    pub fn log(&self, line: &str) -> bool {
+        self.0.contains(&format!(", \"{line}")) || self.0.contains(&format!("(\"{line}"))
+    }
 }
 
 fn read(folder: &Path, text: &mut String) {
