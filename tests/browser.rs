@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use repmd_test_stores::Store;
 use repmd_test_support::{Browser, Daemon, Peer, alive2, free_port, wait_until};
 use rustix::process::Signal;
 use serde_json::json;
@@ -26,7 +27,10 @@ fn serve(port: u16, admin: u16, flags: &[&str]) -> Daemon {
     let release = std::env::var_os(RELEASE);
     let mut command = Command::new(release.unwrap_or_else(|| env!("CARGO_BIN_EXE_repmd").into()));
     command.args(["serve", "--port", &port.to_string(), "--admin", &format!("127.0.0.1:{admin}")]);
-    command.args(["--host", "here"]).args(flags).stderr(Stdio::null());
+    if !flags.contains(&"--host") {
+        command.args(["--host", "here"]);
+    }
+    command.args(flags).stderr(Stdio::null());
     let daemon = Daemon::spawn(command, port);
     wait_until("it shows the cluster", SOON, || TcpStream::connect(("127.0.0.1", admin)).is_ok());
     daemon
@@ -86,6 +90,39 @@ fn nodes_appear_and_disappear_and_the_page_survives_the_daemons_restart() {
     wait_for_rows(&browser, &["badger"]);
     wait_until("all is well", SOON, || text(&browser, "health-text") == "All well");
     assert_eq!(browser.eval("document.getElementById('banner').hidden"), true);
+}
+
+#[test]
+fn a_store_that_stops_is_told_with_what_is_not_published_and_so_is_its_return() {
+    let mut store = Store::redis();
+    let (url, ports) = (store.url(), [(); 4].map(|()| free_port()));
+    let flags = |host| ["--backend", &*url, "--host", host];
+    let _here = serve(ports[0], ports[1], &flags("here"));
+    let _there = serve(ports[2], ports[3], &flags("there"));
+    let _nodes = [register(ports[0], "rabbit"), register(ports[2], "hare")];
+    let browser = Browser::start();
+    browser.open(&format!("http://127.0.0.1:{}/", ports[1]));
+    // Of both hosts, each with a lease.
+    wait_for_rows(&browser, &["rabbit", "hare"]);
+    wait_until("all is well", SOON, || text(&browser, "health-text") == "All well");
+    wait_until("the leases are shown", SOON, || {
+        browser.eval("document.querySelectorAll('.lease:not([hidden])').length") == 2
+    });
+
+    let click_trouble = || browser.eval("document.getElementById('trouble').click()");
+    store.kill();
+    wait_until("the page says it", SOON, || text(&browser, "health-text") == "Store away");
+    assert!(text(&browser, "banner").contains("The store has been away for"));
+    let _late = register(ports[0], "late");
+    wait_for_rows(&browser, &["lateunpublished", "rabbit", "hare"]);
+    click_trouble();
+    assert_eq!(rows(&browser), ["lateunpublished"]);
+    click_trouble();
+
+    store.revive();
+    wait_until("all is well", SOON, || text(&browser, "health-text") == "All well");
+    wait_for_rows(&browser, &["late", "rabbit", "hare"]);
+    assert!(text(&browser, "events").contains("The store is away"));
 }
 
 #[test]
@@ -151,18 +188,21 @@ fn a_page_of_ten_thousand_nodes_is_shown_and_filtered_at_once() {
     let few = browser.eval("document.querySelectorAll('.row').length").as_u64().unwrap();
     assert!(0 < few && few < 100, "{few} rows are made");
 
-    // From the key to the picture.
+    wait_until("all nodes are read", SOON, || text(&browser, "nodes-count") == "10,000");
+    // From the key to the picture, the slowest of the quickest of three tries each: others use this machine.
     let filter = "const done = arguments[0], filter = document.getElementById('filter'); \
-                  const times = [], words = ['7', '77', 'node0777', 'node077', '', 'here', 'nothing', '9', '']; \
+                  const words = ['7', '77', 'node0777', 'node077', '', 'here', 'nothing', '9', ' ']; \
+                  const times = words.map(() => Infinity); \
+                  let turn = 0; \
                   const next = () => { \
-                    const start = performance.now(); \
-                    filter.value = words[times.length]; \
+                    const start = performance.now(), word = turn % words.length; \
+                    filter.value = words[word]; \
                     filter.dispatchEvent(new Event('input')); \
-                    document.body.getBoundingClientRect(); \
                     const scripted = performance.now() - start; \
                     requestAnimationFrame(() => { const framed = performance.now(); setTimeout(() => { \
-                      times.push(scripted + performance.now() - framed); \
-                      if (times.length < words.length) next(); else done(Math.max(...times)); }); }); }; \
+                      times[word] = Math.min(times[word], scripted + performance.now() - framed); \
+                      turn += 1; \
+                      if (turn < 3 * words.length) next(); else done(Math.max(...times)); }); }); }; \
                   next();";
     let filtered = browser.run_until_done(filter).as_f64().unwrap();
     browser.keys("/");

@@ -62,7 +62,6 @@ impl Browser {
     }
 
     /// Runs a script in the page; `arguments` are its `arguments`. Gives what it returns.
-    #[must_use]
     pub fn run(&self, script: &str, arguments: &Value) -> Value {
         self.post("/execute/sync", &json!({ "script": script, "args": arguments }))
     }
@@ -74,7 +73,6 @@ impl Browser {
     }
 
     /// What an expression gives in the page.
-    #[must_use]
     pub fn eval(&self, expression: &str) -> Value {
         self.run(&format!("return {expression}"), &json!([]))
     }
