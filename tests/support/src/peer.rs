@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use repmd::protocol::{PortReply, Request, decode_names_reply, decode_port_reply, encode_request};
-use repmd_backend_api::{AliveName, Node, NodeType};
+use repmd_backend_api::{AliveName, Node};
 use socket2::{Domain, SockRef, Socket, Type};
 
 /// How the daemon ended a connection.
@@ -130,15 +130,10 @@ impl Peer {
 /// The bytes of an ALIVE2 request of an ordinary node of version 6.
 #[must_use]
 pub fn alive2(name: &str, port: u16) -> Vec<u8> {
-    encode_request(&Request::Alive2(Node {
-        name: AliveName::parse(name.as_bytes()).expect("the test's name is one"),
+    encode_request(&Request::Alive2(Node::ordinary(
+        AliveName::parse(name.as_bytes()).expect("the test's name is one"),
         port,
-        node_type: NodeType::NORMAL,
-        protocol: 0,
-        highest_version: 6,
-        lowest_version: 5,
-        extra: Box::default(),
-    }))
+    )))
 }
 
 /// Asks the daemon on `port` where `name` listens.
