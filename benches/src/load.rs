@@ -107,6 +107,16 @@ pub(crate) fn look_up(port: u16, names: usize, width: usize, count: usize) -> io
     })
 }
 
+/// Looks one name up.
+pub(crate) fn look_up_one(port: u16, number: usize, name: &str) -> io::Result<()> {
+    let mut reply = Vec::with_capacity(300);
+    ask(port, number, &encode_request(&Request::PortPlease2(name)), &mut reply)?;
+    match decode_port_reply(&reply) {
+        Ok(Some(_)) => Ok(()),
+        other => Err(io::Error::other(format!("look-up of {name} answered {other:?}"))),
+    }
+}
+
 /// Lists all names.
 pub(crate) fn list(port: u16, names: usize, count: usize) -> io::Result<Duration> {
     let request = encode_request(&Request::Names);

@@ -11,6 +11,7 @@
 
 mod floor;
 mod load;
+mod registry;
 mod subject;
 mod table;
 
@@ -97,7 +98,7 @@ fn main() -> Result<ExitCode, Failure> {
         missed: 0,
     };
     println!("| what | repmd | floor | stock | bar | |\n|---|---|---|---|---|---|");
-    let measurements: [(&str, Measurement); 9] = [
+    let measurements: [(&str, Measurement); 13] = [
         ("lookup", Bench::look_ups),
         ("names", Bench::lists),
         ("churn", Bench::churn),
@@ -107,6 +108,10 @@ fn main() -> Result<ExitCode, Failure> {
         ("halfopen", Bench::half_open),
         ("storm", Bench::storm),
         ("start", Bench::start),
+        ("elsewhere", Bench::look_ups_elsewhere),
+        ("cold", Bench::cold_look_ups),
+        ("shared", Bench::registering),
+        ("return", Bench::storm_with_a_store),
     ];
     for (name, measure) in measurements {
         if arguments.only.is_empty() || arguments.only.iter().any(|only| only == name) {

@@ -14,6 +14,8 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 pub(crate) enum Program {
     /// An EPMD that takes the stock program's flags.
     Epmd(PathBuf),
+    /// The same with a shared registry, as a daemon of `host`.
+    Shared { epmd: PathBuf, url: String, host: String },
     /// This program's own floor: its arguments after the port.
     Floor(Vec<String>),
 }
@@ -36,6 +38,12 @@ impl Subject {
             Program::Epmd(path) => {
                 let mut command = Command::new(path);
                 command.args(["-port", &port.to_string()]);
+                command
+            }
+            Program::Shared { epmd, url, host } => {
+                let mut command = Command::new(epmd);
+                command.args(["-port", &port.to_string()]);
+                command.env("REPMD_BACKEND", url).env("REPMD_HOST", host);
                 command
             }
             Program::Floor(arguments) => {
