@@ -460,7 +460,12 @@ impl Registry {
         if self.health.is_away() {
             return Err(None);
         }
-        self.call(verb, 1, call()).await.map_err(Some)
+        let result = self.call(verb, 1, call()).await;
+        // What the store refuses, it refuses again: only that it went away is worth a look before the round.
+        if let Err(BackendError::Unavailable { .. }) = result {
+            self.nudge.notify_one();
+        }
+        result.map_err(Some)
     }
 
     /// Calls the backend even if the store is known to be away, for up to `patience` deadlines.
@@ -479,10 +484,7 @@ impl Registry {
         self.stats.called(verb, started.elapsed(), result.is_ok());
         match &result {
             Ok(_) => self.health.done(),
-            Err(error) => {
-                self.health.failed(verb, error);
-                self.nudge.notify_one();
-            }
+            Err(error) => self.health.failed(verb, error),
         }
         result
     }

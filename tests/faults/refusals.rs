@@ -71,6 +71,20 @@ fn is_told_once_and_passes(trouble: &Trouble<'_>) {
 }
 
 #[test]
+fn a_store_that_refuses_everything_is_not_asked_again_and_again() {
+    let stage = Stage::redis();
+    tell(&stage.store, USER);
+    tell(&stage.store, "ACL SETUSER repmd -evalsha -eval");
+    let daemon = Plan::new(&stage.store.url_for("repmd:right@"), "a").start();
+    let _node = daemon.register_within_a_second("n", 1000);
+    daemon.wait_until_degraded("permissions");
+    let (before, watched) = (daemon.cpu(), 3 * INTERVAL);
+    std::thread::sleep(watched);
+    let used = daemon.cpu() - before;
+    assert!(used < watched / 10, "{used:?} of processor time in {watched:?}");
+}
+
+#[test]
 fn a_store_that_is_full_is_told_once_and_harms_no_host() {
     is_told_once_and_passes(&Trouble {
         begin: "CONFIG SET maxmemory 1",
