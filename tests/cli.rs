@@ -10,6 +10,8 @@ mod client;
 mod listen;
 #[path = "cli/modern.rs"]
 mod modern;
+#[path = "cli/overview.rs"]
+mod overview;
 #[path = "cli/service_manager.rs"]
 mod service_manager;
 #[path = "cli/settings.rs"]

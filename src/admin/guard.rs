@@ -40,6 +40,11 @@ impl Token {
         Ok(Self(token.to_owned()))
     }
 
+    /// What a client sends to show that it has it.
+    pub(crate) fn bearer(&self) -> String {
+        format!("Bearer {}", self.0)
+    }
+
     /// Compares all of it, so that the time tells nothing of where they differ.
     fn is(&self, other: &[u8]) -> bool {
         let differs = self.0.bytes().zip(other).fold(0, |differs, (one, other)| differs | (one ^ other));

@@ -6,6 +6,7 @@
 mod api;
 mod events;
 mod guard;
+mod lookup;
 pub mod metrics;
 mod nodes;
 mod page;

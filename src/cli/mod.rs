@@ -1,8 +1,10 @@
 //! The command lines: the stock program's, when called as `epmd`, and repmd's own.
 
+mod api;
 mod classic;
 mod client;
 mod modern;
+mod overview;
 
 use std::ffi::OsString;
 use std::path::Path;

@@ -4,15 +4,21 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
 use repmd_backend_api::AliveName;
+use serde_json::{Value, json};
 
+use super::api::{Api, ApiError, in_path};
 use super::client::{AskError, ask_host, ask_local};
+use super::overview;
 use crate::protocol::{NamesReply, PortReply, Request, decode_names_reply, decode_port_reply};
 use crate::run::{Backends, Start, open_files, run};
-use crate::settings::{CONFIG_PATH, CONFIG_VARIABLE, SettingError, Settings, Shown, TABLE, Values};
+use crate::settings::{
+    ADMIN_ADDRESS, CONFIG_PATH, CONFIG_VARIABLE, Setting, SettingError, Settings, Shown, TABLE, Values,
+};
 use crate::telemetry::{self, Log};
 
 /// Exit status of a look-up whose name is not registered.
@@ -20,7 +26,7 @@ const NOT_FOUND: u8 = 1;
 /// Exit status of a command that could not do what it was asked.
 const FAILED: u8 = 2;
 
-type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 pub(super) fn main(
     arguments: Vec<OsString>,
@@ -40,6 +46,8 @@ pub(super) fn main(
         "serve" => return serve(matches, environment, backends),
         "check-config" => check_config(matches, environment, backends),
         "names" => names(matches, environment),
+        "nodes" => overview::nodes(matches, environment).map(|()| ExitCode::SUCCESS),
+        "events" => overview::events(matches, environment).map(|()| ExitCode::SUCCESS),
         "lookup" => lookup(matches, environment),
         "completions" => completions(matches),
         "man" => man(matches),
@@ -60,6 +68,8 @@ fn command() -> Command {
     let at = || {
         Arg::new("at").long("at").value_name("HOST").help("Ask the daemon of this host [default: this one]")
     };
+    let json = |help| Arg::new("json").long("json").action(ArgAction::SetTrue).help(help);
+    let watch = "Show the table again whenever it changes, until interrupted";
     let page = Arg::new("command").value_name("COMMAND").help("The command whose page to write");
     Command::new("repmd")
         .version(env!("CARGO_PKG_VERSION"))
@@ -76,8 +86,29 @@ fn command() -> Command {
         .subcommand(
             Command::new("lookup")
                 .about("Ask where a node listens; exits with 1 when it is not registered")
-                .arg(Arg::new("name").value_name("NAME").required(true).help("The part before the @"))
-                .args([at(), port()]),
+                .arg(
+                    Arg::new("name")
+                        .value_name("NAME[@HOST]")
+                        .required(true)
+                        .help("The part before the @; repmd knows nodes elsewhere by both parts"),
+                )
+                .args([at(), port()])
+                .args(of_admin())
+                .arg(json("Write the answer as JSON")),
+        )
+        .subcommand(
+            Command::new("nodes")
+                .about("List the nodes of the whole cluster, as the daemon of this host knows them")
+                .arg(Arg::new("of-host").long("host").value_name("HOST").help("Only those of this host"))
+                .arg(Arg::new("watch").long("watch").action(ArgAction::SetTrue).help(watch))
+                .arg(json("Write the list as JSON, one list a line"))
+                .args(of_admin()),
+        )
+        .subcommand(
+            Command::new("events")
+                .about("Follow what happens in the cluster: who registers, ends, is refused; the store")
+                .arg(json("Write each event as JSON on a line of its own"))
+                .args(of_admin()),
         )
         .subcommand(
             Command::new("completions")
@@ -88,25 +119,53 @@ fn command() -> Command {
 }
 
 fn with_settings(command: Command) -> Command {
-    let config = Arg::new("config").long("config").value_name("FILE").value_parser(value_parser!(PathBuf)).help(
-        format!("Read settings from this TOML file [env: {CONFIG_VARIABLE}] [default: {CONFIG_PATH}, if it exists]"),
-    );
-    let settings = TABLE.iter().map(|setting| {
-        let variables = setting.variables.join(", ");
-        let arg = Arg::new(setting.key)
-            .long(setting.key)
-            .value_name(setting.value)
-            .help(format!("{} [env: {variables}] [default: {}]", setting.help, setting.default));
-        // `--flag` alone means `--flag true`.
-        if setting.value == "BOOL" { arg.num_args(0..=1).default_missing_value("true") } else { arg }
-    });
-    command.arg(config).args(settings)
+    command.arg(config_file()).args(TABLE.iter().map(flag))
 }
 
+fn config_file() -> Arg {
+    Arg::new("config").long("config").value_name("FILE").value_parser(value_parser!(PathBuf)).help(format!(
+        "Read settings from this TOML file [env: {CONFIG_VARIABLE}] [default: {CONFIG_PATH}, if it exists]"
+    ))
+}
+
+fn flag(setting: &Setting) -> Arg {
+    let variables = setting.variables.join(", ");
+    let arg = Arg::new(setting.key)
+        .long(setting.key)
+        .value_name(setting.value)
+        .help(format!("{} [env: {variables}] [default: {}]", setting.help, setting.default));
+    // `--flag` alone means `--flag true`.
+    if setting.value == "BOOL" { arg.num_args(0..=1).default_missing_value("true") } else { arg }
+}
+
+/// Where the daemon shows the cluster: for who asks it, by the same settings that it has.
+fn of_admin() -> [Arg; 3] {
+    let variables = |key: &str| {
+        let setting = TABLE.iter().find(|setting| setting.key == key);
+        setting.map(|setting| setting.variables.join(", ")).unwrap_or_default()
+    };
+    let arg = |key: &'static str, value: &'static str, help: &str, default: &str| {
+        let help = format!("{help} [env: {}] [default: {default}]", variables(key));
+        Arg::new(key).long(key).value_name(value).help(help)
+    };
+    [
+        arg("admin", "ADDRESS:PORT", "Ask the daemon whose admin API is here", &ADMIN_ADDRESS.to_string()),
+        arg("admin-token-file", "PATH", "Show it the token in this file", "none"),
+        config_file(),
+    ]
+}
+
+/// What was given, of those settings that the command has flags for.
 fn merge(matches: &ArgMatches, environment: Environment<'_>) -> Result<Values, SettingError> {
-    let given = |key| Some((key, matches.get_one::<String>(key)?.clone()));
+    let given = |key| Some((key, matches.try_get_one::<String>(key).ok()??.clone()));
     let flags: Vec<_> = TABLE.iter().filter_map(|setting| given(setting.key)).collect();
-    Values::merge(&flags, environment, matches.get_one::<PathBuf>("config").map(PathBuf::as_path))
+    let config = matches.try_get_one::<PathBuf>("config").ok().flatten();
+    Values::merge(&flags, environment, config.map(PathBuf::as_path))
+}
+
+/// The settings of a command that asks a daemon. Which store that uses is no matter to who asks.
+pub(super) fn settings(matches: &ArgMatches, environment: Environment<'_>) -> Result<Settings, SettingError> {
+    Settings::check(&merge(matches, environment)?, open_files(), &|_| Ok(()))
 }
 
 fn serve(matches: &ArgMatches, environment: Environment<'_>, backends: &dyn Backends) -> ExitCode {
@@ -130,7 +189,7 @@ fn serve(matches: &ArgMatches, environment: Environment<'_>, backends: &dyn Back
 }
 
 /// A command's failure, for standard error.
-type Failure = Box<dyn std::error::Error>;
+pub(super) type Failure = Box<dyn std::error::Error>;
 
 fn check_config(
     matches: &ArgMatches,
@@ -143,7 +202,7 @@ fn check_config(
     for Shown { key, value, origin } in settings.shown {
         table += &format!("{key} = {value} ({origin})\n");
     }
-    say(table.as_bytes())
+    say(table.as_bytes()).map(|()| ExitCode::SUCCESS)
 }
 
 /// Asks the host that the flags name.
@@ -152,10 +211,7 @@ fn ask(
     environment: Environment<'_>,
     request: &Request<'_>,
 ) -> Result<Vec<u8>, Failure> {
-    let flag = matches.get_one::<String>("port").map(|port| ("port", port.clone()));
-    let values = Values::merge(flag.as_slice(), environment, None)?;
-    // Which store the daemon uses is no matter to a client.
-    let port = Settings::check(&values, open_files(), &|_| Ok(()))?.port;
+    let port = settings(matches, environment)?.port;
     let at = matches.get_one::<String>("at");
     let reply = match at {
         Some(host) => ask_host(host, port, request),
@@ -178,27 +234,92 @@ fn names(matches: &ArgMatches, environment: Environment<'_>) -> Result<ExitCode,
     for (name, port) in nodes {
         table += &format!("{name:width$}  {port}\n");
     }
-    say(table.as_bytes())
+    say(table.as_bytes()).map(|()| ExitCode::SUCCESS)
 }
 
 fn lookup(matches: &ArgMatches, environment: Environment<'_>) -> Result<ExitCode, Failure> {
     let name = matches.get_one::<String>("name").expect("clap demands a name");
     AliveName::check(name.as_bytes()).map_err(|error| format!("{name:?}: {error}"))?;
+    // First: the look-up itself would be remembered.
+    let origin = origin(matches, environment, name)?;
     let reply = ask(matches, environment, &Request::PortPlease2(name))?;
-    match decode_port_reply(&reply)? {
-        Some(found) => say(describe(name, &found).as_bytes()),
-        None => {
-            eprintln!("{name} is not registered");
-            Ok(ExitCode::from(NOT_FOUND))
+    let found = decode_port_reply(&reply)?;
+    if matches.get_flag("json") {
+        say(format!("{}\n", to_json(name, found.as_ref(), origin.as_ref())).as_bytes())?;
+    } else if let Some(found) = &found {
+        let origin = origin.as_ref().map(describe_origin).unwrap_or_default();
+        say((describe(name, found) + &origin).as_bytes())?;
+    } else {
+        eprintln!("{name} is not registered");
+    }
+    Ok(if found.is_some() { ExitCode::SUCCESS } else { ExitCode::from(NOT_FOUND) })
+}
+
+/// Where the daemon knows of a node, if it says so: only this host's does, and only by its admin API.
+fn origin(matches: &ArgMatches, environment: Environment<'_>, name: &str) -> Result<Option<Value>, Failure> {
+    let settings = settings(matches, environment)?;
+    if matches.contains_id("at") {
+        return Ok(None);
+    }
+    let ask = || {
+        let api = Api::of(&settings)?;
+        // The API at the default address may be another daemon's.
+        if api.get("/api/v1/status")?["port"] != settings.port {
+            return Ok(None);
         }
+        api.find(&format!("/api/v1/lookups/{}", in_path(name)))
+    };
+    match ask() {
+        Ok(origin) => Ok(origin),
+        Err(ApiError::Off | ApiError::Connect { .. }) if !matches.contains_id("admin") => Ok(None),
+        Err(error) if !matches.contains_id("admin") => {
+            eprintln!("repmd: where the answer comes from is not known: {error}");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn describe_origin(origin: &Value) -> String {
+    let age = Duration::from_millis(origin["age_ms"].as_u64().unwrap_or_default());
+    let from = match origin["from"].as_str() {
+        Some("here") => "this daemon".to_owned(),
+        Some("registry") => "the registry".to_owned(),
+        Some("cache") => format!("the cache, {age:?} old"),
+        _ => format!("the cache, {age:?} old: the registry is away"),
+    };
+    let holder = origin["daemon"].as_str().map(|holder| format!(", held by {holder}")).unwrap_or_default();
+    format!("  from {from}{holder}\n")
+}
+
+fn to_json(name: &str, found: Option<&PortReply>, origin: Option<&Value>) -> Value {
+    let mut answer = json!({ "name": name, "is_found": found.is_some() });
+    if let Some(found) = found {
+        answer["port"] = found.port.into();
+        answer["type"] = kind(found.node_type).into();
+        answer["lowest_version"] = found.lowest_version.into();
+        answer["highest_version"] = found.highest_version.into();
+        answer["extra"] = String::from_utf8_lossy(&found.extra).into();
+    }
+    for key in ["from", "age_ms", "node", "daemon", "addresses"] {
+        answer[key] = origin.map(|origin| origin[key].clone()).unwrap_or_default();
+    }
+    answer
+}
+
+/// As the API says it.
+fn kind(node_type: u8) -> String {
+    match node_type {
+        77 => "normal".to_owned(),
+        72 => "hidden".to_owned(),
+        other => other.to_string(),
     }
 }
 
 fn describe(name: &str, found: &PortReply) -> String {
     let PortReply { port, lowest_version, highest_version, .. } = found;
     let kind = match found.node_type {
-        77 => "normal node".to_owned(),
-        72 => "hidden node".to_owned(),
+        77 | 72 => format!("{} node", kind(found.node_type)),
         other => format!("node of type {other}"),
     };
     let mut text = format!("{name}: port {port}, {kind}, versions {lowest_version} to {highest_version}");
@@ -212,7 +333,7 @@ fn completions(matches: &ArgMatches) -> Result<ExitCode, Failure> {
     let shell = *matches.get_one::<Shell>("shell").expect("clap demands a shell");
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command(), "repmd", &mut script);
-    say(&script)
+    say(&script).map(|()| ExitCode::SUCCESS)
 }
 
 fn man(matches: &ArgMatches) -> Result<ExitCode, Failure> {
@@ -227,15 +348,16 @@ fn man(matches: &ArgMatches) -> Result<ExitCode, Failure> {
     };
     let mut text = Vec::new();
     clap_mangen::Man::new(page).render(&mut text)?;
-    say(&text)
+    say(&text).map(|()| ExitCode::SUCCESS)
 }
 
 /// Writes to standard output. That nobody reads it any longer is no failure: `repmd names | head -1`.
-fn say(text: &[u8]) -> Result<ExitCode, Failure> {
+pub(super) fn say(text: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(ExitCode::SUCCESS),
+        Err(_) => std::process::exit(0),
+        Ok(()) => Ok(()),
     }
 }
 

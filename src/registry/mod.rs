@@ -93,6 +93,19 @@ pub enum Answer {
     Absent,
 }
 
+/// Where an answer is known from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// From this daemon itself: nobody else had to be asked.
+    Here,
+    /// From the registry, which was asked just now.
+    Registry,
+    /// From what the registry said a moment ago.
+    Cache,
+    /// From what the registry last said, if it said anything: it is away.
+    Stale,
+}
+
 /// A node is refused, because another daemon of this host holds its name.
 #[derive(Debug, thiserror::Error)]
 #[error("{name} is registered by {holder}")]
@@ -350,6 +363,23 @@ impl Registry {
             }
             None => self.stale(Some(&slot)),
         }
+    }
+
+    /// [`Registry::look_up`], with where the answer is known from, and how long ago the store was asked.
+    pub async fn explain(&self, question: Question) -> (Answer, Source, Option<Duration>) {
+        let started = Instant::now();
+        let answer = self.look_up(question.clone()).await;
+        let is_own = matches!(&question, Question::Daemon(host) if self.instance.answers_to(host));
+        if is_own || !self.is_shared() {
+            return (answer, Source::Here, None);
+        }
+        let asked = self.answers.get(&question).and_then(|slot| slot.last()).map(|known| known.asked);
+        let source = match asked {
+            Some(asked) if started <= asked => Source::Registry,
+            Some(_) if !self.health.is_away() => Source::Cache,
+            _ => Source::Stale,
+        };
+        (answer, source, asked.map(|asked| asked.elapsed()))
     }
 
     /// The last known answer, while it may serve.

@@ -8,6 +8,7 @@ mod answer;
 mod connection;
 mod crowd;
 mod daemon;
+mod explain;
 mod limits;
 mod policy;
 mod stats;
@@ -15,6 +16,7 @@ mod table;
 mod topology;
 
 pub use daemon::Daemon;
+pub use explain::Explained;
 pub use limits::Limits;
 pub use policy::Policy;
 pub use stats::Stats;

@@ -227,3 +227,24 @@ fn a_conflict_is_told_and_shown_with_the_other_holder() {
     assert_eq!(daemons, ["here:4369", "here:5000"]);
     assert!(get(shown.admin, "/readyz", &[]).body.contains("rabbit@here is also held by here:5000"));
 }
+
+#[test]
+fn a_lookup_is_explained_by_where_its_answer_is_from() {
+    let shown = Shown::start();
+    let _here = register(shown.port, "rabbit");
+    let (_registry, _lease) = shown.register_elsewhere("there:4369", "there", "hare");
+    let lookup = |name: &str| json(shown.admin, &format!("/api/v1/lookups/{name}"));
+    for name in ["rabbit", "rabbit@here.example"] {
+        let answer = lookup(name);
+        assert_eq!((&answer["from"], &answer["node"]), (&"here".into(), &"rabbit@here".into()), "{answer}");
+    }
+    let first = lookup("hare@there");
+    assert_eq!((&first["from"], &first["port"]), (&"registry".into(), &7001.into()));
+    assert_eq!((&first["daemon"], &first["addresses"][0]), (&"there:4369".into(), &"10.0.0.1".into()));
+    // On a slow machine an answer may be too old to be used again.
+    wait_until("an answer is remembered", SOON, || lookup("hare@there")["from"] == "cache");
+    let absent = lookup("nobody@there");
+    assert_eq!((&absent["is_found"], &absent["from"]), (&false.into(), &"registry".into()));
+    shown.link.set_link(Link::Cut);
+    wait_until("the store is known to be away", SOON, || lookup("hare@there")["from"] == "stale");
+}

@@ -60,9 +60,15 @@ fn every_path_is_documented_and_every_documented_one_answers_as_described() {
     let _node = register(daemon.port(), "rabbit");
     for (path, item) in paths {
         let responses = item["get"]["responses"].as_object().unwrap();
-        let mut asked: Vec<_> = [("{node}", "rabbit@here"), ("{node}", "hare@here"), ("{node}", "hare")]
-            .map(|(part, node)| path.replace(part, node))
-            .to_vec();
+        let mut asked: Vec<_> = [
+            ("{node}", "rabbit@here"),
+            ("{node}", "hare@here"),
+            ("{node}", "hare"),
+            ("{name}", "rabbit"),
+            ("{name}", "hare"),
+        ]
+        .map(|(part, node)| path.replace(part, node))
+        .to_vec();
         asked.extend(
             item["get"]["x-examples"]
                 .as_array()

@@ -1,0 +1,48 @@
+//! What this daemon answers for a name, and where it knows that from.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use repmd_backend_api::AliveName;
+use serde_json::json;
+
+use super::api::{App, failure, milliseconds};
+use crate::registry::{Answer, Source};
+use crate::server::Explained;
+
+/// Answers `/api/v1/lookups/{name}`.
+pub(super) async fn answer(State(state): App, Path(name): Path<String>) -> Response {
+    if let Err(error) = AliveName::check(name.as_bytes()) {
+        return failure(StatusCode::BAD_REQUEST, &error.to_string());
+    }
+    let Explained { answer, source, age } = state.daemon.explain(&name).await;
+    let (node, port, instance) = match &answer {
+        Answer::Node(registration) => (
+            Some(registration.node_name().to_string()),
+            Some(registration.advertised_port),
+            Some(&registration.instance),
+        ),
+        Answer::Daemon(instance) => {
+            (Some(format!("@{}", instance.host)), Some(instance.port), Some(instance))
+        }
+        Answer::Absent => (None, None, None),
+    };
+    let from = match source {
+        Source::Here => "here",
+        Source::Registry => "registry",
+        Source::Cache => "cache",
+        Source::Stale => "stale",
+    };
+    let answer = json!({
+        "name": name,
+        "is_found": node.is_some(),
+        "node": node,
+        "port": port,
+        "addresses": instance.map_or(&[][..], |instance| &instance.addresses),
+        "daemon": instance.map(|instance| &instance.name),
+        "from": from,
+        "age_ms": age.map(milliseconds),
+    });
+    Json(answer).into_response()
+}

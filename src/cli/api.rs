@@ -1,0 +1,266 @@
+//! The admin API of a daemon, for the commands that ask it.
+
+use std::future::Future;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::{AUTHORIZATION, HOST};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+use tokio::time::{error::Elapsed, timeout};
+
+use crate::admin::Token;
+use crate::settings::{ADMIN_ADDRESS, Admin, Settings};
+
+/// How long a daemon may take to answer: a list of a large cluster has four seconds for its store.
+const ANSWER_TIME: Duration = Duration::from_secs(10);
+
+/// A stream of events shows that it is alive every 15 s.
+const SILENCE_MAX: Duration = Duration::from_secs(40);
+
+/// What stays as it is in a path.
+const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'@');
+
+/// Why the API does not say what was asked, and what would help.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    #[error(
+        "the settings say that the admin API is off: `admin` must be an address, for the daemon and for this command"
+    )]
+    Off,
+    #[error("admin-token-file: {0}")]
+    TokenFile(String),
+    #[error(
+        "no admin API at {address}: {error}; a daemon started by `repmd serve` has one at 127.0.0.1:4370 \
+         unless `admin` says otherwise, one with the stock command line has none; --admin asks elsewhere"
+    )]
+    Connect { address: SocketAddr, error: io::Error },
+    #[error("the admin API at {address} wants a token: name the daemon's file by --admin-token-file")]
+    TokenNeeded { address: SocketAddr },
+    #[error(
+        "the admin API at {address} takes another token than the one that --admin-token-file names: is it the daemon's file?"
+    )]
+    TokenWrong { address: SocketAddr },
+    #[error("the admin API at {address} answers {status}: {error}")]
+    Status { address: SocketAddr, status: StatusCode, error: String },
+    #[error("what listens at {address} is no admin API: {error}; --admin asks elsewhere")]
+    Alien { address: SocketAddr, error: String },
+    #[error("the admin API at {address} does not answer within {time:?}")]
+    Silent { address: SocketAddr, time: Duration },
+}
+
+/// An event of the daemon's stream.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Event {
+    pub(super) id: String,
+    pub(super) kind: String,
+    /// As JSON.
+    pub(super) data: String,
+}
+
+/// Where to ask, and by what right.
+#[derive(Debug)]
+pub(crate) struct Api {
+    address: SocketAddr,
+    token: Option<Token>,
+    runtime: Runtime,
+}
+
+impl Api {
+    /// The API of the daemon that has these settings.
+    pub(crate) fn of(settings: &Settings) -> Result<Self, ApiError> {
+        let mut address = match settings.admin {
+            Admin::Off => return Err(ApiError::Off),
+            Admin::Default => ADMIN_ADDRESS,
+            Admin::At(address) => address,
+        };
+        if address.ip().is_unspecified() {
+            let loopback =
+                if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+            address.set_ip(loopback);
+        }
+        let token = settings.admin_token_file.as_deref().map(Token::read).transpose();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        Ok(Self {
+            address,
+            token: token.map_err(ApiError::TokenFile)?,
+            runtime: runtime.map_err(|error| ApiError::Connect { address, error })?,
+        })
+    }
+
+    /// Where it is.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What the API answers to `path`. `None`: there is no such thing.
+    pub(crate) fn find(&self, path: &str) -> Result<Option<Value>, ApiError> {
+        self.runtime.block_on(self.within(ANSWER_TIME, async {
+            let response = self.send(path, None).await?;
+            if response.status() == StatusCode::NOT_FOUND {
+                return Ok(None);
+            }
+            let response = self.good(response).await?;
+            let body = response.into_body().collect().await.map_err(|error| self.alien(&error))?;
+            serde_json::from_slice(&body.to_bytes()).map(Some).map_err(|error| self.alien(&error))
+        }))
+    }
+
+    /// What the API answers to `path`, where there must be something.
+    pub(crate) fn get(&self, path: &str) -> Result<Value, ApiError> {
+        self.find(path)?.ok_or_else(|| self.alien(&format_args!("there is no {path}")))
+    }
+
+    /// Calls `on_event` for each event after `last`, until the daemon ends or `on_event` fails.
+    pub(super) fn follow<E: From<ApiError>>(
+        &self,
+        last: Option<&str>,
+        mut on_event: impl FnMut(Event) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.runtime.block_on(async {
+            let opened =
+                self.within(ANSWER_TIME, async { self.good(self.send("/api/v1/events", last).await?).await });
+            let mut body = opened.await?.into_body();
+            let mut events = Events::default();
+            // A stream that breaks off has ended: the daemon may have been killed.
+            while let Ok(Some(Ok(frame))) =
+                timeout(SILENCE_MAX, body.frame()).await.map_err(|_: Elapsed| self.silent(SILENCE_MAX))
+            {
+                for event in events.take(frame.data_ref().map_or(&[][..], |bytes| bytes)) {
+                    on_event(event)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    async fn send(&self, path: &str, last_event: Option<&str>) -> Result<Response<Incoming>, ApiError> {
+        let address = self.address;
+        let stream =
+            TcpStream::connect(address).await.map_err(|error| ApiError::Connect { address, error })?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.alien(&error))?;
+        // It moves the bytes of the one exchange, and ends with it.
+        tokio::spawn(connection);
+        let mut request = Request::get(path).header(HOST, address.to_string());
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, token.bearer());
+        }
+        if let Some(last) = last_event {
+            request = request.header("last-event-id", last);
+        }
+        let request = request.body(Empty::<Bytes>::new()).expect("paths are encoded, and tokens are checked");
+        sender.send_request(request).await.map_err(|error| self.alien(&error))
+    }
+
+    async fn good(&self, response: Response<Incoming>) -> Result<Response<Incoming>, ApiError> {
+        let (address, status) = (self.address, response.status());
+        if status.is_success() {
+            return Ok(response);
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            return Err(match self.token {
+                None => ApiError::TokenNeeded { address },
+                Some(_) => ApiError::TokenWrong { address },
+            });
+        }
+        let body = response.into_body().collect().await.map_err(|error| self.alien(&error))?;
+        let body: Value = serde_json::from_slice(&body.to_bytes()).map_err(|error| self.alien(&error))?;
+        Err(ApiError::Status {
+            address,
+            status,
+            error: body["error"].as_str().unwrap_or_default().to_owned(),
+        })
+    }
+
+    async fn within<T>(
+        &self,
+        time: Duration,
+        answer: impl Future<Output = Result<T, ApiError>>,
+    ) -> Result<T, ApiError> {
+        timeout(time, answer).await.unwrap_or_else(|_: Elapsed| Err(self.silent(time)))
+    }
+
+    fn alien(&self, error: &dyn std::fmt::Display) -> ApiError {
+        ApiError::Alien { address: self.address, error: error.to_string() }
+    }
+
+    fn silent(&self, time: Duration) -> ApiError {
+        ApiError::Silent { address: self.address, time }
+    }
+}
+
+/// A name as one part of a path, or as a value in a query.
+pub(crate) fn in_path(name: &str) -> String {
+    utf8_percent_encode(name, IN_PATH).to_string()
+}
+
+/// Events, as they come in pieces.
+#[derive(Debug, Default)]
+struct Events {
+    line: Vec<u8>,
+    event: Event,
+}
+
+impl Events {
+    /// The events that are whole with these bytes.
+    fn take(&mut self, bytes: &[u8]) -> Vec<Event> {
+        let mut whole = Vec::new();
+        for byte in bytes {
+            if *byte != b'\n' {
+                self.line.push(*byte);
+                continue;
+            }
+            let line = String::from_utf8_lossy(&self.line).into_owned();
+            self.line.clear();
+            match line.split_once(": ") {
+                Some(("id", id)) => self.event.id = id.to_owned(),
+                Some(("event", kind)) => self.event.kind = kind.to_owned(),
+                Some(("data", data)) => self.event.data = data.to_owned(),
+                None if line.is_empty() => {
+                    let event = std::mem::take(&mut self.event);
+                    // What only says when to come back is no event.
+                    whole.extend((!event.kind.is_empty()).then_some(event));
+                }
+                _ => {}
+            }
+        }
+        whole
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_cut_anywhere_are_the_same_events() {
+        let text = b"retry: 1000\n\n:\n\nid: 7\nevent: released\ndata: {\"node\":\"a@b\"}\n\nid: 8\nevent: missed\ndata: {}\n\n";
+        let event = |id: &str, kind: &str, data: &str| Event {
+            id: id.to_owned(),
+            kind: kind.to_owned(),
+            data: data.to_owned(),
+        };
+        let all = [event("7", "released", "{\"node\":\"a@b\"}"), event("8", "missed", "{}")];
+        for cut in 0..text.len() {
+            let mut events = Events::default();
+            let mut got = events.take(&text[..cut]);
+            got.extend(events.take(&text[cut..]));
+            assert_eq!(got, all, "cut after {cut} bytes");
+        }
+    }
+
+    #[test]
+    fn a_name_is_one_part_of_a_path() {
+        assert_eq!(in_path("rabbit-1@host_a.example"), "rabbit-1@host_a.example");
+        assert_eq!(in_path("a/../b ?#%é"), "a%2F..%2Fb%20%3F%23%25%C3%A9");
+    }
+}

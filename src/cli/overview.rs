@@ -1,0 +1,190 @@
+//! The cluster as a daemon sees it: its nodes, and what happens to them.
+
+use std::io::{self, IsTerminal};
+use std::thread::sleep;
+use std::time::Duration;
+
+use clap::ArgMatches;
+use serde_json::{Value, json};
+
+use super::api::{Api, ApiError, in_path};
+use super::modern::{Environment, Failure, say, settings};
+
+/// Most nodes of one answer.
+const PAGE: usize = 10_000;
+
+/// How often `--watch` looks again, and how soon a daemon that has gone is looked for again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+const HEAD: [&str; 8] = ["NODE", "PORT", "ADDRESS", "TYPE", "ALIVE", "DAEMON", "LEASE", "STATE"];
+
+/// `repmd nodes`
+pub(super) fn nodes(matches: &ArgMatches, environment: Environment<'_>) -> Result<(), Failure> {
+    let api = Api::of(&settings(matches, environment)?)?;
+    let host = matches.get_one::<String>("of-host").map(String::as_str);
+    let as_json = matches.get_flag("json");
+    let show = || list(&api, host).map(|list| if as_json { format!("{list}\n") } else { table(&list) });
+    if !matches.get_flag("watch") {
+        return say(show()?.as_bytes());
+    }
+    // The first look must succeed; later ones tell what fails, and go on: the daemon may be restarted.
+    let (mut text, mut last) = (show()?, String::new());
+    loop {
+        if text != last {
+            // Clears a terminal; elsewhere each change is a table of its own.
+            let before = if io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
+            say(format!("{before}{text}").as_bytes())?;
+            last = text;
+        }
+        sleep(AGAIN);
+        text = show().unwrap_or_else(|error| format!("{error}\n"));
+    }
+}
+
+/// All pages as one.
+fn list(api: &Api, host: Option<&str>) -> Result<Value, ApiError> {
+    let host = host.map(|host| format!("&host={}", in_path(host))).unwrap_or_default();
+    let mut list = api.get(&format!("/api/v1/nodes?limit={PAGE}{host}"))?;
+    while let Some(next) = list["next"].as_str() {
+        let mut page = api.get(&format!("/api/v1/nodes?limit={PAGE}{host}&after={}", in_path(next)))?;
+        if let Some(nodes) = list["nodes"].as_array_mut() {
+            nodes.append(page["nodes"].as_array_mut().unwrap_or(&mut Vec::new()));
+            page["nodes"] = nodes.drain(..).collect();
+        }
+        list = page;
+    }
+    Ok(list)
+}
+
+fn table(list: &Value) -> String {
+    let nodes = list["nodes"].as_array().into_iter().flatten();
+    let rows: Vec<[String; HEAD.len()]> = nodes.map(row).collect();
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.max().unwrap_or_default().max(HEAD[column].len())
+    };
+    let widths: [usize; HEAD.len()] = std::array::from_fn(width);
+    let line = |cells: [&str; HEAD.len()]| {
+        let cells: Vec<_> = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    let mut table = line(HEAD);
+    for row in &rows {
+        table += &line(std::array::from_fn(|column| &*row[column]));
+    }
+    if list["is_stale"] == true {
+        table +=
+            "(the shared registry does not answer: nodes of other daemons are as they were last known)\n";
+    }
+    table
+}
+
+fn row(node: &Value) -> [String; HEAD.len()] {
+    let text = |key: &str| node[key].as_str().unwrap_or("-").to_owned();
+    let number = |key: &str| node[key].as_u64();
+    let addresses = node["addresses"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let addresses = addresses.collect::<Vec<_>>().join(",");
+    let state = match (node["holder"].as_str(), node["reason"].as_str()) {
+        (Some(holder), _) => format!("{} with {holder}", text("state")),
+        (_, Some(reason)) => format!("{}: {reason}", text("state")),
+        _ => text("state"),
+    };
+    [
+        text("node"),
+        number("advertised_port").map_or("-".to_owned(), |port| port.to_string()),
+        if addresses.is_empty() { "-".to_owned() } else { addresses },
+        text("type"),
+        number("alive_seconds").map_or("-".to_owned(), age),
+        text("daemon"),
+        number("lease_left_ms").map_or("-".to_owned(), |left| format!("{}s", left.div_ceil(1000))),
+        state,
+    ]
+}
+
+/// A time with its largest unit, so that a table changes rarely.
+fn age(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// `repmd events`
+pub(super) fn events(matches: &ArgMatches, environment: Environment<'_>) -> Result<(), Failure> {
+    let api = Api::of(&settings(matches, environment)?)?;
+    let as_json = matches.get_flag("json");
+    let (mut last, mut was_there) = (None::<String>, false);
+    loop {
+        let ended = api.follow(last.clone().as_deref(), |event| {
+            was_there = true;
+            let mut data: Value = serde_json::from_str(&event.data)?;
+            let line = if as_json {
+                data["event"] = json!(event.kind);
+                format!("{data}\n")
+            } else {
+                describe(&event.kind, &data)
+            };
+            last = Some(event.id);
+            say(line.as_bytes())
+        });
+        match ended {
+            Ok(()) => {
+                eprintln!("repmd: the daemon at {} has ended; waiting for the next", api.address());
+                was_there = true;
+            }
+            Err(error) if was_there && error.is::<ApiError>() => {}
+            Err(error) => return Err(error),
+        }
+        sleep(AGAIN);
+    }
+}
+
+fn describe(kind: &str, data: &Value) -> String {
+    let text = |key: &str| data[key].as_str().map(ToOwned::to_owned);
+    let words = [
+        text("at"),
+        Some(kind.to_owned()),
+        text("node"),
+        data["port"].as_u64().map(|port| format!("port {port}")),
+        text("holder").map(|holder| format!("held by {holder}")),
+        text("reason"),
+        data["away_seconds"].as_u64().map(|seconds| format!("after {seconds}s")),
+    ];
+    let words: Vec<_> = words.into_iter().flatten().collect();
+    words.join(" ") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_has_one_unit() {
+        let ages = [0, 59, 60, 3599, 3600, 172_799, 172_800].map(age);
+        assert_eq!(ages, ["0s", "59s", "1m", "59m", "1h", "47h", "2d"]);
+    }
+
+    #[test]
+    fn a_table_has_a_column_as_wide_as_its_widest_cell() {
+        let node = json!({
+            "node": "rabbit@hosta", "advertised_port": 9101, "addresses": ["10.0.0.1", "fd00::1"], "type": "normal",
+            "alive_seconds": 61, "daemon": "hosta:4369", "lease_left_ms": 14_001, "state": "conflict",
+            "holder": "c2", "reason": null,
+        });
+        assert_eq!(
+            table(&json!({ "nodes": [node], "is_stale": false })),
+            "NODE          PORT  ADDRESS           TYPE    ALIVE  DAEMON      LEASE  STATE\n\
+             rabbit@hosta  9101  10.0.0.1,fd00::1  normal  1m     hosta:4369  15s    conflict with c2\n"
+        );
+        let stale = table(&json!({ "nodes": [], "is_stale": true }));
+        assert_eq!(stale.lines().count(), 2, "{stale}");
+    }
+
+    #[test]
+    fn an_event_is_a_line() {
+        let data = json!({ "at": "2027-01-15T08:00:00.000Z", "node": "a@b", "port": null, "holder": "c" });
+        assert_eq!(describe("refused", &data), "2027-01-15T08:00:00.000Z refused a@b held by c\n");
+    }
+}

@@ -1,0 +1,182 @@
+//! The commands that ask a daemon's admin API.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::process::{Child, ChildStdout, Stdio};
+
+use repmd_test_support::{Daemon, Peer, alive2, free_port, wait_until};
+use serde_json::Value;
+
+use crate::{Done, SOON, done, repmd};
+
+/// A daemon with an admin API, and the flag that leads to it.
+fn serve(flags: &[&str]) -> (Daemon, String) {
+    let (port, admin) = (free_port().to_string(), format!("127.0.0.1:{}", free_port()));
+    let mut command = repmd(["serve", "--port", &port, "--host", "here", "--advertise", "10.0.0.1"]);
+    command.args(["--admin", &admin]).args(flags).stderr(Stdio::null());
+    let daemon = Daemon::spawn(command, port.parse().unwrap());
+    wait_until("its API answers", SOON, || std::net::TcpStream::connect(&admin).is_ok());
+    (daemon, admin)
+}
+
+fn register(daemon: &Daemon, name: &str) -> Peer {
+    let mut node = Peer::connect(daemon.port());
+    node.send(&alive2(name, 4321)).unwrap();
+    assert_eq!(node.read(6, SOON).len(), 6);
+    node
+}
+
+#[test]
+fn nodes_are_a_table_or_json() {
+    let (daemon, admin) = serve(&[]);
+    let _nodes = [register(&daemon, "rabbit"), register(&daemon, "a b")];
+    let table = done(&mut repmd(["nodes", "--admin", &admin]));
+    assert_eq!((table.exit, &*table.stderr), (0, ""));
+    let lines: Vec<Vec<&str>> = table.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["NODE", "PORT", "ADDRESS", "TYPE", "ALIVE", "DAEMON", "LEASE", "STATE"]);
+    assert_eq!(lines[1][..6], ["a", "b@here", "4321", "10.0.0.1", "normal", lines[1][5]], "{}", table.stdout);
+    assert_eq!((lines[2][0], &lines[2][6..]), ("rabbit@here", &["-", "published"][..]));
+    for (host, count) in [("here", 2), ("elsewhere", 0)] {
+        let json = done(&mut repmd(["nodes", "--admin", &admin, "--json", "--host", host]));
+        let list: Value = serde_json::from_str(&json.stdout).unwrap();
+        assert_eq!((json.exit, list["nodes"].as_array().unwrap().len()), (0, count), "{host}");
+    }
+}
+
+#[test]
+fn a_lookup_says_where_its_answer_is_from() {
+    let (daemon, admin) = serve(&["--instance-name", "one"]);
+    let _node = register(&daemon, "n");
+    let port = daemon.port().to_string();
+    let flags = ["--port", &port, "--admin", &admin];
+    let text = "n: port 4321, normal node, versions 5 to 6\n  from this daemon, held by one\n";
+    assert_eq!(done(repmd(["lookup", "n"]).args(flags)), Done::new(0, text, ""));
+    let json: Value =
+        serde_json::from_str(&done(repmd(["lookup", "n@here", "--json"]).args(flags)).stdout).unwrap();
+    assert_eq!(
+        (&json["from"], &json["node"], &json["port"]),
+        (&"here".into(), &"n@here".into(), &4321.into())
+    );
+    let missing = done(repmd(["lookup", "m", "--json"]).args(flags));
+    assert_eq!(missing.exit, 1);
+    assert_eq!(serde_json::from_str::<Value>(&missing.stdout).unwrap()["is_found"], false);
+    // By the wire alone, whoever answers.
+    let wire = Done::new(0, "n: port 4321, normal node, versions 5 to 6\n", "");
+    assert_eq!(done(repmd(["lookup", "n", "--at", "127.0.0.1"]).args(flags)), wire);
+}
+
+/// The lines of a command that goes on; killed on drop.
+struct Following(Child, BufReader<ChildStdout>);
+
+impl Following {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = repmd(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Self(child, lines)
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.1.read_line(&mut line).unwrap();
+        line
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// Registers names until the follower, which may still be on its way, tells of one.
+fn until_told(daemon: &Daemon, follow: &mut Following) -> String {
+    std::thread::scope(|scope| {
+        let told = scope.spawn(|| follow.line());
+        for number in 0.. {
+            drop(register(daemon, &format!("n{number}")));
+            if told.is_finished() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        told.join().unwrap()
+    })
+}
+
+#[test]
+fn events_are_told_as_they_happen_also_by_the_next_daemon() {
+    let (daemon, admin) = serve(&[]);
+    let mut text = Following::start(&["events", "--admin", &admin]);
+    let line = until_told(&daemon, &mut text);
+    let words: Vec<_> = line.split_whitespace().skip(1).collect();
+    assert!(words[0] == "registered" && words[2..] == ["port", "4321"], "{line}");
+    let mut json = Following::start(&["events", "--json", "--admin", &admin]);
+    let event: Value = serde_json::from_str(&until_told(&daemon, &mut json)).unwrap();
+    assert_eq!((&event["event"], &event["port"]), (&"registered".into(), &4321.into()));
+
+    let port = daemon.port();
+    drop(daemon);
+    let mut command = repmd(["serve", "--port", &port.to_string(), "--host", "here", "--admin", &admin]);
+    let next = Daemon::spawn(
+        {
+            command.stderr(Stdio::null());
+            command
+        },
+        port,
+    );
+    let _node = register(&next, "next");
+    while !json.line().contains("next@here") {}
+}
+
+#[test]
+fn a_watched_table_is_shown_again_when_it_changes() {
+    let (daemon, admin) = serve(&[]);
+    let mut watch = Following::start(&["nodes", "--watch", "--admin", &admin]);
+    assert!(watch.line().starts_with("NODE"));
+    let _node = register(&daemon, "n");
+    assert!(watch.line().starts_with("NODE"));
+    assert!(watch.line().starts_with("n@here"));
+}
+
+#[test]
+fn an_api_that_cannot_be_asked_is_named_with_what_would_help() {
+    let token = |text: &str| {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file
+    };
+    let (good, bad) = (token("0123456789abcdef"), token("fedcba9876543210"));
+    let path = |file: &tempfile::NamedTempFile| file.path().to_str().unwrap().to_owned();
+    let (_daemon, admin) = serve(&["--admin-token-file", &path(&good)]);
+    let nowhere = format!("127.0.0.1:{}", free_port());
+    let alien = TcpListener::bind("127.0.0.1:0").unwrap();
+    let alien_at = alien.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in alien.incoming() {
+            let mut stream = stream.unwrap();
+            // What came is read first: a reset would reach the asker before the words.
+            let _ = std::io::Read::read(&mut stream, &mut [0; 1024]);
+            let _ = stream.write_all(b"220 mail.example ESMTP\r\n");
+        }
+    });
+    let cases = [
+        (vec!["--admin", "off"], "the settings say that the admin API is off".to_owned()),
+        (vec!["--admin", &nowhere], format!("no admin API at {nowhere}: ")),
+        (vec!["--admin", &admin], format!("the admin API at {admin} wants a token: ")),
+        (vec!["--admin", &alien_at], format!("what listens at {alien_at} is no admin API: ")),
+    ];
+    for command in ["nodes", "events"] {
+        for (flags, said) in &cases {
+            let result = done(repmd([command]).args(flags));
+            assert_eq!((result.exit, &*result.stdout), (2, ""), "{command} {flags:?}");
+            assert!(result.stderr.starts_with(&format!("repmd: {said}")), "{command}: {}", result.stderr);
+        }
+        let wrong = done(&mut repmd([command, "--admin", &admin, "--admin-token-file", &path(&bad)]));
+        let said = format!("repmd: the admin API at {admin} takes another token");
+        assert!(wrong.exit == 2 && wrong.stderr.starts_with(&said), "{}", wrong.stderr);
+    }
+    let right =
+        repmd(["nodes"]).args(["--admin", &admin, "--admin-token-file", &path(&good)]).output().unwrap();
+    assert!(right.status.success());
+}
