@@ -4,9 +4,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use repmd::run::Backends;
 use repmd::settings::{Backend, Settings};
-use repmd_backend_api::RegistryBackend;
+use repmd_backend_api::{BackendError, RegistryBackend, StoreReport};
 use repmd_backend_memory::Memory;
 use repmd_backend_redis::{Redis, Settings as Store, SettingsError};
 
@@ -31,5 +32,16 @@ impl Backends for Known {
                 Ok(Arc::new(Redis::open(store.map_err(|error| error.to_string())?)))
             }
         }
+    }
+
+    fn inspect<'a>(
+        &'a self,
+        settings: &'a Settings,
+    ) -> BoxFuture<'a, Option<Result<StoreReport, BackendError>>> {
+        Box::pin(async {
+            let Backend::Shared(url) = &settings.backend else { return None };
+            let store = Store::from_url(url, &settings.cluster, settings.lease_ttl).ok()?;
+            Some(Redis::inspect(store).await)
+        })
     }
 }

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use repmd_backend_api::{HostId, Instance, InstanceId, RegistryBackend};
+use futures_util::future::BoxFuture;
+use repmd_backend_api::{BackendError, HostId, Instance, InstanceId, RegistryBackend, StoreReport};
 use repmd_sys::Forked;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
@@ -38,6 +39,13 @@ pub trait Backends {
     /// # Errors
     /// What has changed since the check, such as a file that is gone.
     fn open(&self, settings: &Settings) -> Result<Arc<dyn RegistryBackend>, String>;
+
+    /// Asks the shared store that checked settings name how it is, within a few seconds. `None`: they name
+    /// none.
+    fn inspect<'a>(
+        &'a self,
+        settings: &'a Settings,
+    ) -> BoxFuture<'a, Option<Result<StoreReport, BackendError>>>;
 }
 
 /// The longest that a node or an asker waits for the store: a node gives up after 10 s.

@@ -47,7 +47,8 @@ fn ask(places: &[SocketAddr], request: &Request<'_>) -> Result<Vec<u8>, AskError
     Err(AskError::Connect(refused))
 }
 
-fn exchange(mut stream: TcpStream, request: &Request<'_>) -> Result<Vec<u8>, AskError> {
+/// Sends the request, and reads until the other side closes.
+pub(super) fn exchange(mut stream: TcpStream, request: &Request<'_>) -> Result<Vec<u8>, AskError> {
     let timeouts = stream.set_read_timeout(Some(STEP_TIMEOUT));
     timeouts.and_then(|()| stream.set_write_timeout(Some(STEP_TIMEOUT))).map_err(AskError::Connect)?;
     stream.write_all(&encode_request(request)).map_err(AskError::Write)?;

@@ -3,6 +3,7 @@
 mod api;
 mod classic;
 mod client;
+pub mod doctor;
 mod modern;
 mod overview;
 

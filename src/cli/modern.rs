@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 
 use super::api::{Api, ApiError, in_path};
 use super::client::{AskError, ask_host, ask_local};
-use super::overview;
+use super::{doctor, overview};
 use crate::protocol::{NamesReply, PortReply, Request, decode_names_reply, decode_port_reply};
 use crate::run::{Backends, Start, open_files, run};
 use crate::settings::{
-    ADMIN_ADDRESS, CONFIG_PATH, CONFIG_VARIABLE, Setting, SettingError, Settings, Shown, TABLE, Values,
+    ADMIN_ADDRESS, Admin, CONFIG_PATH, CONFIG_VARIABLE, Setting, SettingError, Settings, Shown, TABLE, Values,
 };
 use crate::telemetry::{self, Log};
 
@@ -49,6 +49,7 @@ pub(super) fn main(
         "nodes" => overview::nodes(matches, environment).map(|()| ExitCode::SUCCESS),
         "events" => overview::events(matches, environment).map(|()| ExitCode::SUCCESS),
         "lookup" => lookup(matches, environment),
+        "doctor" => doctor::main(matches, environment, backends),
         "completions" => completions(matches),
         "man" => man(matches),
         other => unreachable!("clap knows no command {other}"),
@@ -110,6 +111,16 @@ fn command() -> Command {
                 .arg(json("Write each event as JSON on a line of its own"))
                 .args(of_admin()),
         )
+        .subcommand(with_settings(
+            Command::new("doctor")
+                .about("Look for what keeps nodes of this host from others: of the daemon, its store, and the way to a node")
+                .after_help(
+                    "Takes the settings of the daemon. Exits with 0 when all is well, with 1 after warnings, and with 2 \
+                     after failures. docs/doctor.md lists what it can find.",
+                )
+                .arg(Arg::new("node").value_name("NAME@HOST").help("A node that should be reached from here"))
+                .arg(json("Write the findings as JSON")),
+        ))
         .subcommand(
             Command::new("completions")
                 .about("Write completions for a shell")
@@ -156,7 +167,7 @@ fn of_admin() -> [Arg; 3] {
 }
 
 /// What was given, of those settings that the command has flags for.
-fn merge(matches: &ArgMatches, environment: Environment<'_>) -> Result<Values, SettingError> {
+pub(super) fn merge(matches: &ArgMatches, environment: Environment<'_>) -> Result<Values, SettingError> {
     let given = |key| Some((key, matches.try_get_one::<String>(key).ok()??.clone()));
     let flags: Vec<_> = TABLE.iter().filter_map(|setting| given(setting.key)).collect();
     let config = matches.try_get_one::<PathBuf>("config").ok().flatten();
@@ -261,7 +272,7 @@ fn origin(matches: &ArgMatches, environment: Environment<'_>, name: &str) -> Res
     if matches.contains_id("at") {
         return Ok(None);
     }
-    let ask = || {
+    let ask = || -> Result<Option<Value>, ApiError> {
         let api = Api::of(&settings)?;
         // The API at the default address may be another daemon's.
         if api.get("/api/v1/status")?["port"] != settings.port {
@@ -269,14 +280,15 @@ fn origin(matches: &ArgMatches, environment: Environment<'_>, name: &str) -> Res
         }
         api.find(&format!("/api/v1/lookups/{}", in_path(name)))
     };
+    let is_asked_for = settings.admin_token_file.is_some() || matches!(settings.admin, Admin::At(_));
     match ask() {
         Ok(origin) => Ok(origin),
-        Err(ApiError::Off | ApiError::Connect { .. }) if !matches.contains_id("admin") => Ok(None),
-        Err(error) if !matches.contains_id("admin") => {
-            eprintln!("repmd: where the answer comes from is not known: {error}");
+        Err(error) => {
+            if is_asked_for {
+                eprintln!("repmd: where the answer comes from is not known: {error}");
+            }
             Ok(None)
         }
-        Err(error) => Err(error.into()),
     }
 }
 

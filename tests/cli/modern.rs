@@ -8,8 +8,8 @@ use rustix::process::Signal;
 
 use crate::{Done, SOON, done, repmd};
 
-const COMMANDS: [&str; 8] =
-    ["serve", "check-config", "names", "lookup", "nodes", "events", "completions", "man"];
+const COMMANDS: [&str; 9] =
+    ["serve", "check-config", "names", "lookup", "nodes", "events", "doctor", "completions", "man"];
 
 fn serve(arguments: &[&str], variables: &[(&str, &str)]) -> Daemon {
     let port = free_port();

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::process::{Child, ChildStdout, Stdio};
 
+use repmd::cli::doctor::KINDS;
 use repmd_test_support::{Daemon, Peer, alive2, free_port, wait_until};
 use serde_json::Value;
 
@@ -179,4 +180,17 @@ fn an_api_that_cannot_be_asked_is_named_with_what_would_help() {
     let right =
         repmd(["nodes"]).args(["--admin", &admin, "--admin-token-file", &path(&good)]).output().unwrap();
     assert!(right.status.success());
+}
+
+#[test]
+fn everything_that_the_doctor_finds_is_documented_with_its_fix_and_nothing_else() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/doctor.md")).unwrap();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")).map(|row| {
+        let cells: Vec<_> = row.trim_end_matches(" |").split(" | ").collect();
+        let [id, severity, means, fix] = cells[..] else { panic!("{row}") };
+        assert!(means.ends_with('.'), "{row}");
+        (id.trim_end_matches('`'), severity, fix)
+    });
+    let kinds = KINDS.iter().map(|kind| (kind.id, kind.severity.word(), kind.fix));
+    assert_eq!(rows.collect::<Vec<_>>(), kinds.collect::<Vec<_>>());
 }

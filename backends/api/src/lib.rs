@@ -10,6 +10,7 @@
 //! | [`creations`] | which of them comes next |
 //! | [`node`] | what a node registers, and the registration that a registry keeps of it |
 //! | [`backend`] | the contract, leases and changes |
+//! | [`report`] | what a store says of itself, for people |
 //! | [`error`] | what can go wrong, one variant a decision |
 
 pub mod backend;
@@ -18,6 +19,7 @@ pub mod creations;
 pub mod error;
 pub mod name;
 pub mod node;
+pub mod report;
 
 pub use backend::{Change, Claim, Found, Lease, LeaseToken, RegistryBackend, Renewal, Scope, liveness};
 pub use creation::Creation;
@@ -25,3 +27,4 @@ pub use creations::Creations;
 pub use error::BackendError;
 pub use name::{AliveName, HostId, NameError, NodeName};
 pub use node::{Instance, InstanceId, Node, NodeType, Registration};
+pub use report::StoreReport;

@@ -1,0 +1,114 @@
+//! `repmd doctor`: walks the way of a connection, and says at each step what it saw and what would fix it.
+//!
+//! | module | noun |
+//! |---|---|
+//! | `finding` | what can be found, how bad it is, and what fixes it |
+//! | `own` | the daemon of this host, and who else is on its port |
+//! | `listeners` | the processes on a port |
+//! | `store` | the shared registry's store |
+//! | `target` | a node that is to be reached: its host, its daemon, its name |
+//! | `handshake` | the node itself |
+
+mod finding;
+mod handshake;
+mod listeners;
+mod own;
+mod store;
+mod target;
+
+pub use finding::{Finding, KINDS, Kind, Report, Severity};
+
+use std::net::{SocketAddr, TcpStream};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::ArgMatches;
+use repmd_backend_api::AliveName;
+use serde_json::Value;
+
+use super::api::Api;
+use super::client::{AskError, exchange};
+use super::modern::{Environment, Failure, merge, say};
+use crate::protocol::{Request, decode_port_reply, decode_whereabouts};
+use crate::run::{Backends, open_files};
+use crate::settings::{Settings, machine_name};
+
+/// How long a connection may take to open. A node waits for up to 7 s in all.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
+
+/// What is known so far.
+struct Doctor<'a> {
+    settings: Settings,
+    backends: &'a dyn Backends,
+    report: Report,
+    /// The admin API of this host's daemon, if it can be asked, and what it says of itself.
+    daemon: Option<(Api, Value)>,
+}
+
+/// `repmd doctor [NAME@HOST]`
+pub(super) fn main(
+    matches: &ArgMatches,
+    environment: Environment<'_>,
+    backends: &dyn Backends,
+) -> Result<ExitCode, Failure> {
+    let values = merge(matches, environment)?;
+    let settings = Settings::check(&values, open_files(), &|url| backends.check(url))?;
+    let target = match matches.get_one::<String>("node") {
+        None => None,
+        Some(node) => {
+            let (name, host) =
+                node.rsplit_once('@').ok_or_else(|| format!("{node:?}: expected NAME@HOST"))?;
+            AliveName::check(name.as_bytes()).map_err(|error| format!("{node:?}: {error}"))?;
+            Some((name, host))
+        }
+    };
+    let mut doctor = Doctor { settings, backends, report: Report::default(), daemon: None };
+    doctor.examine_own();
+    doctor.examine_store();
+    if let Some((name, host)) = target {
+        doctor.examine_target(name, host);
+    }
+    let report = doctor.report;
+    if matches.get_flag("json") {
+        say(format!("{}\n", report.to_json()).as_bytes())?;
+    } else {
+        say(report.to_string().as_bytes())?;
+    }
+    Ok(ExitCode::from(report.severity().exit()))
+}
+
+impl Doctor<'_> {
+    /// What the admin API answers, if there is one and it knows.
+    fn ask_api(&self, path: &str) -> Option<Value> {
+        let (api, _) = self.daemon.as_ref()?;
+        api.find(path).ok().flatten()
+    }
+
+    /// Whether `host` means this machine.
+    fn is_here(&self, host: &str) -> bool {
+        let machine = machine_name();
+        let short = machine.split('.').next().unwrap_or_default();
+        let own = [self.settings.host.as_str(), &machine, short, "localhost"];
+        let aliases = self.daemon.iter().flat_map(|(_, status)| strings(&status["aliases"]));
+        let shown = self.daemon.iter().filter_map(|(_, status)| status["host"].as_str());
+        own.into_iter().chain(aliases).chain(shown).any(|name| name.eq_ignore_ascii_case(host))
+    }
+}
+
+/// The texts of an array.
+fn strings(array: &Value) -> impl Iterator<Item = &str> {
+    array.as_array().into_iter().flatten().filter_map(Value::as_str)
+}
+
+/// Asks the EPMD at one address.
+fn ask(place: SocketAddr, request: &Request<'_>) -> Result<Vec<u8>, AskError> {
+    let stream = TcpStream::connect_timeout(&place, CONNECT_TIME).map_err(AskError::Connect)?;
+    exchange(stream, request)
+}
+
+/// Whether the EPMD there is repmd and serves `host`: it says where the daemon of that host is.
+fn is_repmd(place: SocketAddr, host: &str) -> bool {
+    let reply = ask(place, &Request::PortPlease2(&format!("@{host}")));
+    let found = reply.ok().and_then(|reply| decode_port_reply(&reply).ok().flatten());
+    found.is_some_and(|found| decode_whereabouts(&found.extra).is_some())
+}

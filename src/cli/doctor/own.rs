@@ -1,0 +1,157 @@
+//! The daemon of this host, and who else is on its port.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+
+use serde_json::Value;
+
+use super::finding::{
+    API_OTHER, API_TOKEN, DAEMON_ABSENT, DAEMON_DEGRADED, DAEMON_SILENT, DAEMON_STOCK, NODE_CONFLICT,
+    NODE_UNPUBLISHED, PORT_FOREIGN, PORT_SHARED, PORT_SYSTEMD, SETTINGS_DIFFER,
+};
+use super::listeners::{Listeners, Process};
+use super::{CONNECT_TIME, Doctor, ask, is_repmd};
+use crate::cli::api::{Api, ApiError};
+use crate::cli::client::AskError;
+use crate::protocol::{Request, decode_names_reply};
+
+impl Doctor<'_> {
+    pub(super) fn examine_own(&mut self) {
+        self.report.step("the daemon of this host");
+        // Before anybody connects: that might start what a socket of the service manager stands for.
+        let listeners = Listeners::on(self.settings.port);
+        self.find_api();
+        if self.examine_port(&listeners) {
+            self.examine_daemon();
+        }
+    }
+
+    /// Whether repmd answers there.
+    fn examine_port(&mut self, listeners: &Listeners) -> bool {
+        let (port, who) = (self.settings.port, listeners.who());
+        let processes = &listeners.processes;
+        if !processes.is_empty() && processes.iter().all(Process::is_systemd) {
+            self.report
+                .found(PORT_SYSTEMD, format!("{who} holds port {port} for a daemon that does not run"));
+            return false;
+        }
+        let places = [SocketAddr::from((Ipv6Addr::LOCALHOST, port)), (Ipv4Addr::LOCALHOST, port).into()];
+        let connects = |place: &SocketAddr| TcpStream::connect_timeout(place, CONNECT_TIME).is_ok();
+        let Some(place) = places.into_iter().find(connects) else {
+            let elsewhere = if listeners.addresses.is_empty() {
+                format!("nothing listens on port {port}")
+            } else {
+                format!("{who} listens on port {port}, but not at loopback, where nodes register")
+            };
+            self.report.found(DAEMON_ABSENT, elsewhere);
+            return false;
+        };
+        let names = match ask(place, &Request::Names) {
+            Ok(reply) => reply,
+            Err(AskError::Read { reply, .. }) if !reply.is_empty() => reply,
+            Err(error) => {
+                self.report.found(
+                    DAEMON_SILENT,
+                    format!("{who} listens on port {port} and gives no answer: {error}"),
+                );
+                return false;
+            }
+        };
+        let Some(count) = node_count(&names, port) else {
+            self.report.found(PORT_FOREIGN, format!("{who} listens on port {port} and is no EPMD"));
+            return false;
+        };
+        let own_host = self.daemon.as_ref().and_then(|(_, status)| status["host"].as_str());
+        let own_host = own_host.unwrap_or(self.settings.host.as_str());
+        let seen_as_repmd = processes.iter().any(Process::is_repmd);
+        if !is_repmd(place, own_host) && !seen_as_repmd {
+            self.report
+                .found(DAEMON_STOCK, format!("{who} answers on port {port}: an EPMD that is not repmd"));
+            return false;
+        }
+        let others: Vec<_> =
+            processes.iter().filter(|process| !process.is_repmd() && !process.is_systemd()).collect();
+        if seen_as_repmd && let Some(other) = others.first() {
+            self.report.found(PORT_SHARED, format!("beside repmd, {other} listens on port {port} too"));
+        } else if !is_repmd(place, own_host) && others.is_empty() && self.daemon.is_none() {
+            // It serves another host than these settings say, and says nothing of itself.
+            self.report.fine(format!("repmd answers on port {port}, with {count} nodes"));
+        } else {
+            self.report.fine(format!("repmd answers on port {port} as {own_host}, with {count} nodes"));
+        }
+        true
+    }
+
+    fn find_api(&mut self) {
+        let port = self.settings.port;
+        let asked = Api::of(&self.settings).and_then(|api| Ok((api.get("/api/v1/status")?, api)));
+        match asked {
+            Ok((status, api)) if status["port"] == port => self.daemon = Some((api, status)),
+            Ok((status, api)) => self.report.found(
+                API_OTHER,
+                format!(
+                    "the admin API at {} is that of the daemon on port {}, not on port {port}: what only its API \
+                     tells is not looked at",
+                    api.address(),
+                    status["port"]
+                ),
+            ),
+            // The stock command line has none.
+            Err(error @ (ApiError::Off | ApiError::Connect { .. })) => {
+                self.report.fine(format!("what only the admin API tells is not looked at: {error}"));
+            }
+            Err(error @ (ApiError::TokenFile(_) | ApiError::TokenNeeded { .. } | ApiError::TokenWrong { .. })) => {
+                self.report.found(API_TOKEN, error.to_string());
+            }
+            Err(error) => self.report.found(API_OTHER, error.to_string()),
+        }
+    }
+
+    /// What it says of itself.
+    fn examine_daemon(&mut self) {
+        let Some((_, status)) = &self.daemon else { return };
+        for reason in super::strings(&status["reasons"]) {
+            self.report.found(DAEMON_DEGRADED, reason);
+        }
+        let shown = self.settings.shown.iter().find(|shown| shown.key == "backend");
+        let (own, its) = (shown.map_or("memory", |shown| &shown.value), &status["registry"]["backend"]);
+        let its = its.as_str().unwrap_or_default();
+        // The default is shown in words, which are its value too.
+        if own != its {
+            let saw =
+                format!("the daemon's registry is {its}, and these settings say {own}: {own} is looked at");
+            self.report.found(SETTINGS_DIFFER, saw);
+        }
+        let Some(list) = self.ask_api("/api/v1/nodes?limit=10000") else { return };
+        for node in list["nodes"].as_array().into_iter().flatten() {
+            let text = |key: &str| node[key].as_str().unwrap_or_default();
+            match text("state") {
+                "conflict" => {
+                    let saw = format!("{} is also held by the daemon {}", text("node"), text("holder"));
+                    self.report.found(NODE_CONFLICT, saw);
+                }
+                state @ ("unpublished" | "failed") => {
+                    let reason = node["reason"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
+                    self.report.found(NODE_UNPUBLISHED, format!("{} is {state}{reason}", text("node")));
+                }
+                _ => {}
+            }
+        }
+        if let Some(total) = list["total"].as_u64() {
+            self.report
+                .fine(format!("it knows {total} nodes in the cluster {}", text_of(&status["cluster"])));
+        }
+    }
+}
+
+fn text_of(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// How many nodes a NAMES reply lists. `None`: it is none.
+fn node_count(reply: &[u8], port: u16) -> Option<usize> {
+    let names = decode_names_reply(reply).ok()?;
+    let lines = names.lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count();
+    // A stranger's words may be as long. Behind a translation, the port is another one.
+    (names.nodes().count() == lines && (names.port == u32::from(port) || names.port <= 65_535))
+        .then_some(lines)
+}

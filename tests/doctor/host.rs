@@ -1,0 +1,140 @@
+//! Hosts: networks of their own, each with its own name and its own `/etc/hosts`.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use repmd_test_support::run;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde_json::Value;
+use tempfile::NamedTempFile;
+
+/// What a healthy host knows.
+const NAMES: &str = "127.0.0.1 localhost\n10.99.0.1 hosta hosta.example\n10.99.0.2 hostb hostb.example\n";
+
+pub(crate) struct Host {
+    name: &'static str,
+    network: File,
+    names: NamedTempFile,
+}
+
+/// `hosta` at 10.99.0.1, and `hostb` at 10.99.0.2, on one network. They go with the last process in them.
+pub(crate) fn hosts() -> (Host, Host) {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let names = ["a", "b"].map(|host| format!("repmd-doctor-{}-{number}-{host}", std::process::id()));
+    for name in &names {
+        run("ip", &["netns", "add", name]);
+    }
+    let [a, b] = [&*names[0], &*names[1]];
+    run("ip", &["-netns", a, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", b]);
+    for (name, address) in [(a, "10.99.0.1/24"), (b, "10.99.0.2/24")] {
+        run("ip", &["-netns", name, "address", "add", address, "dev", "eth0"]);
+        run("ip", &["-netns", name, "link", "set", "eth0", "up"]);
+        run("ip", &["-netns", name, "link", "set", "lo", "up"]);
+    }
+    let [a, b] = [("hosta", a), ("hostb", b)].map(|(host, name)| {
+        let network = File::open(format!("/run/netns/{name}")).expect("ip has made it");
+        run("ip", &["netns", "delete", name]);
+        let mut host = Host { name: host, network, names: NamedTempFile::new().unwrap() };
+        host.know(NAMES);
+        host
+    });
+    (a, b)
+}
+
+/// What the doctor said.
+#[derive(Debug)]
+pub(crate) struct Found {
+    exit: i32,
+    report: Value,
+}
+
+impl Host {
+    /// Writes its `/etc/hosts`.
+    pub(crate) fn know(&mut self, names: &str) {
+        std::fs::write(self.names.path(), names).unwrap();
+    }
+
+    /// Does something in its network.
+    pub(crate) fn inside<T: Send>(&self, something: impl FnOnce() -> T + Send) -> T {
+        let ended = std::thread::scope(|scope| {
+            let inside = || {
+                move_into_link_name_space(self.network.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+                something()
+            };
+            scope.spawn(inside).join()
+        });
+        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// repmd as it runs on this host.
+    pub(crate) fn repmd(&self, command: &str) -> Command {
+        const SCRIPT: &str = "mount --bind \"$1\" /etc/hosts && hostname \"$2\" && shift 2 && exec \"$@\"";
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--mount", "--uts", "sh", "-c", SCRIPT, "sh"]).arg(self.names.path()).arg(self.name);
+        unshare.args([env!("CARGO_BIN_EXE_repmd"), command]).stdin(Stdio::null());
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy().into_owned();
+            if name.starts_with("ERL_EPMD_") || name.starts_with("REPMD_") {
+                unshare.env_remove(name);
+            }
+        }
+        unshare
+    }
+
+    /// What the doctor on this host finds.
+    pub(crate) fn doctor(&self, arguments: &[&str]) -> Found {
+        self.doctor_with(arguments, &[])
+    }
+
+    pub(crate) fn doctor_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Found {
+        let mut command = self.repmd("doctor");
+        command.arg("--json").args(arguments).envs(variables.iter().copied());
+        let output = self.inside(|| command.output()).unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let report = serde_json::from_slice(&output.stdout);
+        let report = report.unwrap_or_else(|error| panic!("{error}: {output:?}"));
+        assert_eq!(stderr, "", "{report:#}");
+        Found { exit: output.status.code().unwrap(), report }
+    }
+}
+
+impl Found {
+    /// The only thing that is found is `id`, and what was seen names each of `words`.
+    #[track_caller]
+    pub(crate) fn is_only(&self, id: &str, severity: &str, words: &[&str]) {
+        self.are(&[id]);
+        let exit = ["fine", "warning", "failure"].iter().position(|word| *word == severity).unwrap();
+        assert_eq!(
+            (self.report["severity"].as_str(), self.exit),
+            (Some(severity), exit as i32),
+            "{:#}",
+            self.report
+        );
+        let saw = self.saw(id);
+        for word in words {
+            assert!(saw.contains(word), "{word}: {saw}");
+        }
+    }
+
+    /// These are found, and nothing else.
+    #[track_caller]
+    pub(crate) fn are(&self, ids: &[&str]) {
+        let findings = self.report["findings"].as_array().unwrap();
+        let found: Vec<_> = findings.iter().filter_map(|finding| finding["id"].as_str()).collect();
+        assert_eq!(found, ids, "{:#}", self.report);
+    }
+
+    pub(crate) fn has(&self, id: &str) -> bool {
+        self.report["findings"].as_array().unwrap().iter().any(|finding| finding["id"] == id)
+    }
+
+    #[track_caller]
+    pub(crate) fn saw(&self, id: &str) -> &str {
+        let findings = self.report["findings"].as_array().unwrap();
+        let finding = findings.iter().find(|finding| finding["id"] == id);
+        finding.unwrap_or_else(|| panic!("no {id}: {:#}", self.report))["saw"].as_str().unwrap()
+    }
+}

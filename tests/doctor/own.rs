@@ -1,0 +1,104 @@
+//! Faults of the host itself.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+
+use repmd_test_support::{Daemon, wait_until};
+use rustix::process::Signal;
+
+use crate::{PORT, SOON, hosts};
+
+#[test]
+fn no_daemon_runs() {
+    let (host, _other) = hosts();
+    host.doctor(&[]).is_only("daemon-absent", "failure", &["port 4369"]);
+}
+
+#[test]
+fn a_stock_epmd_has_the_port() {
+    let (host, _other) = hosts();
+    let epmd = host.stock_epmd();
+    let process = format!("process {}", epmd.pid().as_raw_nonzero());
+    host.doctor(&[]).is_only("daemon-stock", "failure", &["bin/epmd", &process]);
+}
+
+/// Greets whoever connects, as a mail server does.
+fn greet(listener: TcpListener) {
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let _ = stream.write_all(b"220 mail.example ESMTP\r\n");
+            let _ = stream.read(&mut [0; 1024]);
+        }
+    });
+}
+
+#[test]
+fn another_program_has_the_port() {
+    let (host, _other) = hosts();
+    host.inside(|| greet(TcpListener::bind(("127.0.0.1", PORT)).unwrap()));
+    let process = format!("process {}", std::process::id());
+    host.doctor(&[]).is_only("port-foreign", "failure", &[&process]);
+}
+
+#[test]
+fn another_program_has_the_port_at_another_address() {
+    let (host, _other) = hosts();
+    let _daemon = host.serve(&["--address", "127.0.0.1"]);
+    let _stranger = host.inside(|| TcpListener::bind(("10.99.0.1", PORT)).unwrap());
+    let process = format!("process {}", std::process::id());
+    host.doctor(&[]).is_only("port-shared", "failure", &[&process]);
+}
+
+#[test]
+fn a_socket_of_systemd_has_the_port() {
+    let (host, _other) = hosts();
+    let mut command = Command::new("systemd-socket-activate");
+    command.args(["--listen", &format!("127.0.0.1:{PORT}"), "/bin/false"]).stderr(Stdio::null());
+    let mut holder = host.inside(|| command.spawn()).unwrap();
+    let listens = || {
+        let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", holder.id())).unwrap();
+        table.contains(":1111 00000000:0000 0A")
+    };
+    wait_until("it listens", SOON, listens);
+    let process = format!("process {}", holder.id());
+    host.doctor(&[]).is_only("port-systemd", "warning", &["systemd-socket-activate", &process]);
+    // Nobody has connected: that would have started what it stands for, and ended it.
+    assert!(holder.try_wait().unwrap().is_none());
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+}
+
+#[test]
+fn the_daemon_stands_still() {
+    let (host, _other) = hosts();
+    let daemon = host.serve(&["--admin", "off"]);
+    daemon.signal(Signal::STOP);
+    let found = host.doctor(&[]);
+    daemon.signal(Signal::CONT);
+    found.is_only("daemon-silent", "failure", &["repmd"]);
+}
+
+#[test]
+fn the_api_wants_a_token() {
+    let (host, _other) = hosts();
+    let token = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(token.path(), "0123456789abcdef").unwrap();
+    let path = token.path().to_str().unwrap();
+    let _daemon = host.serve(&["--admin-token-file", path]);
+    host.doctor(&[]).is_only("api-token", "warning", &["127.0.0.1:4370"]);
+    host.doctor(&["--admin-token-file", path]).are(&[]);
+}
+
+#[test]
+fn the_api_is_another_daemon_s() {
+    let (host, _other) = hosts();
+    let _daemon = host.serve(&["--admin", "off"]);
+    let mut command = host.repmd("serve");
+    command.args(["--port", "5000"]).stderr(Stdio::null());
+    let _second = host.inside(|| Daemon::spawn(command, 5000));
+    let is_shown = || host.inside(|| std::net::TcpStream::connect(("127.0.0.1", 4370)).is_ok());
+    wait_until("the other's API answers", SOON, is_shown);
+    host.doctor(&[]).is_only("api-other", "warning", &["port 5000"]);
+}
