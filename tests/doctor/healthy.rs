@@ -1,8 +1,8 @@
 //! Where nothing is wrong, nothing is found.
 
-use repmd_test_support::wait_until;
+use repmd_test_support::{Daemon, ErlangNode, Root, wait_until};
 
-use crate::{Pair, SOON};
+use crate::{PORT, Pair, SOON};
 
 #[test]
 fn two_hosts_that_share_a_registry_are_healthy() {
@@ -20,12 +20,25 @@ fn two_hosts_that_share_a_registry_are_healthy() {
     pair.examine("long@hostb.example").are(&[]);
 }
 
+/// The handshake is theirs, and what they demand of others differs.
+#[test]
+fn nodes_of_every_release_are_met() {
+    let (host, _other) = crate::hosts();
+    let _daemon = host.serve(&[]);
+    for release in ["bullseye", "bookworm", "trixie", "sid"] {
+        let name = format!("{release}@hosta");
+        let start = || ErlangNode::start_with(&Root::of(release), PORT, &["-sname", &name]);
+        let _node = host.inside(start);
+        host.doctor(&[&name]).are(&[]);
+    }
+}
+
 #[test]
 fn a_host_of_its_own_is_healthy_also_with_the_stock_command_line() {
     let (host, _other) = crate::hosts();
     let mut command = host.repmd("epmd");
     command.stderr(std::process::Stdio::null());
-    let _daemon = host.inside(|| repmd_test_support::Daemon::spawn(command, crate::PORT));
+    let _daemon = host.inside(|| Daemon::spawn(command, PORT));
     let _node = host.erlang(&["-sname", "foo@hosta"]);
     host.doctor(&[]).are(&[]);
     host.doctor(&["foo@hosta"]).are(&[]);

@@ -2,11 +2,12 @@
 
 use std::io::Write;
 use std::net::TcpListener;
+use std::process::Command;
 
-use repmd_test_support::run;
+use repmd_test_support::{Root, run};
 use rustix::process::Signal;
 
-use crate::Pair;
+use crate::{Pair, RELEASE, hosts};
 
 /// Drops what comes to a port of the host that this is called in.
 fn filter(port: &str) {
@@ -150,6 +151,30 @@ fn the_node_takes_connections_of_some_nodes_only() {
     let mut node = pair.b.erlang(&["-sname", "foo@hostb"]);
     assert_eq!(node.eval("net_kernel:allow(['friend@hosta'])"), "ok");
     pair.examine("foo@hostb").is_only("node-refuses", "failure", &["not_allowed"]);
+}
+
+#[test]
+fn the_node_speaks_tls() {
+    let (host, _other) = hosts();
+    let _daemon = host.serve(&[]);
+    let root = Root::of(RELEASE);
+    let folder = root.scratch();
+    let (certificate, key) = (folder.path().join("certificate"), folder.path().join("key"));
+    let subject = ["-subj", "/CN=hosta", "-days", "2", "-newkey", "rsa:2048"];
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-nodes", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .args(subject)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let inside = |name: &str| folder.inside().join(name).to_str().unwrap().to_owned();
+    let (certificate, key) = (inside("certificate"), inside("key"));
+    let options = ["-ssl_dist_opt", "server_certfile", &certificate, "-ssl_dist_opt", "server_keyfile", &key];
+    let _node = host.erlang(&[&["-sname", "foo@hosta", "-proto_dist", "inet_tls"][..], &options].concat());
+    host.doctor(&["foo@hosta"]).is_only("dist-tls", "warning", &["TLS"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::Duration;
 
-use repmd_test_support::wait_until;
+use repmd_test_support::{wait_for, wait_until};
 
 use crate::{Pair, SOON};
 
@@ -19,6 +19,21 @@ fn the_store_is_down() {
     assert!(found.saw("store-away").contains(&url) && found.saw("store-away").contains("refused"));
     assert!(found.saw("node-unpublished").contains("after@hosta"));
     assert!(found.saw("daemon-degraded").contains("away"));
+}
+
+#[test]
+fn two_daemons_of_a_host_hold_one_name() {
+    let mut pair = Pair::start(&["--host", "hosta", "--instance-name", "second"]);
+    // Each accepts its node while nobody can be asked.
+    pair.store.pause();
+    let _nodes = [pair.a.register("foo", 7000), pair.b.register("foo", 7001)];
+    pair.store.resume();
+    let conflict = || {
+        let found = [&pair.a, &pair.b].map(|host| host.doctor(&["--backend", &pair.url()]));
+        found.into_iter().find(|found| found.has("node-conflict"))
+    };
+    let found = wait_for("one has lost", SOON, conflict);
+    assert!(found.saw("node-conflict").starts_with("foo@hosta is also held by the daemon"));
 }
 
 #[test]
