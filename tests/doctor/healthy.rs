@@ -42,6 +42,9 @@ fn a_host_of_its_own_is_healthy_also_with_the_stock_command_line() {
     let _node = host.erlang(&["-sname", "foo@hosta"]);
     host.doctor(&[]).are(&[]);
     host.doctor(&["foo@hosta"]).are(&[]);
+    // By the wire alone, and though these settings do not say which host it serves.
+    host.doctor_apart(&["foo@hosta"]).are(&[]);
+    host.doctor_apart(&["--host", "somewhere"]).are(&[]);
     host.doctor(&["foo@localhost"]).is_only("name-differs", "failure", &["foo@hosta"]);
 }
 

@@ -89,8 +89,19 @@ impl Host {
         self.doctor_with(arguments, &[])
     }
 
+    /// The same from a container of this host that sees no other processes, as one beside a daemon's.
+    pub(crate) fn doctor_apart(&self, arguments: &[&str]) -> Found {
+        let doctor = self.repmd("doctor");
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--mount-proc"]).arg(doctor.get_program()).args(doctor.get_args());
+        self.found_by(command, arguments, &[])
+    }
+
     pub(crate) fn doctor_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Found {
-        let mut command = self.repmd("doctor");
+        self.found_by(self.repmd("doctor"), arguments, variables)
+    }
+
+    fn found_by(&self, mut command: Command, arguments: &[&str], variables: &[(&str, &str)]) -> Found {
         command.arg("--json").args(arguments).envs(variables.iter().copied());
         let output = self.inside(|| command.output()).unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);

@@ -21,6 +21,7 @@ fn a_stock_epmd_has_the_port() {
     let epmd = host.stock_epmd();
     let process = format!("process {}", epmd.pid().as_raw_nonzero());
     host.doctor(&[]).is_only("daemon-stock", "failure", &["bin/epmd", &process]);
+    host.doctor_apart(&[]).is_only("daemon-stock", "failure", &["only root can see"]);
 }
 
 /// Greets whoever connects, as a mail server does.

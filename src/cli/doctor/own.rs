@@ -13,6 +13,7 @@ use super::{CONNECT_TIME, Doctor, ask, is_repmd};
 use crate::cli::api::{Api, ApiError};
 use crate::cli::client::AskError;
 use crate::protocol::{Request, decode_names_reply};
+use crate::settings::machine_name;
 
 impl Doctor<'_> {
     pub(super) fn examine_own(&mut self) {
@@ -60,24 +61,23 @@ impl Doctor<'_> {
             self.report.found(PORT_FOREIGN, format!("{who} listens on port {port} and is no EPMD"));
             return false;
         };
-        let own_host = self.daemon.as_ref().and_then(|(_, status)| status["host"].as_str());
-        let own_host = own_host.unwrap_or(self.settings.host.as_str());
-        let seen_as_repmd = processes.iter().any(Process::is_repmd);
-        if !is_repmd(place, own_host) && !seen_as_repmd {
-            self.report
-                .found(DAEMON_STOCK, format!("{who} answers on port {port}: an EPMD that is not repmd"));
+        let shown = self.daemon.as_ref().and_then(|(_, status)| status["host"].as_str());
+        let machine = machine_name();
+        let short = machine.split('.').next().unwrap_or_default();
+        let names = [shown.unwrap_or_default(), self.settings.host.as_str(), &machine, short];
+        let known_as = names.into_iter().find(|name| is_repmd(place, name)).map(ToOwned::to_owned);
+        let is_seen = processes.iter().any(Process::is_repmd);
+        if known_as.is_none() && !is_seen {
+            let saw = format!("{who} answers on port {port}: an EPMD that is not repmd");
+            self.report.found(DAEMON_STOCK, saw);
             return false;
         }
-        let others: Vec<_> =
-            processes.iter().filter(|process| !process.is_repmd() && !process.is_systemd()).collect();
-        if seen_as_repmd && let Some(other) = others.first() {
+        let other = processes.iter().find(|process| !process.is_repmd() && !process.is_systemd());
+        if is_seen && let Some(other) = other {
             self.report.found(PORT_SHARED, format!("beside repmd, {other} listens on port {port} too"));
-        } else if !is_repmd(place, own_host) && others.is_empty() && self.daemon.is_none() {
-            // It serves another host than these settings say, and says nothing of itself.
-            self.report.fine(format!("repmd answers on port {port}, with {count} nodes"));
-        } else {
-            self.report.fine(format!("repmd answers on port {port} as {own_host}, with {count} nodes"));
         }
+        let host = known_as.map(|host| format!(" as {host}")).unwrap_or_default();
+        self.report.fine(format!("repmd answers on port {port}{host}, with {count} nodes"));
         true
     }
 
