@@ -4,6 +4,7 @@
 
 mod autostart;
 mod c_node;
+mod debian_package;
 mod elixir;
 mod every_release;
 mod one_release;
