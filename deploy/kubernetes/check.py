@@ -1,0 +1,57 @@
+"""Runs `repmd check-config` as each manifest's container of repmd would run `repmd serve`.
+
+check.py REPMD MANIFEST...
+"""
+
+import subprocess
+import sys
+
+import yaml
+
+# What the cluster would put there.
+FIELDS = {"status.podIP": "10.1.2.3", "status.hostIP": "10.0.0.3", "spec.nodeName": "machine-3"}
+
+
+def secrets(documents):
+    return {
+        document["metadata"]["name"]: document["stringData"]
+        for document in documents
+        if document["kind"] == "Secret"
+    }
+
+
+def value(variable, of_secrets):
+    if "value" in variable:
+        return variable["value"]
+    origin = variable["valueFrom"]
+    if "fieldRef" in origin:
+        return FIELDS[origin["fieldRef"]["fieldPath"]]
+    reference = origin["secretKeyRef"]
+    return of_secrets[reference["name"]][reference["key"]]
+
+
+def check(program, path):
+    with open(path, encoding="utf-8") as manifest:
+        documents = list(yaml.safe_load_all(manifest))
+    of_secrets = secrets(documents)
+    pods = [d["spec"]["template"]["spec"] for d in documents if "template" in d.get("spec", {})]
+    containers = [c for pod in pods for c in pod.get("initContainers", []) + pod["containers"]]
+    daemons = [c for c in containers if c["image"].startswith("repmd:")]
+    assert daemons, f"{path} runs no repmd"
+    for daemon in daemons:
+        serve, *flags = daemon["args"]
+        assert serve == "serve", f"{path}: {daemon['args']}"
+        environment = {variable["name"]: value(variable, of_secrets) for variable in daemon["env"]}
+        shown = subprocess.run(
+            [program, "check-config", *flags], env=environment, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
+        for name in environment:
+            assert f"({name})\n" in shown, f"{path}: {name} sets nothing"
+        asked = daemon["startupProbe"]["exec"]["command"]
+        subprocess.run([program, *asked[1:], "--help"], env={}, check=True, stdout=subprocess.DEVNULL)
+
+
+program, *manifests = sys.argv[1:]
+for manifest in manifests:
+    check(program, manifest)
+print(f"{len(manifests)} manifests are as they should be.")
