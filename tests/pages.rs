@@ -33,6 +33,11 @@ fn the_page_on_topologies_is_as_it_says() {
     play("docs/topologies.md");
 }
 
+#[test]
+fn the_page_on_installing_is_as_it_says() {
+    play("docs/install.md");
+}
+
 /// A block of a page.
 #[derive(Debug, PartialEq, Eq)]
 enum Block {
