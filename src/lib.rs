@@ -5,6 +5,7 @@
 //! | [`protocol`] | the wire format, without IO |
 //! | [`server`] | the daemon: connections, nodes, answers, limits |
 //! | [`registry`] | what the daemon holds in the registry, and knows of the rest |
+//! | [`relay`] | connections to nodes of networks that those who dial do not reach |
 //! | [`admin`] | what operators see: HTTP, metrics, the live page |
 //! | [`metrics`] | counters |
 //! | [`settings`] | everything that can be set, from one table |
@@ -13,8 +14,8 @@
 //! | [`telemetry`] | log lines |
 //! | [`cli`] | the two command lines |
 //!
-//! Arrows point one way: `cli` -> `run` -> `admin` -> `server` -> `registry`, `protocol` -> the contract in
-//! `backends/api`. Only the program names a concrete backend.
+//! Arrows point one way: `cli` -> `run` -> `admin` -> `server` -> `relay` -> `registry`; `server` -> `protocol`;
+//! `registry`, `protocol` -> the contract in `backends/api`. Only the program names a concrete backend.
 
 pub mod admin;
 pub mod cli;
@@ -22,6 +23,7 @@ pub mod listen;
 pub mod metrics;
 pub mod protocol;
 pub mod registry;
+pub mod relay;
 pub mod run;
 pub mod server;
 pub mod settings;

@@ -11,7 +11,7 @@ use tracing::warn;
 const BACKLOG: i32 = 65_535;
 
 /// A node that vanished without a FIN is found out after 60 s of silence and four probes.
-const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+pub(crate) const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(60))
     .with_interval(Duration::from_secs(15))
     .with_retries(4);
@@ -90,7 +90,8 @@ fn places(addresses: &[IpAddr]) -> Vec<Place> {
     places
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+/// Listens there, and on no other address.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         // Each family has its own socket, so that IPv4 peers never come as mapped addresses.

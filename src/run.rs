@@ -21,6 +21,7 @@ use tracing::{error, info, warn};
 use crate::admin::{self, About, Token};
 use crate::listen::{ListenError, listen, passed_by_service_manager};
 use crate::registry::{Options, Readiness, Registry};
+use crate::relay::{self, Relay};
 use crate::server::{Daemon, Listener, serve};
 use crate::settings::{ADMIN_ADDRESS, Admin, Backend, Settings, machine_name};
 use crate::telemetry::{self, Log};
@@ -265,8 +266,20 @@ async fn serve_until_stopped(
         tokio::spawn(async move { registry.keep(&keeping).await })
     };
     let (policy, topology) = (settings.policy.clone(), settings.topology.clone());
+    let relaying = CancellationToken::new();
+    let (relay, relay_thread) = match &settings.relay {
+        Some(limits) => {
+            info!(networks = ?limits.networks, "relaying to nodes of virtual hosts");
+            let policy = policy.clone();
+            let may_connect = Arc::new(move |peer, local| policy.may_look_up(peer, || Some(local)));
+            let options = relay::Options { limits: limits.clone(), may_connect };
+            let (relay, thread) = Relay::start(Arc::clone(&registry), options, relaying.clone())?;
+            (Some(relay), Some(thread))
+        }
+        None => (None, None),
+    };
     let daemon = Daemon::new(Arc::clone(&registry), policy, topology, settings.limits, stop.clone());
-    let daemon = Arc::new(daemon);
+    let daemon = Arc::new(daemon.with_relay(relay));
     let addresses: Vec<_> =
         listeners.iter().filter_map(|listener| listener.socket.local_addr().ok()).collect();
     info!(host = %settings.host, ?addresses, "serving");
@@ -287,11 +300,15 @@ async fn serve_until_stopped(
         tokio::spawn(tell_readiness(registry.readiness(), stop));
     }
     let served = serve(listeners, daemon).await;
+    relaying.cancel();
     keeping.cancel();
     if let Err(error) = keeper.await {
         error!(%error, "the registry was not kept");
     }
     registry.retire().await;
+    if relay_thread.is_some_and(|thread| thread.join().is_err()) {
+        error!("the thread of the relay failed");
+    }
     if admin.is_some_and(|thread| thread.join().is_err()) {
         error!("the thread for operators failed");
     }

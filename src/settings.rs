@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use repmd_backend_api::HostId;
 
 use crate::protocol::DEFAULT_PORT;
 use crate::registry::Lookup;
+use crate::relay;
 use crate::server::{Limits, Names, Policy, Topology};
 
 /// One thing that can be set.
@@ -102,6 +104,27 @@ pub const TABLE: &[Setting] = &[
         value: "ADDRESS=HOST,...",
         help: "Answer for another host at this address of this machine",
         default: "none",
+    },
+    Setting {
+        key: "relay",
+        variables: &["REPMD_RELAY"],
+        value: "CIDR,...",
+        help: "Relay connections of those who ask at the address of a virtual host to nodes of these networks",
+        default: "off",
+    },
+    Setting {
+        key: "relay-ports",
+        variables: &["REPMD_RELAY_PORTS"],
+        value: "FROM-TO",
+        help: "Listen for the relay on these ports, one for each node that is asked for",
+        default: "any free port",
+    },
+    Setting {
+        key: "relay-connections",
+        variables: &["REPMD_RELAY_CONNECTIONS"],
+        value: "NUMBER",
+        help: "Most connections at once that are relayed",
+        default: "a sixteenth of the open-file limit",
     },
     Setting {
         key: "lookup",
@@ -497,6 +520,8 @@ pub struct Settings {
     pub stale_for: Option<Duration>,
     /// How the host is reached, and for which others this daemon answers.
     pub topology: Topology,
+    /// What is relayed; `None`: nothing.
+    pub relay: Option<relay::Limits>,
     /// Who may ask what.
     pub policy: Policy,
     /// The bounds of the server.
@@ -573,6 +598,12 @@ impl Settings {
             "pairs such as 10.0.0.7=hosta, separated by commas",
             pairs(|address| address.parse().ok(), |host| HostId::parse(host).ok()),
         )?;
+        let relayed_networks = networks("relay")?;
+        if !relayed_networks.is_empty() && virtual_hosts.as_ref().is_none_or(BTreeMap::is_empty) {
+            return Err(values.wrong("relay", "virtual-host to be set too: only there is anything relayed"));
+        }
+        let relay_ports = values.parse("relay-ports", "two ports such as 25000-25999", port_range)?;
+        let relay_connections = count("relay-connections")?;
         let lookup = values.parse("lookup", "`host` or `cluster`", |text| match text {
             "host" => Some(Lookup::Host),
             "cluster" => Some(Lookup::Cluster),
@@ -629,6 +660,15 @@ impl Settings {
         set(&mut limits.drain_time, time("drain-time")?);
         set(&mut limits.delay_accept, time("delay-accept")?);
         set(&mut limits.delay_write, time("delay-write")?);
+        let relay = (!relayed_networks.is_empty()).then(|| relay::Limits {
+            networks: relayed_networks,
+            ports: relay_ports,
+            connections_max: relay_connections.unwrap_or((descriptors / 16).clamp(8, 4096)),
+            listeners_max: (descriptors / 16).clamp(8, 4096),
+        });
+        if let Some(relay) = &relay {
+            limits.nodes_max = limits.nodes_max.saturating_sub(relay.descriptors_max()).max(1);
+        }
         let port_or_default = port.unwrap_or(DEFAULT_PORT);
         Ok(Self {
             port: port_or_default,
@@ -648,6 +688,7 @@ impl Settings {
                 virtual_hosts: virtual_hosts.unwrap_or_default(),
                 names: names.unwrap_or_default(),
             },
+            relay,
             policy: Policy {
                 relaxed_command_check: relaxed_command_check.unwrap_or(false),
                 register_from: networks("register-from")?,
@@ -698,6 +739,13 @@ fn pairs<K: Ord, V>(
         Some((key(left)?, value(right)?))
     };
     move |text| Some(list_of(&pair)(text)?.into_iter().collect())
+}
+
+/// `FROM-TO`, neither of them 0.
+fn port_range(text: &str) -> Option<RangeInclusive<u16>> {
+    let (first, last) = text.split_once('-')?;
+    let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+    (0 < first && first <= last).then_some(first..=last)
 }
 
 fn cluster_name(text: &str) -> Option<String> {
@@ -793,6 +841,20 @@ mod tests {
             assert_eq!(check(&[], &[("REPMD_ADMIN", address)], "").unwrap().admin, admin);
         }
         assert_eq!(check(&[], &[], "admin = \"off\"").unwrap().admin, Admin::Off);
+    }
+
+    #[test]
+    fn nothing_is_relayed_without_a_virtual_host() {
+        let error = check(&[("relay", "10.0.0.0/8")], &[], "").unwrap_err().to_string();
+        let text = "relay: \"10.0.0.0/8\" (from flag) is wrong: expected virtual-host to be set too";
+        assert!(error.starts_with(text), "{error}");
+        let virtual_host = ("virtual-host", "10.0.0.7=hosta");
+        assert!(check(&[virtual_host], &[], "").unwrap().relay.is_none());
+        let relay = check(&[virtual_host, ("relay", "10.0.0.0/8"), ("relay-ports", "25000-25999")], &[], "");
+        assert_eq!(relay.unwrap().relay.unwrap().ports, Some(25000..=25999));
+        for ports in ["25000", "2-1", "0-5", "1-65536", "1-2-3"] {
+            assert!(check(&[("relay-ports", ports)], &[], "").is_err(), "{ports}");
+        }
     }
 
     #[test]

@@ -13,7 +13,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::api::App;
-use crate::metrics::Timings;
+use crate::metrics::{Counter, Timings};
+use crate::relay::{Refused, Relay};
 
 const FORMAT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -44,6 +45,11 @@ enum Read {
 /// The one value of a metric without a label.
 fn one<T>(value: T) -> Samples<T> {
     vec![("", value)]
+}
+
+/// What the relay counts; zero where there is none.
+fn relay(state: &super::State, read: impl Fn(&Relay) -> u64) -> u64 {
+    state.daemon.relay().map_or(0, read)
 }
 
 /// Every metric.
@@ -202,6 +208,54 @@ pub const TABLE: &[Metric] = &[
         help: "Calls of the registry that failed or ran out of time; that a name is taken counts too.",
         read: Read::Counter(|state| {
             state.daemon.registry().stats().calls().map(|(verb, _, failed)| (verb, failed)).collect()
+        }),
+    },
+    Metric {
+        name: "repmd_relay_listeners",
+        label: "",
+        help: "Nodes that the relay listens for.",
+        read: Read::Gauge(|state| one(relay(state, |relay| relay.listeners() as u64) as f64)),
+    },
+    Metric {
+        name: "repmd_relay_connections_open",
+        label: "",
+        help: "Connections that are relayed now.",
+        read: Read::Gauge(|state| one(relay(state, |relay| relay.connections() as u64) as f64)),
+    },
+    Metric {
+        name: "repmd_relay_connections_total",
+        label: "",
+        help: "Connections that were relayed to a node.",
+        read: Read::Counter(|state| one(relay(state, |relay| relay.stats().connections.get()))),
+    },
+    Metric {
+        name: "repmd_relay_bytes_total",
+        label: "direction",
+        help: "Bytes that were relayed, from those who dialled to nodes and back.",
+        read: Read::Counter(|state| {
+            vec![
+                ("to_node", relay(state, |relay| relay.stats().bytes_to_nodes.get())),
+                ("from_node", relay(state, |relay| relay.stats().bytes_from_nodes.get())),
+            ]
+        }),
+    },
+    Metric {
+        name: "repmd_relay_refused_total",
+        label: "reason",
+        help: "Look-ups and connections that were not relayed: the node is in no network that may be dialled, \
+               too many connections, no listener left, a peer that may not look up, a node that is gone or \
+               unreachable.",
+        read: Read::Counter(|state| {
+            let count =
+                |read: fn(&Refused) -> &Counter| relay(state, |relay| read(&relay.stats().refused).get());
+            vec![
+                ("network", count(|refused| &refused.network)),
+                ("connections", count(|refused| &refused.connections)),
+                ("listeners", count(|refused| &refused.listeners)),
+                ("peer", count(|refused| &refused.peer)),
+                ("gone", count(|refused| &refused.gone)),
+                ("unreachable", count(|refused| &refused.unreachable)),
+            ]
         }),
     },
     Metric {

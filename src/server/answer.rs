@@ -62,10 +62,17 @@ pub(super) enum Answer {
 /// What the registry must be asked for.
 #[derive(Debug)]
 pub(super) enum Later {
-    /// The node that a look-up means.
-    LookUp(Question),
+    /// The node that a look-up means, and where it is relayed.
+    LookUp(Question, Option<VirtualHost>),
     /// The nodes of `hosts`, for NAMES or DUMP.
     List(List),
+}
+
+/// Another host, and the address at which this daemon stands for it.
+#[derive(Clone, Debug)]
+pub(super) struct VirtualHost {
+    address: IpAddr,
+    host: HostId,
 }
 
 /// A list of names that is asked for.
@@ -131,9 +138,9 @@ fn register(daemon: &Daemon, node: Node, asker: Asker<'_>) -> Answer {
 /// Answers what needs the registry to be asked; a reply is appended to `out`.
 pub(super) async fn answer_later(daemon: &Daemon, later: Later, out: &mut Vec<u8>) -> Answer {
     match later {
-        Later::LookUp(question) => {
+        Later::LookUp(question, relayed_at) => {
             let found = daemon.registry.look_up(question).await;
-            found_elsewhere(daemon, found, out)
+            found_elsewhere(daemon, found, relayed_at, out)
         }
         Later::List(list) => {
             let mut nodes = Vec::with_capacity(list.hosts.len());
@@ -149,7 +156,7 @@ fn look_up(daemon: &Daemon, name: &str, asker: Asker<'_>, out: &mut Vec<u8>) -> 
     if let Some(registration) = daemon.table().find(name) {
         return found_here(daemon, registration, asker, &registration.node.extra, out);
     }
-    let Some(question) = question(daemon, name, asker) else { return not_found(daemon, out) };
+    let Some((question, relayed_at)) = question(daemon, name, asker) else { return not_found(daemon, out) };
     let me = daemon.registry.instance();
     if let Question::On(host, alive) = &question
         && me.answers_to(host)
@@ -162,20 +169,26 @@ fn look_up(daemon: &Daemon, name: &str, asker: Asker<'_>, out: &mut Vec<u8>) -> 
         return found_here(daemon, registration, asker, &encode_whereabouts(addresses, &me.host), out);
     }
     match daemon.registry.known(&question) {
-        Some(found) => found_elsewhere(daemon, found, out),
-        None => Answer::Later(Later::LookUp(question)),
+        Some(found) => found_elsewhere(daemon, found, relayed_at, out),
+        None => Answer::Later(Later::LookUp(question, relayed_at)),
     }
 }
 
-/// What a name that is not registered here literally asks for. `None`: nothing that there could be.
-fn question(daemon: &Daemon, name: &str, asker: Asker<'_>) -> Option<Question> {
+/// What a name that is not registered here literally asks for, and where it is relayed if it is a node of
+/// the virtual host that is asked. `None`: nothing that there could be.
+fn question(daemon: &Daemon, name: &str, asker: Asker<'_>) -> Option<(Question, Option<VirtualHost>)> {
     if !daemon.registry.is_shared() && !name.contains('@') {
         return None;
     }
-    match (Question::parse(name)?, daemon.topology.virtual_host(|| asker.local())) {
-        (Question::Bare(alive), Some(host)) => Some(Question::On(host.clone(), alive)),
-        (question, _) => Some(question),
-    }
+    let asked_at = daemon.topology.virtual_host(|| asker.local());
+    let question = match (Question::parse(name)?, asked_at) {
+        (Question::Bare(alive), Some((_, host))) => Question::On(host.clone(), alive),
+        (question, _) => question,
+    };
+    let relayed_at = asked_at
+        .filter(|(_, asked)| matches!(&question, Question::On(host, _) if host == *asked))
+        .map(|(address, host)| VirtualHost { address, host: host.clone() });
+    Some((question, relayed_at))
 }
 
 /// A node of this daemon: loopback reaches it by its own port, other machines by the advertised one.
@@ -192,8 +205,24 @@ fn found_here(
     reply(Response::PortFound { node, port, extra }, out)
 }
 
-fn found_elsewhere(daemon: &Daemon, found: registry::Answer, out: &mut Vec<u8>) -> Answer {
+/// `relayed_at`: the asker reaches the node's host at this address, so a relay answers with a port of it.
+fn found_elsewhere(
+    daemon: &Daemon,
+    found: registry::Answer,
+    relayed_at: Option<VirtualHost>,
+    out: &mut Vec<u8>,
+) -> Answer {
     match found {
+        registry::Answer::Node(registration)
+            if let (Some(relay), Some(VirtualHost { address, host })) = (&daemon.relay, &relayed_at) =>
+        {
+            let Some(port) = relay.port_of(*address, host, &registration) else {
+                return not_found(daemon, out);
+            };
+            daemon.stats.found_elsewhere.add();
+            let extra = encode_whereabouts(slice::from_ref(address), host);
+            reply(Response::PortFound { node: &registration.node, port, extra: &extra }, out)
+        }
         registry::Answer::Node(registration) => {
             daemon.stats.found_elsewhere.add();
             let Registration { node, advertised_port: port, instance, .. } = &*registration;
@@ -225,7 +254,7 @@ fn list(daemon: &Daemon, asker: Asker<'_>, is_dump: bool) -> Answer {
     let own = || daemon.registry.instance().host.clone();
     let virtual_hosts = || daemon.topology.virtual_hosts.values().cloned();
     let hosts = match (daemon.topology.virtual_host(|| asker.local()), daemon.topology.names) {
-        (Some(host), _) => vec![host.clone()],
+        (Some((_, host)), _) => vec![host.clone()],
         (None, Names::Host) => vec![own()],
         (None, Names::Scope) => std::iter::once(own()).chain(virtual_hosts()).collect(),
     };

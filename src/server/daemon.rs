@@ -14,6 +14,7 @@ use super::stats::Stats;
 use super::table::Table;
 use super::topology::Topology;
 use crate::registry::Registry;
+use crate::relay::Relay;
 use crate::throttle::Throttle;
 
 /// One EPMD: its nodes, its rules, and the registry behind it.
@@ -22,6 +23,7 @@ pub struct Daemon {
     pub(super) registry: Arc<Registry>,
     pub(super) policy: Policy,
     pub(super) topology: Topology,
+    pub(super) relay: Option<Arc<Relay>>,
     pub(super) limits: Limits,
     /// Connections whose request is not whole.
     pub(super) waiting: Crowd,
@@ -53,6 +55,7 @@ impl Daemon {
             registry,
             policy,
             topology,
+            relay: None,
             waiting: Crowd::new(limits.waiting_max, limits.waiting_per_peer_max),
             slow_readers: Crowd::new(limits.slow_readers_max, limits.slow_readers_max),
             limits,
@@ -64,6 +67,18 @@ impl Daemon {
             stop,
             killed: AtomicBool::new(false),
         }
+    }
+
+    /// The same daemon, with a relay for those who ask at the addresses of virtual hosts.
+    #[must_use]
+    pub fn with_relay(self, relay: Option<Arc<Relay>>) -> Self {
+        Self { relay, ..self }
+    }
+
+    /// The relay, if it has one.
+    #[must_use]
+    pub fn relay(&self) -> Option<&Relay> {
+        self.relay.as_deref()
     }
 
     /// The registry behind it.

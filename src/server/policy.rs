@@ -22,7 +22,7 @@ impl Policy {
     }
 
     /// Whether `peer` may look names up and list them.
-    pub(super) fn may_look_up(&self, peer: IpAddr, local: impl FnOnce() -> Option<IpAddr>) -> bool {
+    pub fn may_look_up(&self, peer: IpAddr, local: impl FnOnce() -> Option<IpAddr>) -> bool {
         self.lookups_from.is_empty() || contains(&self.lookups_from, peer) || is_local(peer, local)
     }
 }

@@ -32,12 +32,13 @@ impl Topology {
         self.advertised_ports.get(&port).copied().unwrap_or(port)
     }
 
-    /// The host whose address a request came to, if it is not this one. `local` is asked only when there
-    /// are virtual hosts.
-    pub(super) fn virtual_host(&self, local: impl FnOnce() -> Option<IpAddr>) -> Option<&HostId> {
+    /// The host whose address a request came to, if it is not this one, and that address. `local` is asked
+    /// only when there are virtual hosts.
+    pub(super) fn virtual_host(&self, local: impl FnOnce() -> Option<IpAddr>) -> Option<(IpAddr, &HostId)> {
         if self.virtual_hosts.is_empty() {
             return None;
         }
-        self.virtual_hosts.get(&local()?)
+        let local = local()?;
+        self.virtual_hosts.get(&local).map(|host| (local, host))
     }
 }

@@ -1,0 +1,105 @@
+//! A port at the address of a virtual host, behind which is one node of that host.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use repmd_backend_api::{AliveName, HostId};
+use tokio::time::sleep;
+use tracing::{debug, error, info};
+
+use super::Relay;
+use super::connection::{self, Refusal, reset};
+use crate::listen::bind;
+
+/// How often to look whether the node is still registered.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long not to accept when no descriptor is left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where it is, and which node is behind it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Door {
+    pub(super) address: IpAddr,
+    pub(super) host: HostId,
+    pub(super) alive: AliveName,
+}
+
+impl fmt::Display for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.alive, self.host)
+    }
+}
+
+/// Listens on a free port, of `ports` if they are given.
+pub(super) fn listen(address: IpAddr, ports: Option<&RangeInclusive<u16>>) -> io::Result<TcpListener> {
+    let Some(ports) = ports else { return bind(SocketAddr::new(address, 0)) };
+    let mut last = io::ErrorKind::AddrInUse.into();
+    for port in ports.clone() {
+        match bind(SocketAddr::new(address, port)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,
+            listener => return listener,
+        }
+    }
+    Err(last)
+}
+
+/// Accepts until the node has left the registry.
+pub(super) async fn serve(relay: Arc<Relay>, door: Arc<Door>, listener: TcpListener) {
+    match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => {
+            tokio::select! {
+                () = accept_all(&relay, &door, &listener) => {}
+                () = until_the_node_left(&relay, &door) => info!(node = %door, "no longer relayed"),
+            }
+        }
+        Err(error) => error!(node = %door, %error, "cannot watch a relay's port"),
+    }
+    relay.doors().remove(&*door);
+}
+
+async fn accept_all(relay: &Arc<Relay>, door: &Arc<Door>, listener: &tokio::net::TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((dialler, peer)) => {
+                let peer = peer.ip().to_canonical();
+                let admitted = if (relay.options.may_connect)(peer, door.address) {
+                    Arc::clone(&relay.permits).try_acquire_owned().map_err(|_| Refusal::Connections)
+                } else {
+                    Err(Refusal::Peer(peer))
+                };
+                match admitted {
+                    Ok(permit) => {
+                        let (relay, door) = (Arc::clone(relay), Arc::clone(door));
+                        tokio::spawn(connection::serve(relay, door, dialler, permit));
+                    }
+                    Err(refusal) => {
+                        relay.refuse(door, &refusal);
+                        // At once: one who dials waits for 7 s else.
+                        reset(&dialler);
+                    }
+                }
+            }
+            Err(error) => {
+                debug!(%error, "cannot accept at a relay's port");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// A store that is away says nothing of the node.
+async fn until_the_node_left(relay: &Relay, door: &Door) {
+    loop {
+        sleep(LOOK_INTERVAL).await;
+        let nodes = relay.registry.nodes(&door.host).await;
+        let is_there = nodes.iter().any(|found| found.registration.node.name == door.alive);
+        if !is_there && relay.registry.away().is_none() {
+            return;
+        }
+    }
+}
