@@ -12,6 +12,7 @@
 mod floor;
 mod load;
 mod registry;
+mod relay;
 mod subject;
 mod table;
 
@@ -98,7 +99,7 @@ fn main() -> Result<ExitCode, Failure> {
         missed: 0,
     };
     println!("| what | repmd | floor | stock | bar | |\n|---|---|---|---|---|---|");
-    let measurements: [(&str, Measurement); 13] = [
+    let measurements: [(&str, Measurement); 14] = [
         ("lookup", Bench::look_ups),
         ("names", Bench::lists),
         ("churn", Bench::churn),
@@ -112,6 +113,7 @@ fn main() -> Result<ExitCode, Failure> {
         ("cold", Bench::cold_look_ups),
         ("shared", Bench::registering),
         ("return", Bench::storm_with_a_store),
+        ("relay", Bench::relay),
     ];
     for (name, measure) in measurements {
         if arguments.only.is_empty() || arguments.only.iter().any(|only| only == name) {
@@ -226,8 +228,13 @@ impl Bench {
         };
         let floor = row.floor.map_or("-".to_owned(), |floor| format!("{floor:.1} {unit}"));
         let (ours, stock) = (cell(Some(row.repmd)), cell(row.stock));
-        println!("| {what} | {ours} | {floor} | {stock} | {bar} | {} |", if met { "met" } else { "MISSED" });
+        println!("| {what} | {ours} | {floor} | {stock} | {bar} | {} |", self.verdict(met));
+    }
+
+    /// Takes note of a bar that is missed.
+    fn verdict(&mut self, met: bool) -> &'static str {
         self.missed += usize::from(!met);
+        if met { "met" } else { "MISSED" }
     }
 
     fn look_ups(&mut self) -> Result<(), Failure> {
