@@ -712,7 +712,7 @@ fn set<T>(limit: &mut T, chosen: Option<T>) {
 }
 
 /// `60s`, `1m 30s`, or a bare number of seconds as the stock flags take them.
-fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     match text.parse() {
         Ok(seconds) => Some(Duration::from_secs(seconds)),
         Err(_) => humantime::parse_duration(text).ok(),

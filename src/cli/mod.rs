@@ -6,6 +6,7 @@ mod client;
 pub mod doctor;
 mod modern;
 mod overview;
+mod wait;
 
 use std::ffi::OsString;
 use std::path::Path;

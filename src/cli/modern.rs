@@ -13,16 +13,17 @@ use serde_json::{Value, json};
 
 use super::api::{Api, ApiError, in_path};
 use super::client::{AskError, ask_host, ask_local};
-use super::{doctor, overview};
+use super::{doctor, overview, wait};
 use crate::protocol::{NamesReply, PortReply, Request, decode_names_reply, decode_port_reply};
 use crate::run::{Backends, Start, open_files, run};
 use crate::settings::{
-    ADMIN_ADDRESS, Admin, CONFIG_PATH, CONFIG_VARIABLE, Setting, SettingError, Settings, Shown, TABLE, Values,
+    ADMIN_ADDRESS, Admin, CONFIG_PATH, CONFIG_VARIABLE, Setting, SettingError, Settings, Shown, TABLE,
+    Values, duration,
 };
 use crate::telemetry::{self, Log};
 
 /// Exit status of a look-up whose name is not registered.
-const NOT_FOUND: u8 = 1;
+pub(super) const NOT_FOUND: u8 = 1;
 /// Exit status of a command that could not do what it was asked.
 const FAILED: u8 = 2;
 
@@ -49,6 +50,7 @@ pub(super) fn main(
         "nodes" => overview::nodes(matches, environment).map(|()| ExitCode::SUCCESS),
         "events" => overview::events(matches, environment).map(|()| ExitCode::SUCCESS),
         "lookup" => lookup(matches, environment),
+        "wait" => wait::main(matches, environment),
         "doctor" => doctor::main(matches, environment, backends),
         "completions" => completions(matches),
         "man" => man(matches),
@@ -69,6 +71,10 @@ fn command() -> Command {
     let at = || {
         Arg::new("at").long("at").value_name("HOST").help("Ask the daemon of this host [default: this one]")
     };
+    let name = || {
+        let help = "The part before the @; repmd knows nodes elsewhere by both parts";
+        Arg::new("name").value_name("NAME[@HOST]").required(true).help(help)
+    };
     let json = |help| Arg::new("json").long("json").action(ArgAction::SetTrue).help(help);
     let watch = "Show the table again whenever it changes, until interrupted";
     let page = Arg::new("command").value_name("COMMAND").help("The command whose page to write");
@@ -87,15 +93,24 @@ fn command() -> Command {
         .subcommand(
             Command::new("lookup")
                 .about("Ask where a node listens; exits with 1 when it is not registered")
-                .arg(
-                    Arg::new("name")
-                        .value_name("NAME[@HOST]")
-                        .required(true)
-                        .help("The part before the @; repmd knows nodes elsewhere by both parts"),
-                )
+                .arg(name())
                 .args([at(), port()])
                 .args(of_admin())
                 .arg(json("Write the answer as JSON")),
+        )
+        .subcommand(
+            Command::new("wait")
+                .about("Wait until a node is registered; exits with 1 when it is not in time")
+                .arg(name())
+                .arg(
+                    Arg::new("timeout")
+                        .long("timeout")
+                        .value_name("TIME")
+                        .default_value("30s")
+                        .value_parser(|text: &str| duration(text).ok_or("expected a time such as 30s"))
+                        .help("How long to wait"),
+                )
+                .args([at(), port()]),
         )
         .subcommand(
             Command::new("nodes")
@@ -217,7 +232,7 @@ fn check_config(
 }
 
 /// Asks the host that the flags name.
-fn ask(
+pub(super) fn ask(
     matches: &ArgMatches,
     environment: Environment<'_>,
     request: &Request<'_>,

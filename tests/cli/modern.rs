@@ -8,8 +8,8 @@ use rustix::process::Signal;
 
 use crate::{Done, SOON, done, repmd};
 
-const COMMANDS: [&str; 9] =
-    ["serve", "check-config", "names", "lookup", "nodes", "events", "doctor", "completions", "man"];
+const COMMANDS: [&str; 10] =
+    ["serve", "check-config", "names", "lookup", "wait", "nodes", "events", "doctor", "completions", "man"];
 
 fn serve(arguments: &[&str], variables: &[(&str, &str)]) -> Daemon {
     let port = free_port();
@@ -23,6 +23,40 @@ fn register(daemon: &Daemon, name: &str) -> Peer {
     node.send(&alive2(name, 4321)).unwrap();
     assert_eq!(node.read(6, SOON).len(), 6);
     node
+}
+
+#[test]
+fn wait_ends_once_the_node_is_registered_though_the_daemon_starts_later() {
+    let port = free_port();
+    let mut waiting = repmd(["wait", "rabbit", "--port", &port.to_string()]).spawn().unwrap();
+    let mut command = repmd(["serve", "--admin", "off", "--port", &port.to_string()]);
+    let daemon = Daemon::spawn(
+        {
+            command.stderr(Stdio::null());
+            command
+        },
+        port,
+    );
+    let other = register(&daemon, "other");
+    assert_eq!(waiting.try_wait().unwrap(), None);
+    let _node = register(&daemon, "rabbit");
+    assert_eq!(waiting.wait().unwrap().code(), Some(0));
+    drop(other);
+}
+
+#[test]
+fn wait_ends_with_1_when_the_time_is_over_and_says_what_was_wrong() {
+    let port = free_port().to_string();
+    let result = done(&mut repmd(["wait", "a", "--port", &port, "--timeout", "100ms"]));
+    assert_eq!((result.exit, &*result.stdout), (1, ""));
+    let said = format!("repmd: a is not registered after 100ms: no EPMD at this host, port {port}: ");
+    assert!(result.stderr.starts_with(&said), "{}", result.stderr);
+    let daemon = serve(&[], &[]);
+    let result = done(&mut repmd(["wait", "a", "--port", &daemon.port().to_string(), "--timeout", "0s"]));
+    assert_eq!(result, Done::new(1, "", "repmd: a is not registered after 0ns\n"));
+    let wrong = done(&mut repmd(["wait", "a", "--timeout", "soon"]));
+    assert_eq!(wrong.exit, 2);
+    assert!(wrong.stderr.contains("expected a time such as 30s"), "{}", wrong.stderr);
 }
 
 #[test]
