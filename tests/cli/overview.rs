@@ -78,7 +78,7 @@ impl Following {
 
     fn line(&mut self) -> String {
         let mut line = String::new();
-        self.1.read_line(&mut line).unwrap();
+        assert_ne!(self.1.read_line(&mut line).unwrap(), 0, "{:?} ended", self.0);
         line
     }
 }
@@ -91,9 +91,12 @@ impl Drop for Following {
 }
 
 /// Registers names until the follower, which may still be on its way, tells of one.
+///
+/// It may come between a registration and its release, so that the release is the first that it tells.
 fn until_told(daemon: &Daemon, follow: &mut Following) -> String {
     std::thread::scope(|scope| {
-        let told = scope.spawn(|| follow.line());
+        let told =
+            scope.spawn(|| std::iter::repeat_with(|| follow.line()).find(|line| line.contains("registered")));
         for number in 0.. {
             drop(register(daemon, &format!("n{number}")));
             if told.is_finished() {
@@ -101,7 +104,7 @@ fn until_told(daemon: &Daemon, follow: &mut Following) -> String {
             }
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
-        told.join().unwrap()
+        told.join().unwrap().unwrap()
     })
 }
 
