@@ -152,7 +152,8 @@ fn accept_batch(listener: &TcpListener, port: u16, daemon: &Arc<Daemon>, scratch
             }
             Err(Errno::AGAIN) => return Batch::Empty,
             Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
-                return Batch::Exhausted(error);
+                // The kernel wants a descriptor before it looks whether somebody is there to get it.
+                return if has_backlog(listener) { Batch::Exhausted(error) } else { Batch::Empty };
             }
             // The connection is gone before it was accepted, or a network error is reported for it.
             Err(error) => debug!(%error, "accept failed"),
