@@ -8,17 +8,19 @@
 //! | [`relay`] | connections to nodes of networks that those who dial do not reach |
 //! | [`admin`] | what operators see: HTTP, metrics, the live page |
 //! | [`metrics`] | counters |
+//! | [`hosts_file`] | the hosts of the cluster, for nodes whose resolver does not know them |
 //! | [`settings`] | everything that can be set, from one table |
 //! | [`listen`] | addresses and listening sockets |
 //! | [`run`] | one run: sockets, background, signals, end |
 //! | [`telemetry`] | log lines |
 //! | [`cli`] | the two command lines |
 //!
-//! Arrows point one way: `cli` -> `run` -> `admin` -> `server` -> `relay` -> `registry`; `server` -> `protocol`;
-//! `registry`, `protocol` -> the contract in `backends/api`. Only the program names a concrete backend.
+//! Arrows point one way: `cli` -> `run` -> `admin` -> `server` -> `relay` -> `registry`; `run` -> `hosts_file` ->
+//! `registry`; `server` -> `protocol`; `registry`, `protocol` -> the contract in `backends/api`. Only the program names a concrete backend.
 
 pub mod admin;
 pub mod cli;
+pub mod hosts_file;
 pub mod listen;
 pub mod metrics;
 pub mod protocol;

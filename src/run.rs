@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::admin::{self, About, Token};
+use crate::hosts_file::HostsFile;
 use crate::listen::{ListenError, listen, passed_by_service_manager};
 use crate::registry::{Options, Readiness, Registry};
 use crate::relay::{self, Relay};
@@ -110,8 +111,10 @@ pub fn run(
             return ExitCode::FAILURE;
         }
     };
-    let admin = match open_admin(settings, start) {
-        Ok(admin) => admin,
+    let opened = open_admin(settings, start)
+        .and_then(|admin| Ok((admin, open_hosts_file(settings)?)));
+    let (admin, hosts_file) = match opened {
+        Ok(opened) => opened,
         Err(error) => {
             if in_background {
                 eprintln!("epmd: {error}");
@@ -137,7 +140,7 @@ pub fn run(
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime.and_then(|runtime| {
-        runtime.block_on(serve_until_stopped(settings, start, listeners, admin, backends))
+        runtime.block_on(serve_until_stopped(settings, start, listeners, admin, hosts_file, backends))
     });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -202,6 +205,16 @@ fn open_admin(settings: &Settings, start: Start) -> Result<Option<(TcpListener, 
     }
 }
 
+/// The hosts file, if there is to be one.
+///
+/// # Errors
+/// When it cannot be written.
+fn open_hosts_file(settings: &Settings) -> Result<Option<HostsFile>, String> {
+    let Some(path) = &settings.hosts_file else { return Ok(None) };
+    let file = HostsFile::new(path, settings.topology.virtual_hosts.clone());
+    file.map(Some).map_err(|error| format!("hosts-file: cannot write beside {}: {error}", path.display()))
+}
+
 /// The port that NAMES reports is the one that clients use: the socket's own, unless somebody who knows
 /// of a translation in between has set one.
 fn reported_port(socket: &TcpListener, settings: &Settings) -> u16 {
@@ -236,6 +249,7 @@ async fn serve_until_stopped(
     start: Start,
     listeners: Vec<Listener>,
     admin: Option<(TcpListener, Option<Token>)>,
+    hosts_file: Option<HostsFile>,
     backends: &dyn Backends,
 ) -> io::Result<()> {
     let stop = CancellationToken::new();
@@ -265,6 +279,10 @@ async fn serve_until_stopped(
         let (registry, keeping) = (Arc::clone(&registry), keeping.clone());
         tokio::spawn(async move { registry.keep(&keeping).await })
     };
+    if let Some(hosts_file) = hosts_file {
+        let (registry, stop) = (Arc::clone(&registry), stop.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(hosts_file.keep(&registry)).await });
+    }
     let (policy, topology) = (settings.policy.clone(), settings.topology.clone());
     let relaying = CancellationToken::new();
     let (relay, relay_thread) = match &settings.relay {

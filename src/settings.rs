@@ -141,6 +141,13 @@ pub const TABLE: &[Setting] = &[
         default: "host",
     },
     Setting {
+        key: "hosts-file",
+        variables: &["REPMD_HOSTS_FILE"],
+        value: "PATH",
+        help: "Write the addresses of the cluster's hosts into this file, for nodes without DNS, and an inetrc beside it",
+        default: "none",
+    },
+    Setting {
         key: "lease-ttl",
         variables: &["REPMD_LEASE_TTL"],
         value: "TIME",
@@ -520,6 +527,8 @@ pub struct Settings {
     pub stale_for: Option<Duration>,
     /// How the host is reached, and for which others this daemon answers.
     pub topology: Topology,
+    /// Where to write the hosts of the cluster.
+    pub hosts_file: Option<PathBuf>,
     /// What is relayed; `None`: nothing.
     pub relay: Option<relay::Limits>,
     /// Who may ask what.
@@ -614,6 +623,13 @@ impl Settings {
             "scope" => Some(Names::Scope),
             _ => None,
         })?;
+        let path = |text: &str| Some(PathBuf::from(text)).filter(|path| path.is_absolute());
+        let hosts_file = values.parse("hosts-file", "an absolute path", path)?;
+        if hosts_file.is_some() && backend == Backend::Memory {
+            return Err(
+                values.wrong("hosts-file", "backend to be a shared store: only there are other hosts")
+            );
+        }
         let lease_ttl = values.parse("lease-ttl", "a time from 1s to 1h, such as 15s", |text| {
             duration(text).filter(|ttl| (1..=3600).contains(&ttl.as_secs()))
         })?;
@@ -628,9 +644,7 @@ impl Settings {
             }
             _ => values.parse("relaxed-command-check", "`true` or `false`", |text| text.parse().ok())?,
         };
-        let admin_token_file = values.parse("admin-token-file", "an absolute path", |text| {
-            Some(PathBuf::from(text)).filter(|path| path.is_absolute())
-        })?;
+        let admin_token_file = values.parse("admin-token-file", "an absolute path", path)?;
         let admin =
             values.parse("admin", "an address and port such as 127.0.0.1:4370, or `off`", |text| {
                 if text == "off" { Some(Admin::Off) } else { text.parse().ok().map(Admin::At) }
@@ -688,6 +702,7 @@ impl Settings {
                 virtual_hosts: virtual_hosts.unwrap_or_default(),
                 names: names.unwrap_or_default(),
             },
+            hosts_file,
             relay,
             policy: Policy {
                 relaxed_command_check: relaxed_command_check.unwrap_or(false),
@@ -855,6 +870,16 @@ mod tests {
         for ports in ["25000", "2-1", "0-5", "1-65536", "1-2-3"] {
             assert!(check(&[("relay-ports", ports)], &[], "").is_err(), "{ports}");
         }
+    }
+
+    #[test]
+    fn a_hosts_file_needs_a_registry_with_other_hosts() {
+        let file = ("hosts-file", "/run/repmd/hosts");
+        let error = check(&[file], &[], "").unwrap_err().to_string();
+        assert!(error.ends_with("backend to be a shared store: only there are other hosts"), "{error}");
+        let values = merge(&[file, ("backend", "redis://10.0.0.9")], &[], "").unwrap();
+        let settings = Settings::check(&values, 1024, &|_| Ok(())).unwrap();
+        assert_eq!(settings.hosts_file.as_deref(), Some(Path::new("/run/repmd/hosts")));
     }
 
     #[test]

@@ -425,6 +425,11 @@ impl Registry {
         }
     }
 
+    /// The daemons of all hosts that count as alive. `None`: the store does not say.
+    pub async fn daemons(&self) -> Option<Vec<Arc<Instance>>> {
+        self.ask("daemons", || self.backend.daemons(&Scope::Cluster)).await.ok()
+    }
+
     async fn load_daemon(&self, host: &HostId, scope: &Scope) -> Option<Remembered> {
         let daemons = self.ask("daemons", || self.backend.daemons(scope)).await.ok()?;
         // All daemons of one host answer alike; which of them is named must not change with each look-up.

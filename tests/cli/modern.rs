@@ -205,6 +205,16 @@ fn a_question_without_a_daemon_names_the_place_and_fails() {
 }
 
 #[test]
+fn a_hosts_file_that_cannot_be_written_stops_the_start() {
+    let port = free_port().to_string();
+    let serve = ["serve", "--port", &port, "--admin", "off", "--backend", "redis://127.0.0.1:1"];
+    let result = done(repmd(serve).args(["--hosts-file", "/nowhere/hosts"]));
+    assert_eq!(result.exit, 1);
+    let said = "hosts-file: cannot write beside /nowhere/hosts: No such file or directory";
+    assert!(result.stderr.contains(said), "{}", result.stderr);
+}
+
+#[test]
 fn completions_are_scripts_that_their_shell_takes() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let result = done(&mut repmd(["completions", shell]));

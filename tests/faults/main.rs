@@ -11,6 +11,7 @@ mod clock;
 mod daemons;
 mod fail_over;
 mod fresh;
+mod hosts_file;
 mod link;
 mod load;
 mod page;
