@@ -1,5 +1,6 @@
 //! One run of the daemon: sockets, the step into the background, and the event loop until the end.
 
+use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
 use std::process::ExitCode;
@@ -112,8 +113,8 @@ pub fn run(
         }
     };
     let opened = open_admin(settings, start)
-        .and_then(|admin| Ok((admin, open_hosts_file(settings)?)));
-    let (admin, hosts_file) = match opened {
+        .and_then(|admin| Ok((admin, open_hosts_file(settings)?, open_audit_log(settings)?)));
+    let (admin, hosts_file, audit_log) = match opened {
         Ok(opened) => opened,
         Err(error) => {
             if in_background {
@@ -135,6 +136,7 @@ pub fn run(
             }
         }
     }
+    let _audit = audit_log.map(telemetry::audit_to);
     for warning in &settings.warnings {
         warn!("{warning}");
     }
@@ -213,6 +215,14 @@ fn open_hosts_file(settings: &Settings) -> Result<Option<HostsFile>, String> {
     let Some(path) = &settings.hosts_file else { return Ok(None) };
     let file = HostsFile::new(path, settings.topology.virtual_hosts.clone());
     file.map(Some).map_err(|error| format!("hosts-file: cannot write beside {}: {error}", path.display()))
+}
+
+/// # Errors
+/// When there is to be one, and it cannot be opened.
+fn open_audit_log(settings: &Settings) -> Result<Option<File>, String> {
+    let Some(path) = &settings.audit_log else { return Ok(None) };
+    let file = telemetry::open_audit_log(path);
+    file.map(Some).map_err(|error| format!("audit-log: cannot open {}: {error}", path.display()))
 }
 
 /// The port that NAMES reports is the one that clients use: the socket's own, unless somebody who knows

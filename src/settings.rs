@@ -239,6 +239,13 @@ pub const TABLE: &[Setting] = &[
         default: "0s",
     },
     Setting {
+        key: "audit-log",
+        variables: &["REPMD_AUDIT_LOG"],
+        value: "PATH",
+        help: "Also append to this file who registered, was refused or stopped what, and from where, as JSON",
+        default: "none",
+    },
+    Setting {
         key: "log",
         variables: &["REPMD_LOG"],
         value: "LEVEL",
@@ -539,6 +546,8 @@ pub struct Settings {
     pub admin: Admin,
     /// The file with the token that they must have.
     pub admin_token_file: Option<PathBuf>,
+    /// Where to keep who did what, from where.
+    pub audit_log: Option<PathBuf>,
     /// A filter of `tracing_subscriber::EnvFilter`.
     pub log: String,
     /// How log lines look.
@@ -655,6 +664,7 @@ impl Settings {
         {
             return Err(values.wrong("admin", "a loopback address, unless admin-token-file is set"));
         }
+        let audit_log = values.parse("audit-log", "an absolute path", path)?;
         let log = values.parse("log", "a level such as `info`, or a filter", |text| {
             text.parse::<tracing_subscriber::EnvFilter>().ok().map(|_| text.to_owned())
         })?;
@@ -712,6 +722,7 @@ impl Settings {
             limits,
             admin: admin.unwrap_or(Admin::Default),
             admin_token_file,
+            audit_log,
             log: log.unwrap_or_else(|| "info".to_owned()),
             log_format: log_format.unwrap_or(LogFormat::Text),
             warnings,

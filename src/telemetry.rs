@@ -1,16 +1,26 @@
 //! Where log lines go, and how they look.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::sync::OnceLock;
 use std::time::SystemTime;
 
+use rustix::fs::fstat;
 use tracing::level_filters::LevelFilter;
-use tracing::{Event, Subscriber};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::Writer;
+use tracing::subscriber::Interest;
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_appender::non_blocking::{NonBlocking, WorkerGuard};
+use tracing_subscriber::filter::dynamic_filter_fn;
+use tracing_subscriber::fmt::format::{FmtSpan, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::settings::LogFormat;
 
@@ -27,37 +37,120 @@ pub enum Log<'a> {
         filter: &'a str,
         /// For people or collectors.
         format: LogFormat,
-        /// Off where whoever reads the lines stamps them.
-        with_time: bool,
+        /// Whether journald reads the lines: it stamps them itself, and takes their level from a prefix.
+        under_journald: bool,
     },
 }
 
+/// The target of events that say who did what to the daemon's nodes, from where: what an audit log keeps.
+pub const AUDIT: &str = "repmd::audit";
+
+/// Where these events go besides the log, once [`audit_to`] has said so.
+static AUDIT_LOG: OnceLock<NonBlocking> = OnceLock::new();
+
 /// Sends the log lines of this process to `log`. To be called once.
 pub fn start(log: Log<'_>) {
-    let builder = tracing_subscriber::fmt().with_ansi(false);
-    match log {
+    let lines = tracing_subscriber::fmt::layer::<Registry>().with_ansi(false);
+    let lines = match log {
         Log::Classic(level) => {
-            builder.with_max_level(level).with_writer(io::stderr).event_format(ClassicLine::Stderr).init();
+            lines.with_writer(io::stderr).event_format(ClassicLine::Stderr).with_filter(level).boxed()
         }
         Log::Syslog => {
-            builder
-                .with_max_level(LevelFilter::WARN)
-                .with_writer(Syslog)
-                .event_format(ClassicLine::Syslog)
-                .init();
+            lines.with_writer(Syslog).event_format(ClassicLine::Syslog).with_filter(LevelFilter::WARN).boxed()
         }
-        Log::Modern { filter, format, with_time } => {
-            let builder = tracing_subscriber::fmt()
-                .with_env_filter(EnvFilter::new(filter))
+        Log::Modern { filter, format, under_journald } => {
+            let filter = EnvFilter::new(filter);
+            let lines = lines
                 .with_writer(io::stderr)
                 .with_ansi(io::stderr().is_terminal())
+                .with_span_events(FmtSpan::CLOSE)
                 .with_target(false);
-            match (format, with_time) {
-                (LogFormat::Json, _) => builder.json().flatten_event(true).init(),
-                (LogFormat::Text, true) => builder.init(),
-                (LogFormat::Text, false) => builder.without_time().init(),
+            match (format, under_journald) {
+                (LogFormat::Text, false) => lines.with_filter(filter).boxed(),
+                (LogFormat::Text, true) => {
+                    lines.without_time().map_event_format(WithLevelPrefix).with_filter(filter).boxed()
+                }
+                (LogFormat::Json, false) => lines.json().flatten_event(true).with_filter(filter).boxed(),
+                (LogFormat::Json, true) => {
+                    let lines = lines.json().flatten_event(true);
+                    lines.map_event_format(WithLevelPrefix).with_filter(filter).boxed()
+                }
             }
         }
+    };
+    tracing_subscriber::registry().with(lines).with(audit_layer()).init();
+}
+
+/// Whether journald reads standard error: `stream` is the variable `JOURNAL_STREAM`, which is also there in
+/// programs whose standard error leads elsewhere.
+#[must_use]
+pub fn is_journald(stream: Option<&str>) -> bool {
+    let Ok(stderr) = fstat(io::stderr()) else { return false };
+    stream == Some(&format!("{}:{}", stderr.st_dev, stderr.st_ino))
+}
+
+/// Opens an audit log, to which lines are appended.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn open_audit_log(path: &Path) -> io::Result<File> {
+    File::options().append(true).create(true).mode(0o640).open(path)
+}
+
+/// Keeps the events of [`AUDIT`] in `file`, one JSON object a line. A thread writes them, so that nobody waits
+/// for a disk; the last are written when the guard goes. To be called once.
+pub fn audit_to(file: File) -> WorkerGuard {
+    let (log, guard) = tracing_appender::non_blocking(file);
+    let _ = AUDIT_LOG.set(log);
+    guard
+}
+
+fn audit_layer<S: Subscriber + for<'a> LookupSpan<'a>>() -> impl Layer<S> {
+    let is_audited = |event: &Metadata<'_>| event.target() == AUDIT && *event.level() <= Level::INFO;
+    let filter = dynamic_filter_fn(move |event, _| is_audited(event) && AUDIT_LOG.get().is_some())
+        .with_callsite_filter(
+            move |event| {
+                if is_audited(event) { Interest::sometimes() } else { Interest::never() }
+            },
+        )
+        .with_max_level_hint(LevelFilter::INFO);
+    let lines = tracing_subscriber::fmt::layer().json().flatten_event(true).with_target(false);
+    lines.with_current_span(false).with_span_list(false).with_writer(AuditLog).with_filter(filter)
+}
+
+/// Writes to [`AUDIT_LOG`].
+struct AuditLog;
+
+impl MakeWriter<'_> for AuditLog {
+    type Writer = NonBlocking;
+
+    fn make_writer(&self) -> NonBlocking {
+        AUDIT_LOG.get().expect("the filter passes nothing before").clone()
+    }
+}
+
+/// Lines that begin with their level as journald reads it: `<4>` is a warning.
+struct WithLevelPrefix<F>(F);
+
+impl<S, N, F: FormatEvent<S, N>> FormatEvent<S, N> for WithLevelPrefix<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let priority = match *event.metadata().level() {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            Level::DEBUG | Level::TRACE => 7,
+        };
+        write!(writer, "<{priority}>")?;
+        self.0.format_event(context, writer, event)
     }
 }
 

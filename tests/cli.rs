@@ -8,6 +8,8 @@ mod background;
 mod client;
 #[path = "cli/listen.rs"]
 mod listen;
+#[path = "cli/logs.rs"]
+mod logs;
 #[path = "cli/modern.rs"]
 mod modern;
 #[path = "cli/overview.rs"]

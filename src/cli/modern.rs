@@ -199,11 +199,10 @@ fn serve(matches: &ArgMatches, environment: Environment<'_>, backends: &dyn Back
         .and_then(|values| Settings::check(&values, open_files(), &|url| backends.check(url)));
     match checked {
         Ok(settings) => {
-            let under_journald = environment("JOURNAL_STREAM").is_some();
             telemetry::start(Log::Modern {
                 filter: &settings.log,
                 format: settings.log_format,
-                with_time: !under_journald,
+                under_journald: telemetry::is_journald(environment("JOURNAL_STREAM").as_deref()),
             });
             run(&settings, Start::Modern, backends, environment)
         }

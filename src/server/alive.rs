@@ -1,15 +1,17 @@
 //! One registered node: from its ALIVE2 request to the end of its connection.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use repmd_backend_api::{AliveName, Lease, Node, NodeName};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvFlags, getpeername, recv};
 use socket2::SockRef;
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
+use tracing::field::display;
 use tracing::{debug, info, warn};
 
 use super::connection::{Then, sleep_if, write_now};
@@ -17,6 +19,7 @@ use super::daemon::Daemon;
 use super::table::{AliveSocket, ClaimId};
 use crate::protocol::Response;
 use crate::registry::What;
+use crate::telemetry::AUDIT;
 
 /// Registers a node and holds its connection, which is the registration: any byte or end from the peer
 /// unregisters it. A refused one is closed.
@@ -25,7 +28,8 @@ pub(super) async fn register_and_hold(daemon: Arc<Daemon>, socket: Arc<AliveSock
     let Some((claim, lease)) = Box::pin(register(&daemon, &socket, node)).await else { return };
     let end = until_the_peer_ends(&socket).await;
     drop(claim);
-    info!(name = %lease.registration.node.name, creation = %lease.creation(), end, "unregistered");
+    let name = &lease.registration.node.name;
+    info!(target: AUDIT, %name, creation = %lease.creation(), end, "unregistered");
     daemon.stats.unregistered.add();
     daemon.registry.events().tell(What::Released { node: lease.registration.node_name() });
     daemon.registry.release(&lease).await;
@@ -57,7 +61,8 @@ async fn register<'a>(
         sleep_if(daemon.limits.delay_write).await;
         match answer(socket, Response::Alive2Granted { highest_version, creation }, Then::Hold) {
             Ok(()) => {
-                info!(name = %node.name, port = node.port, %creation, "registered");
+                let peer = peer(socket).map(display);
+                info!(target: AUDIT, name = %node.name, port = node.port, %creation, peer, "registered");
                 daemon.stats.granted.add();
                 let node = lease.registration.node_name();
                 let port = Some(lease.registration.node.port);
@@ -74,7 +79,8 @@ async fn register<'a>(
 
 /// `holder`: the other daemon that has the name; without one it is a node of this daemon.
 async fn refuse<T>(daemon: &Daemon, socket: &AliveSocket, node: &Node, holder: Option<&str>) -> Option<T> {
-    warn!(port = node.port, holder, "node name already occupied {}", node.name);
+    let peer = peer(socket).map(display);
+    warn!(target: AUDIT, port = node.port, holder, peer, "node name already occupied {}", node.name);
     let me = daemon.registry.instance();
     match holder {
         Some(_) => daemon.stats.refused_elsewhere.add(),
@@ -96,6 +102,12 @@ fn answer(socket: &AliveSocket, response: Response<'_>, then: Then) -> io::Resul
     response.encode(&mut reply);
     let written = write_now(socket.as_fd(), &reply, then)?;
     if written == reply.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+}
+
+/// Where a node registers from, while it is connected.
+fn peer(socket: &AliveSocket) -> Option<IpAddr> {
+    let address = SocketAddr::try_from(getpeername(socket).ok()??).ok()?;
+    Some(address.ip().to_canonical())
 }
 
 /// Waits for a FIN, a reset, an error, or any byte; says which.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use repmd_backend_api::{AliveName, Found, HostId, Node, Registration};
 use rustix::net::getsockname;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::daemon::Daemon;
 use super::policy::is_local;
@@ -19,6 +19,7 @@ use crate::protocol::{
     DecodeError, Request, Response, decode_request, encode_whereabouts, write_active_line, write_names_line,
 };
 use crate::registry::{self, Question};
+use crate::telemetry::AUDIT;
 
 /// Where a request came from.
 #[derive(Clone, Copy, Debug)]
@@ -96,6 +97,7 @@ pub(super) fn answer(daemon: &Daemon, body: &[u8], asker: Asker<'_>, out: &mut V
         Ok(Request::Alive2(node)) if may_register() => register(daemon, node, asker),
         Ok(Request::Kill) if asker.is_local() && (relaxed || daemon.table().len() == 0) => {
             daemon.stats.kill.add();
+            info!(target: AUDIT, peer = %asker.peer, "got KILL_REQ - terminates normal");
             Response::Killed.encode(out);
             Answer::Kill
         }
@@ -104,7 +106,7 @@ pub(super) fn answer(daemon: &Daemon, body: &[u8], asker: Asker<'_>, out: &mut V
             complain(daemon, asker, &"Disallowed KILL_REQ, live nodes");
             reply(Response::KillRefused, out)
         }
-        Ok(Request::Stop(name)) if asker.is_local() && relaxed => stop(daemon, name, out),
+        Ok(Request::Stop(name)) if asker.is_local() && relaxed => stop(daemon, name, asker, out),
         Ok(Request::Stop(_)) if asker.is_local() => {
             daemon.stats.stop.add();
             complain(daemon, asker, &"Disallowed STOP_REQ, no relaxed_command_check");
@@ -293,10 +295,10 @@ fn write_list(daemon: &Daemon, list: &List, elsewhere: &[Arc<Vec<Found>>]) -> Ar
     Arc::new(reply)
 }
 
-fn stop(daemon: &Daemon, name: &[u8], out: &mut Vec<u8>) -> Answer {
+fn stop(daemon: &Daemon, name: &[u8], asker: Asker<'_>, out: &mut Vec<u8>) -> Answer {
     daemon.stats.stop.add();
     let known = std::str::from_utf8(name).is_ok_and(|name| daemon.table().stop(name));
-    debug!(name = %name.escape_ascii(), known, "STOP_REQ");
+    info!(target: AUDIT, name = %name.escape_ascii(), known, peer = %asker.peer, "STOP_REQ");
     reply(if known { Response::Stopped } else { Response::StopUnknown }, out)
 }
 
@@ -314,8 +316,8 @@ fn not_allowed(daemon: &Daemon, asker: Asker<'_>, request: &str) -> Answer {
 /// Logs what a peer did wrong, within bounds: a stranger must not be able to fill the disk.
 pub(super) fn complain(daemon: &Daemon, asker: Asker<'_>, what: &dyn std::fmt::Display) {
     match daemon.complaints.pass() {
-        Some(0) => warn!(peer = %asker.peer, "{what}"),
-        Some(left_out) => warn!(peer = %asker.peer, left_out, "{what}"),
+        Some(0) => warn!(target: AUDIT, peer = %asker.peer, "{what}"),
+        Some(left_out) => warn!(target: AUDIT, peer = %asker.peer, left_out, "{what}"),
         None => debug!(peer = %asker.peer, "{what}"),
     }
 }

@@ -10,7 +10,8 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tracing::debug;
+use tracing::field::{DisplayValue, display};
+use tracing::{Instrument as _, debug, debug_span};
 
 use super::alive;
 use super::answer::{Answer, Asker, answer, answer_later, complain};
@@ -86,6 +87,7 @@ pub(super) fn serve(daemon: &Arc<Daemon>, fd: OwnedFd, peer: IpAddr, port: u16, 
     let connection = Connection { socket: Socket::Fresh(fd), peer, port };
     match split_frame(received) {
         Ok(Some(body)) if daemon.limits.delay_write.is_zero() => {
+            let _span = debug_span!("request", %peer, tag = tag(body)).entered();
             scratch.clear();
             let answer = answer(daemon, body, connection.asker(), scratch);
             deliver(daemon, connection, answer, scratch);
@@ -99,6 +101,11 @@ pub(super) fn serve(daemon: &Arc<Daemon>, fd: OwnedFd, peer: IpAddr, port: u16, 
             complain(daemon, connection.asker(), &error);
         }
     }
+}
+
+/// The first byte of a request, which says what it asks for: a letter.
+fn tag(body: &[u8]) -> Option<DisplayValue<char>> {
+    body.first().map(|tag| display(char::from(*tag)))
 }
 
 /// Reads until the request is whole, then answers it.
@@ -124,8 +131,10 @@ async fn wait_for_request(daemon: Arc<Daemon>, connection: Connection, mut recei
     }
     drop(member);
     sleep_if(daemon.limits.delay_write).await;
+    let body = &received[2..];
+    let _span = debug_span!("request", %peer, tag = tag(body)).entered();
     let mut out = Vec::new();
-    let answer = answer(&daemon, &received[2..], asker(), &mut out);
+    let answer = answer(&daemon, body, asker(), &mut out);
     deliver(&daemon, Connection { socket: Socket::Watched(stream), peer, port }, answer, &out);
 }
 
@@ -167,11 +176,12 @@ fn deliver(daemon: &Arc<Daemon>, connection: Connection, answer: Answer, out: &[
         }
         Answer::Later(later) => {
             let waits = Arc::clone(daemon);
-            daemon.requests.spawn(async move {
+            let answering = async move {
                 let mut out = Vec::new();
                 let answer = answer_later(&waits, later, &mut out).await;
                 deliver(&waits, connection, answer, &out);
-            });
+            };
+            daemon.requests.spawn(answering.in_current_span());
         }
         Answer::Register(node) => match connection.socket.watch_for_its_end() {
             Ok(socket) => {

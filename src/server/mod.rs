@@ -71,7 +71,6 @@ pub async fn serve(listeners: Vec<Listener>, daemon: Arc<Daemon>) -> io::Result<
         }
     }
     if daemon.was_killed() {
-        info!("got KILL_REQ - terminates normal");
         return Ok(());
     }
     drain(&daemon).await;

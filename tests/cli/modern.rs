@@ -4,7 +4,6 @@ use std::io::Write;
 use std::process::Stdio;
 
 use repmd_test_support::{Daemon, Peer, alive2, free_port, run};
-use rustix::process::Signal;
 
 use crate::{Done, SOON, done, repmd};
 
@@ -250,22 +249,4 @@ fn a_reader_that_goes_away_is_no_failure() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]));
-}
-
-#[test]
-fn a_log_in_json_has_an_object_a_line() {
-    let port = free_port();
-    let log = tempfile::NamedTempFile::new().unwrap();
-    let mut command =
-        repmd(["serve", "--port", &port.to_string(), "--log-format", "json", "--log", "repmd=debug"]);
-    command.stderr(log.reopen().unwrap());
-    let mut daemon = Daemon::spawn(command, port);
-    drop(register(&daemon, "n"));
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.wait(SOON).code(), Some(0));
-    let text = std::fs::read_to_string(log.path()).unwrap();
-    let lines: Vec<serde_json::Value> =
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let registered = lines.iter().find(|line| line["message"] == "registered").unwrap();
-    assert_eq!((&registered["name"], &registered["level"]), (&"n".into(), &"INFO".into()));
 }

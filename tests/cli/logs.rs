@@ -1,0 +1,131 @@
+//! Log lines: for people, for collectors, for journald, and for those who ask later who did what.
+
+use std::fs::{File, read_to_string};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use repmd_test_support::{Daemon, Peer, alive2, free_port, lookup_port};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{SOON, done, repmd};
+
+/// Runs a daemon with its log in a file while `act` does something to it at its port, then stops it.
+fn with_log(flags: &[&str], stream: impl Fn(&File) -> Option<String>, act: impl FnOnce(u16)) -> String {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("log");
+    let log = File::create(&path).unwrap();
+    let port = free_port();
+    let mut command = repmd(["serve", "--admin", "off", "--port", &port.to_string()].iter().chain(flags));
+    command.env_remove("JOURNAL_STREAM");
+    command.envs(stream(&log).map(|stream| ("JOURNAL_STREAM", stream)));
+    command.stderr(log);
+    let mut daemon = Daemon::spawn(command, port);
+    act(port);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait(SOON).code(), Some(0));
+    read_to_string(path).unwrap()
+}
+
+fn register(port: u16, name: &str) -> Peer {
+    let mut node = Peer::connect(port);
+    node.send(&alive2(name, 4321)).unwrap();
+    node.read(6, SOON);
+    node
+}
+
+/// Asks, and waits for the daemon's end of the connection.
+fn ask(port: u16, request: &[u8]) {
+    let mut peer = Peer::connect(port);
+    peer.send(request).unwrap();
+    peer.read(100, SOON);
+}
+
+fn objects(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_log_in_json_has_an_object_a_line() {
+    let flags = ["--log-format", "json", "--log", "repmd=debug"];
+    let log = objects(&with_log(&flags, |_| None, |port| drop(register(port, "n"))));
+    let registered = log.iter().find(|line| line["message"] == "registered").unwrap();
+    assert_eq!((&registered["name"], &registered["level"]), (&"n".into(), &"INFO".into()));
+}
+
+#[test]
+fn an_audit_log_says_who_did_what_from_where_whatever_else_is_logged() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("audit.log");
+    std::fs::write(&path, "{\"from\":\"before\"}\n").unwrap();
+    let flags = ["--log", "off", "--relaxed-command-check", "true", "--audit-log", path.to_str().unwrap()];
+    let log = with_log(
+        &flags,
+        |_| None,
+        |port| {
+            let mut node = register(port, "n");
+            register(port, "n");
+            ask(port, b"\0\x02z?");
+            ask(port, b"\0\x01?");
+            ask(port, b"\0\x02sn");
+            node.read(1, SOON);
+        },
+    );
+    assert_eq!(log, "");
+    let mut audited = objects(&read_to_string(&path).unwrap());
+    assert_eq!(audited.remove(0), json!({"from": "before"}));
+    let creation = audited[0]["creation"].clone();
+    for line in &mut audited {
+        let line = line.as_object_mut().unwrap();
+        assert!(line.remove("timestamp").unwrap().as_str().unwrap().starts_with("20"));
+    }
+    let expected = [
+        json!({"level": "INFO", "message": "registered", "name": "n", "port": 4321, "creation": creation,
+               "peer": "127.0.0.1"}),
+        json!({"level": "WARN", "message": "node name already occupied n", "port": 4321, "peer": "127.0.0.1"}),
+        json!({"level": "WARN", "message": "got unknown request tag 63", "peer": "127.0.0.1"}),
+        json!({"level": "INFO", "message": "STOP_REQ", "name": "n", "known": true, "peer": "127.0.0.1"}),
+        json!({"level": "INFO", "message": "unregistered", "name": "n", "creation": creation, "end": "closed"}),
+    ];
+    assert_eq!(audited, expected);
+}
+
+#[test]
+fn an_audit_log_that_cannot_be_opened_stops_the_start() {
+    let port = free_port().to_string();
+    let result = done(&mut repmd(["serve", "--port", &port, "--audit-log", "/nowhere/audit.log"]));
+    assert_eq!(result.exit, 1);
+    let said = "audit-log: cannot open /nowhere/audit.log: No such file or directory";
+    assert!(result.stderr.contains(said), "{}", result.stderr);
+    assert!(!Path::new("/nowhere").exists());
+}
+
+#[test]
+fn each_request_is_a_span_at_debug() {
+    let ask = |port| assert!(lookup_port(port, "n").is_none());
+    let log = with_log(&["--log", "debug"], |_| None, ask);
+    let span = log.lines().find(|line| line.contains("request{peer=127.0.0.1 tag=z}")).unwrap();
+    assert!(span.contains(" DEBUG ") && span.contains("close time.busy="), "{span}");
+    assert!(!with_log(&[], |_| None, ask).contains("request{"), "at info");
+}
+
+#[test]
+fn lines_for_journald_begin_with_their_level_and_have_no_time() {
+    let identity = |log: &File| {
+        let file = log.metadata().unwrap();
+        Some(format!("{}:{}", file.dev(), file.ino()))
+    };
+    let refused = |port| {
+        let _node = register(port, "n");
+        register(port, "n");
+    };
+    let log = with_log(&[], identity, refused);
+    assert!(log.lines().any(|line| line.starts_with("<6> INFO registered name=n ")), "{log}");
+    assert!(log.lines().any(|line| line.starts_with("<4> WARN node name already occupied n ")), "{log}");
+    let log = with_log(&["--log-format", "json"], identity, refused);
+    assert!(log.lines().all(|line| line.starts_with("<6>{") || line.starts_with("<4>{")), "{log}");
+    // The variable is there in all that a unit starts, also where standard error leads elsewhere.
+    let log = with_log(&[], |_| Some("8:1".to_owned()), refused);
+    assert!(log.lines().all(|line| line.starts_with("20")), "{log}");
+}
