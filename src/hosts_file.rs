@@ -94,9 +94,11 @@ impl HostsFile {
         match event {
             What::Registered { node, .. } => !self.hosts.contains_key(&node.host),
             What::Missed | What::StoreBack { .. } => true,
-            What::Released { .. } | What::Refused { .. } | What::Conflict { .. } | What::StoreLost { .. } => {
-                false
-            }
+            What::Released { .. }
+            | What::Expired { .. }
+            | What::Refused { .. }
+            | What::Conflict { .. }
+            | What::StoreLost { .. } => false,
         }
     }
 

@@ -108,6 +108,7 @@ fn describe(what: &What) -> (&'static str, Value) {
     match what {
         What::Registered { node, port } => ("registered", json!({ "node": text(node), "port": port })),
         What::Released { node } => ("released", json!({ "node": text(node) })),
+        What::Expired { node } => ("expired", json!({ "node": text(node) })),
         What::Refused { node, holder } => ("refused", json!({ "node": text(node), "holder": holder })),
         What::Conflict { node, holder } => ("conflict", json!({ "node": text(node), "holder": holder })),
         What::StoreLost { reason } => ("store_lost", json!({ "reason": reason })),

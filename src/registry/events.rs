@@ -41,6 +41,11 @@ pub enum What {
         /// Which.
         node: NodeName,
     },
+    /// The lease of a node of another daemon ran out: that daemon is gone, or cut off from the store.
+    Expired {
+        /// Which.
+        node: NodeName,
+    },
     /// A node was refused, because its name is taken.
     Refused {
         /// Which.
@@ -72,7 +77,7 @@ pub enum What {
 impl What {
     fn node(&self) -> Option<&NodeName> {
         match self {
-            Self::Registered { node, .. } | Self::Released { node } => Some(node),
+            Self::Registered { node, .. } | Self::Released { node } | Self::Expired { node } => Some(node),
             Self::Refused { .. }
             | Self::Conflict { .. }
             | Self::StoreLost { .. }

@@ -138,7 +138,9 @@ impl Registry {
             while let Some(change) = changes.next().await {
                 self.tell_change(&change);
                 match change {
-                    Change::Registered(name, host) | Change::Released(name, host) => self.changed(name, host),
+                    Change::Registered(name, host)
+                    | Change::Released(name, host)
+                    | Change::Expired(name, host) => self.changed(name, host),
                     Change::Missed => self.missed_changes(),
                 }
             }
@@ -153,6 +155,7 @@ impl Registry {
         self.events.tell(match change {
             Change::Registered(name, host) => What::Registered { node: node(name, host), port: None },
             Change::Released(name, host) => What::Released { node: node(name, host) },
+            Change::Expired(name, host) => What::Expired { node: node(name, host) },
             Change::Missed => What::Missed,
         });
     }

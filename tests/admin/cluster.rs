@@ -162,6 +162,8 @@ fn what_other_daemons_do_is_told_and_what_this_one_does_is_told_once() {
     assert_eq!(next(), expected("released", "rabbit@here"));
     let (_registry, _lease) = shown.register_elsewhere("there:4369", "there", "hare");
     assert_eq!(next(), expected("registered", "hare@there"));
+    // Nobody renews it.
+    assert_eq!(next(), expected("expired", "hare@there"));
 }
 
 #[test]

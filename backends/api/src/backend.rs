@@ -219,12 +219,15 @@ pub enum Renewal {
 }
 
 /// Something that happened in the registry.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Change {
     /// The name was registered on the host, or moved to another port.
     Registered(AliveName, HostId),
     /// The name left the host.
     Released(AliveName, HostId),
+    /// The name left the host, because its lease was not renewed. Nobody has to notice when that happens, so it
+    /// is told late or not at all.
+    Expired(AliveName, HostId),
     /// Changes may have been missed: whatever was remembered may be wrong.
     Missed,
 }

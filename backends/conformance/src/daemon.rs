@@ -196,7 +196,8 @@ impl Watcher {
                 match self.next_of_all().await {
                     // Allowed at any time.
                     Change::Missed => {}
-                    Change::Registered(_, on) | Change::Released(_, on) if on == self.host => {}
+                    Change::Registered(_, on) | Change::Released(_, on) | Change::Expired(_, on)
+                        if on == self.host => {}
                     change => return change,
                 }
             }

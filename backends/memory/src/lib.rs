@@ -88,7 +88,7 @@ impl Memory {
         while let Some(expired) = registry.expiries.first_entry().filter(|first| first.key().0 <= now) {
             let ((_, token), (host, name)) = expired.remove_entry();
             registry.remove(&host, &name, token);
-            self.tell(Change::Released(name, host));
+            self.tell(Change::Expired(name, host));
         }
         registry.daemons.retain(|_, (_, until)| until.is_none_or(|until| now < until));
         (registry, now)

@@ -12,7 +12,7 @@ use crate::connection::Connection;
 /// Changes that a slow watcher may be behind before it is told that it missed some.
 pub(crate) const CHANGES_MAX: usize = 1024;
 
-/// The change that a message on the channel tells: `+HOST/NAME` or `-HOST/NAME`.
+/// The change that a message on the channel tells: `+HOST/NAME`, `-HOST/NAME` or `xHOST/NAME`.
 pub(crate) fn change_of(push: &PushInfo) -> Option<Change> {
     let (PushKind::Message, [_channel, Value::BulkString(message)]) = (&push.kind, &push.data[..]) else {
         return None;
@@ -24,6 +24,7 @@ pub(crate) fn change_of(push: &PushInfo) -> Option<Change> {
     match sign {
         b'+' => Some(Change::Registered(name, host)),
         b'-' => Some(Change::Released(name, host)),
+        b'x' => Some(Change::Expired(name, host)),
         _ => None,
     }
 }

@@ -369,6 +369,7 @@ function countLookups(before, now) {
 const WORDS = {
   registered: () => 'registered',
   released: () => 'left',
+  expired: () => 'is gone: its daemon did not renew it',
   refused: (data) => `was refused: ${data.holder} holds the name`,
   conflict: (data) => `is also held by ${data.holder}`,
   store_lost: (data) => `The store is away: ${data.reason}`,

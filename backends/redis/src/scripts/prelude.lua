@@ -38,6 +38,11 @@ local function fetch(name)
   return value
 end
 
+-- Tells the watchers. They are a speed-up: a user without the right to publish can do without them.
+local function tell(sign, host, name)
+  redis.pcall('PUBLISH', KEYS[1] .. 'changes', sign .. host .. '/' .. name)
+end
+
 -- What a verb needs of a registration, or nil if it cannot be read. record.rs has the format.
 local function parse(value)
   local instance, number, creation, holder = string.match(value, '^1 %d+ (%x+)%-(%d+) (%d+) (%S*) ')
@@ -71,6 +76,25 @@ local function prune(index)
   forget(index, redis.call('ZRANGEBYSCORE', index, '-inf', now, 'LIMIT', 0, PRUNED_MAX))
 end
 
+-- Clears names away whose leases have run out, and says so; whoever clears them away first says it.
+local function bury(host, names)
+  local names_of_host = key('names', host)
+  for at = 1, math.min(#names, PRUNED_MAX) do
+    if redis.call('ZREM', names_of_host, names[at]) == 1 then tell('x', host, names[at]) end
+  end
+end
+
+-- A host that no daemon has renewed for a ttl: all its leases are over.
+local function bury_host(host)
+  local gone = {}
+  for _, name in ipairs(redis.call('ZRANGE', key('names', host), 0, PRUNED_MAX - 1)) do
+    if redis.call('EXISTS', key('node', host .. '/' .. name)) == 0 then table.insert(gone, name) end
+  end
+  bury(host, gone)
+  -- The next call goes on with the rest.
+  if #gone < PRUNED_MAX then redis.call('ZREM', KEYS[1] .. 'hosts', host) end
+end
+
 -- Lets a daemon count as alive, and leads from its host's names to it. The first write is one that a full
 -- store allows: after it Redis lets the script finish, so that running out of memory ends no lease.
 local function stay_alive(id, value, host, aliases, liveness, ttl)
@@ -84,7 +108,9 @@ local function stay_alive(id, value, host, aliases, liveness, ttl)
   keep(KEYS[1] .. 'hosts', host, now + ttl)
   for alias in string.gmatch(aliases, '%S+') do keep(key('alias', alias), host, now + ttl) end
   prune(KEYS[1] .. 'instances')
-  prune(KEYS[1] .. 'hosts')
+  for _, host in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1] .. 'hosts', '-inf', now, 'LIMIT', 0, 1)) do
+    bury_host(host)
+  end
   prune(key('names', host))
 end
 
@@ -126,7 +152,3 @@ local function is_time_to_index(name, ttl)
   return (now + string.byte(name, -1) * 61000) % PERIOD_MS < ttl
 end
 
--- Tells the watchers. They are a speed-up: a user without the right to publish can do without them.
-local function tell(sign, host, name)
-  redis.pcall('PUBLISH', KEYS[1] .. 'changes', sign .. host .. '/' .. name)
-end

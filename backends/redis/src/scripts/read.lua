@@ -13,5 +13,5 @@ for at = 2, #ARGV do
     table.insert(gone, name)
   end
 end
-forget(key('names', host), gone)
+bury(host, gone)
 return answers

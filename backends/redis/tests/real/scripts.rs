@@ -4,8 +4,11 @@ use std::collections::HashSet;
 use std::slice::from_ref;
 use std::time::{Duration, SystemTime};
 
-use crate::daemon::{Daemon, PATIENCE, TTL, key, name, port, scope, until};
-use repmd_backend_api::{BackendError, Creation, Lease, Registration, RegistryBackend, Renewal, Scope};
+use crate::daemon::{Daemon, PATIENCE, TTL, host, key, name, port, scope, until};
+use futures_util::StreamExt;
+use repmd_backend_api::{
+    BackendError, Change, Creation, Lease, Registration, RegistryBackend, Renewal, Scope,
+};
 use repmd_backend_redis::{Redis, Settings};
 use repmd_test_stores::{Kind, Release, Store};
 
@@ -50,6 +53,7 @@ on_every_release! {
     daemons_are_those_that_count_as_alive
     leases_run_out_by_the_clock_of_the_store
     every_key_expires_and_indexes_are_cleared_of_what_has_expired
+    leases_that_ran_out_are_told_once_by_whoever_clears_them_away
     an_entry_that_cannot_be_read_is_named_and_left_alone
 }
 
@@ -362,6 +366,46 @@ async fn every_key_expires_and_indexes_are_cleared_of_what_has_expired(store: St
         assert!(one.starts_with(&key("")), "{one}");
         assert!(0 < store.query::<i64>(&one, &["PTTL", &one]), "{one} never expires");
     }
+}
+
+async fn leases_that_ran_out_are_told_once_by_whoever_clears_them_away(store: Store) {
+    let ttl = Duration::from_millis(100);
+    let (short, other) =
+        (Daemon::with(&store.url(), "short", "gone", ttl), Daemon::with(&store.url(), "other", "a", ttl));
+    let daemon = Daemon::on(&store, "a");
+    let lease = daemon.register("rabbit", 100).await.unwrap();
+    let mut changes = daemon.backend.watch();
+    let mut next = async || tokio::time::timeout(PATIENCE, changes.next()).await.unwrap().unwrap();
+    until("it hears of changes", async || {
+        other.register("lone", 1).await.unwrap();
+        matches!(tokio::time::timeout(ttl, next()).await, Ok(Change::Registered(..)))
+    })
+    .await;
+    // More than one call may clear away.
+    let mut expected = HashSet::new();
+    for number in 0..150 {
+        let node = format!("n{number}");
+        short.register(&node, 1).await.unwrap();
+        assert_eq!(next().await, Change::Registered(name(&node), host("gone")));
+        expected.insert(Change::Expired(name(&node), host("gone")));
+    }
+
+    // A host without a daemon: renewals of others find out.
+    until("its leases are over", async || daemon.ports("n149", &Scope::Cluster).await.is_empty()).await;
+    tokio::time::sleep(ttl).await;
+    for _ in 0..2 {
+        daemon.renew(from_ref(&lease)).await.unwrap();
+    }
+    for _ in 0..150 {
+        let change = next().await;
+        assert!(expected.remove(&change), "{change:?}");
+    }
+    daemon.renew(from_ref(&lease)).await.unwrap();
+    // A host that has another: whoever lists its nodes does.
+    assert_eq!(daemon.names(&scope("a")).await, ["rabbit@a"]);
+    assert_eq!(next().await, Change::Expired(name("lone"), host("a")));
+    daemon.backend.release(&lease).await.unwrap();
+    assert_eq!(next().await, Change::Released(name("rabbit"), host("a")));
 }
 
 async fn an_entry_that_cannot_be_read_is_named_and_left_alone(store: Store) {
