@@ -1,12 +1,8 @@
 //! Hosts: networks of their own, each with its own name and its own `/etc/hosts`.
 
-use std::fs::File;
-use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use repmd_test_support::run;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use repmd_test_support::Network;
 use serde_json::Value;
 use tempfile::NamedTempFile;
 
@@ -15,32 +11,20 @@ const NAMES: &str = "127.0.0.1 localhost\n10.99.0.1 hosta hosta.example\n10.99.0
 
 pub(crate) struct Host {
     name: &'static str,
-    network: File,
+    network: Network,
     names: NamedTempFile,
 }
 
 /// `hosta` at 10.99.0.1, and `hostb` at 10.99.0.2, on one network. They go with the last process in them.
 pub(crate) fn hosts() -> (Host, Host) {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let names = ["a", "b"].map(|host| format!("repmd-doctor-{}-{number}-{host}", std::process::id()));
-    for name in &names {
-        run("ip", &["netns", "add", name]);
-    }
-    let [a, b] = [&*names[0], &*names[1]];
-    run("ip", &["-netns", a, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", b]);
-    for (name, address) in [(a, "10.99.0.1/24"), (b, "10.99.0.2/24")] {
-        run("ip", &["-netns", name, "address", "add", address, "dev", "eth0"]);
-        run("ip", &["-netns", name, "link", "set", "eth0", "up"]);
-        run("ip", &["-netns", name, "link", "set", "lo", "up"]);
-    }
-    let [a, b] = [("hosta", a), ("hostb", b)].map(|(host, name)| {
-        let network = File::open(format!("/run/netns/{name}")).expect("ip has made it");
-        run("ip", &["netns", "delete", name]);
-        let mut host = Host { name: host, network, names: NamedTempFile::new().unwrap() };
+    let [a, b] = ["hosta", "hostb"].map(|name| {
+        let mut host = Host { name, network: Network::empty(), names: NamedTempFile::new().unwrap() };
         host.know(NAMES);
         host
     });
+    a.network.join("eth0", &b.network, "eth0");
+    a.network.address("eth0", "10.99.0.1/24");
+    b.network.address("eth0", "10.99.0.2/24");
     (a, b)
 }
 
@@ -59,14 +43,7 @@ impl Host {
 
     /// Does something in its network.
     pub(crate) fn inside<T: Send>(&self, something: impl FnOnce() -> T + Send) -> T {
-        let ended = std::thread::scope(|scope| {
-            let inside = || {
-                move_into_link_name_space(self.network.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-                something()
-            };
-            scope.spawn(inside).join()
-        });
-        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        self.network.inside(something)
     }
 
     /// repmd as it runs on this host.

@@ -8,8 +8,8 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use lab::{Host, Lab};
-use repmd_test_support::{Daemon, ErlangNode, Root, http, lookup_port, wait_for, wait_until};
+use lab::Lab;
+use repmd_test_support::{Daemon, ErlangNode, Network, Root, http, lookup_port, wait_for, wait_until};
 use rustix::process::Signal;
 
 const REPMD: &str = env!("CARGO_BIN_EXE_repmd");
@@ -29,11 +29,11 @@ fn root() -> Root {
     Root::of("bookworm")
 }
 
-fn start(host: &Host, command: Command, port: u16) -> Daemon {
-    host.run(move || Daemon::spawn(command, port))
+fn start(host: &Network, command: Command, port: u16) -> Daemon {
+    host.inside(move || Daemon::spawn(command, port))
 }
 
-fn start_stock(host: &Host) -> Daemon {
+fn start_stock(host: &Network) -> Daemon {
     start(host, root().command("epmd"), EPMD_PORT)
 }
 
@@ -45,17 +45,10 @@ fn repmd(host: &str, gateway: &str, address: &str, flags: &[&str]) -> Command {
 }
 
 /// The nodes `a@hosta`, `b@hostb` and `c@hostc`; or others of these hosts.
-fn start_node(host: &Host, name: &str, inetrc: &str) -> ErlangNode {
-    let root = root();
-    let scratch = root.scratch();
-    std::fs::write(scratch.path().join("inetrc"), inetrc).expect("a new folder takes a file");
-    let mut command = root.command("erl");
-    command.args(["-start_epmd", "false", "-sname", name]);
-    command.env("ERL_INETRC", scratch.inside().join("inetrc"));
+fn start_node(host: &Network, name: &str, inetrc: &str) -> ErlangNode {
     let (alive, _) = name.split_once('@').expect("a node name has an @");
-    // Read by the time that the node answers.
-    host.run(|| {
-        let node = ErlangNode::spawn(command, &root, EPMD_PORT);
+    host.inside(|| {
+        let node = ErlangNode::start_knowing(&root(), inetrc, EPMD_PORT, &["-sname", name]);
         wait_for(&format!("{name} is registered"), SOON, || lookup_port(EPMD_PORT, alive));
         node
     })
@@ -104,7 +97,7 @@ impl Cluster {
     }
 
     fn metric(&self, line: &str) -> bool {
-        self.lab.gateway.run(|| http::get(4370, "/metrics", &[]).body.contains(line))
+        self.lab.gateway.inside(|| http::get(4370, "/metrics", &[]).body.contains(line))
     }
 }
 
@@ -121,7 +114,8 @@ fn nodes_of_two_networks_do_not_reach_each_other_with_the_stock_daemon() {
     assert_eq!(ping(&mut a, "c@hostc"), "pang");
     assert_eq!(ping(&mut b, "c@hostc"), "pang");
     assert_eq!(ping(&mut c, "a@hosta"), "pang");
-    let routes = lab.a.run(|| TcpStream::connect_timeout(&([10, 88, 0, 1], EPMD_PORT).into(), SOON).is_ok());
+    let routes =
+        lab.a.inside(|| TcpStream::connect_timeout(&([10, 88, 0, 1], EPMD_PORT).into(), SOON).is_ok());
     assert!(!routes, "the networks route to each other");
 }
 
@@ -169,7 +163,7 @@ fn a_node_that_restarts_is_reached_by_the_same_gateway() {
     let cluster = Cluster::start();
     let _gateway = cluster.gateway(BOTH);
     let Cluster { _store, _daemons, lab, c, mut a, .. } = cluster;
-    let port = || lab.c.run(|| lookup_port(EPMD_PORT, "c")).map(|found| found.port);
+    let port = || lab.c.inside(|| lookup_port(EPMD_PORT, "c")).map(|found| found.port);
     assert_eq!(ping(&mut a, "c@hostc"), "pong");
     let before = port();
     c.kill();

@@ -78,6 +78,17 @@ impl ErlangNode {
         Self::spawn(command, root, epmd_port)
     }
 
+    /// The same with a resolver that knows what `inetrc` says.
+    #[must_use]
+    pub fn start_knowing(root: &Root, inetrc: &str, epmd_port: u16, flags: &[&str]) -> Self {
+        // Read by the time that the node answers.
+        let scratch = root.scratch();
+        std::fs::write(scratch.path().join("inetrc"), inetrc).expect("a new folder takes a file");
+        let mut command = root.command("erl");
+        command.args(["-start_epmd", "false"]).args(flags).env("ERL_INETRC", scratch.inside().join("inetrc"));
+        Self::spawn(command, root, epmd_port)
+    }
+
     /// Starts `NAME@localhost` on a release's Elixir.
     #[must_use]
     pub fn start_elixir(root: &Root, name: &str, epmd_port: u16) -> Self {

@@ -15,7 +15,7 @@ mod root;
 pub use browser::Browser;
 pub use daemon::{Daemon, epmd_program};
 pub use erlang::{COOKIE, ErlangNode};
-pub use network::{in_own_network, run};
+pub use network::{Network, in_own_network, run};
 pub use page::{Sources, quoted, table};
 pub use peer::{Ended, Peer, alive2, lookup_port, names};
 pub use port::free_port;
