@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use repmd::registry::{Lookup, Options, Registry};
 use repmd::server::{Daemon, Limits, Listener, Names, Policy, Topology, serve};
 use repmd_backend_api::{AliveName, HostId, Instance, InstanceId, Lease, Node};
 use repmd_backend_memory::Memory;
-use repmd_test_support::{Peer, alive2, wait_until};
+use repmd_test_support::{Peer, alive2, in_own_network, run, wait_until};
 use tokio_util::sync::CancellationToken;
 
 const WITHIN: Duration = Duration::from_secs(10);
@@ -111,10 +111,12 @@ impl Asked {
     }
 
     fn exchange(&self, at: &str, request: &Request<'_>) -> Vec<u8> {
-        let at: IpAddr = at.parse().unwrap();
-        // From the address that is asked: a peer on another address than loopback has no other way.
-        let source = (!at.is_loopback()).then_some(at);
-        let mut peer = Peer::connect_from(source, SocketAddr::new(at, self.port)).unwrap();
+        self.exchange_from(None, at, request)
+    }
+
+    fn exchange_from(&self, source: Option<&str>, at: &str, request: &Request<'_>) -> Vec<u8> {
+        let source = source.map(|source| source.parse().unwrap());
+        let mut peer = Peer::connect_from(source, SocketAddr::new(at.parse().unwrap(), self.port)).unwrap();
         peer.send(&encode_request(request)).unwrap();
         peer.read_to_end(WITHIN)
     }
@@ -242,22 +244,28 @@ fn names_of_a_scope_are_those_of_this_host_and_of_its_virtual_hosts() {
     assert_eq!(names, ["app", "app", "both", "former", "odd", "odd@there", "plain", "side", "solo"]);
 }
 
+/// RabbitMQ's monitor asks at its host's own address, and would adopt the port that only others can use.
 #[test]
-fn another_machine_is_told_the_advertised_port() {
-    let asked = Asked::start(Lookup::Cluster, Names::Host);
-    let Some(own) = own_address() else { panic!("this machine has no address but loopback") };
-    assert_eq!(asked.ask(&own.to_string(), "app").map(|found| found.port), Some(2001));
-    assert_eq!(
-        asked.ask(&own.to_string(), "app@here").map(|found| (found.port, found.extra)),
-        Some((2001, OF_HERE.into()))
-    );
-    assert_eq!(asked.ask(&own.to_string(), "odd@there").map(|found| found.port), Some(1003));
-    assert!(asked.names(&own.to_string()).contains(&("app".to_owned(), 2001)));
-}
-
-/// The machine's address towards other networks. No packet is sent.
-fn own_address() -> Option<IpAddr> {
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
-    socket.connect("192.0.2.1:9").ok()?;
-    Some(socket.local_addr().ok()?.ip())
+fn another_machine_is_told_the_advertised_port_and_this_one_the_nodes_own_at_whichever_address() {
+    in_own_network(|| {
+        run("ip", &["address", "add", "10.0.0.1/24", "dev", "lo"]);
+        run("ip", &["address", "add", "10.0.0.9/24", "dev", "lo"]);
+        let asked = Asked::start(Lookup::Cluster, Names::Host);
+        for (source, port, whereabouts) in
+            [("10.0.0.9", 2001, OF_HERE), ("10.0.0.1", 1001, OF_HERE), ("127.0.0.1", 1001, HERE_ITSELF)]
+        {
+            let at = if source == HERE { HERE } else { "10.0.0.1" };
+            let find = |name| {
+                let reply = asked.exchange_from(Some(source), at, &Request::PortPlease2(name));
+                decode_port_reply(&reply).unwrap().unwrap()
+            };
+            let names = asked.exchange_from(Some(source), at, &Request::Names);
+            let names = decode_names_reply(&names).unwrap();
+            assert_eq!(find("app").port, port, "from {source}");
+            let full = find("app@here");
+            assert_eq!((full.port, &*full.extra), (port, whereabouts.as_bytes()), "from {source}");
+            assert_eq!(find("odd@there").port, 1003, "a port that is no other outside, from {source}");
+            assert!(names.nodes().any(|node| node == ("app", port)), "from {source}");
+        }
+    });
 }

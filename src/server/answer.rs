@@ -165,8 +165,8 @@ fn look_up(daemon: &Daemon, name: &str, asker: Asker<'_>, out: &mut Vec<u8>) -> 
         && let Some(registration) = daemon.table().find(alive.as_str())
     {
         // Address and port go together: where other machines use another port, the node's own one leads to
-        // it on loopback alone.
-        let is_apart = asker.peer.is_loopback() && registration.advertised_port != registration.node.port;
+        // it by the asker's address alone.
+        let is_apart = registration.advertised_port != registration.node.port && asker.is_local();
         let addresses = if is_apart { slice::from_ref(&asker.peer) } else { &me.addresses };
         return found_here(daemon, registration, asker, &encode_whereabouts(addresses, &me.host), out);
     }
@@ -193,7 +193,7 @@ fn question(daemon: &Daemon, name: &str, asker: Asker<'_>) -> Option<(Question, 
     Some((question, relayed_at))
 }
 
-/// A node of this daemon: loopback reaches it by its own port, other machines by the advertised one.
+/// A node of this daemon: this machine reaches it by its own port, other machines by the advertised one.
 fn found_here(
     daemon: &Daemon,
     registration: &Registration,
@@ -203,7 +203,7 @@ fn found_here(
 ) -> Answer {
     daemon.stats.found_here.add();
     let Registration { node, advertised_port, .. } = registration;
-    let port = if asker.peer.is_loopback() { node.port } else { *advertised_port };
+    let port = if node.port == *advertised_port || asker.is_local() { node.port } else { *advertised_port };
     reply(Response::PortFound { node, port, extra }, out)
 }
 
@@ -260,7 +260,8 @@ fn list(daemon: &Daemon, asker: Asker<'_>, is_dump: bool) -> Answer {
         (None, Names::Host) => vec![own()],
         (None, Names::Scope) => std::iter::once(own()).chain(virtual_hosts()).collect(),
     };
-    let listing = Listing { port: asker.port, advertised: !asker.peer.is_loopback() };
+    let advertised = !daemon.topology.advertised_ports.is_empty() && !asker.is_local();
+    let listing = Listing { port: asker.port, advertised };
     let list = List { is_dump, listing, hosts };
     let known: Option<Vec<_>> = list.hosts.iter().map(|host| daemon.registry.known_nodes(host)).collect();
     match known {
