@@ -1,6 +1,7 @@
 //! An EPMD as a process of its own.
 
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -31,6 +32,29 @@ impl Daemon {
     /// change its settings are left out.
     #[must_use]
     pub fn spawn(mut command: Command, port: u16) -> Self {
+        command.stdin(Stdio::null());
+        let mut daemon = Self::launch(&mut command, port);
+        wait_for(&format!("{command:?} listens on port {port}"), Duration::from_secs(10), || {
+            if let Some(status) = daemon.ended() {
+                panic!("{command:?} ended at once: {status}");
+            }
+            TcpStream::connect(("127.0.0.1", port)).ok()
+        });
+        daemon
+    }
+
+    /// Starts `command` as a service manager does that holds its socket, where whoever comes early waits.
+    #[must_use]
+    pub fn activate(command: &Command, socket: &TcpListener) -> Self {
+        const SCRIPT: &str = "exec 3<&0 0</dev/null && LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"";
+        let mut shell = Command::new("sh");
+        shell.args(["-c", SCRIPT, "sh"]).arg(command.get_program()).args(command.get_args());
+        let passed = socket.try_clone().expect("there is a descriptor for it");
+        shell.stdin(OwnedFd::from(passed));
+        Self::launch(&mut shell, socket.local_addr().expect("it is bound").port())
+    }
+
+    fn launch(command: &mut Command, port: u16) -> Self {
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
             let is_set = command.get_envs().any(|(set, _)| set == name.as_str());
@@ -38,16 +62,9 @@ impl Daemon {
                 command.env_remove(name);
             }
         }
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
-        let mut daemon = Self { child, port };
-        wait_for(&format!("{command:?} listens on port {port}"), Duration::from_secs(10), || {
-            if let Some(status) = daemon.child.try_wait().expect("a child can be waited for") {
-                panic!("{command:?} ended at once: {status}");
-            }
-            TcpStream::connect(("127.0.0.1", port)).ok()
-        });
-        daemon
+        let child = command.stdout(Stdio::null()).spawn();
+        let child = child.unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        Self { child, port }
     }
 
     /// Where it listens.
