@@ -148,7 +148,7 @@ fn machines_cut_off_from_each_other_alone_are_answered_for_all_the_time_and_not_
 }
 
 #[test]
-fn a_machine_cut_off_from_all_answers_for_its_own_nodes_and_is_back_without_a_conflict() {
+fn a_machine_cut_off_from_all_answers_for_its_own_nodes_and_is_back() {
     let mut cluster = Cluster::start();
     for wire in [Wire::Lan, Wire::Store] {
         cluster.lab.cut(wire, &cluster.machines[B]);
