@@ -1,10 +1,12 @@
 //! Where repmd leads nodes to each other and the stock daemon does not: the rows of `docs/topologies.md`. The
 //! gateway has a test program of its own, `tests/gateway`.
 
-use repmd_test_support::{Network, run, wait_until};
+use std::time::{Duration, Instant};
+
+use repmd_test_support::{Network, Root, run, wait_until};
 
 use crate::lab::{Epmd, Lab, Machine, NO_DNS, dns, kill};
-use crate::{Module, SOON, on_port, ping};
+use crate::{Module, RELEASE, SOON, on_port, ping};
 
 /// A container of `machine`, whose port 9100 is published there as `published`.
 fn container(machine: &Machine, host: &'static str, number: u8, published: u16) -> Machine {
@@ -94,6 +96,26 @@ fn a_host_that_no_resolver_knows_is_reached_by_the_module() {
 #[test]
 fn a_host_that_no_resolver_knows_is_not_reached_by_the_module_with_the_stock_daemon() {
     assert_eq!(ping_without_dns(Epmd::Stock), "pang");
+}
+
+/// Neither of these knows more than its resolver reads: the node of `b` was there first.
+#[test]
+fn a_new_host_that_no_resolver_knows_is_reached_by_the_hosts_file_within_6_s() {
+    let (_lab, [a, b]) = Lab::new();
+    let folder = Root::of(RELEASE).scratch();
+    let file = folder.path().join("hosts");
+    let _of_b = b.serve(Epmd::Repmd, &["--hosts-file", file.to_str().unwrap()]);
+    let inetrc = std::fs::read_to_string(folder.path().join("hosts.inetrc")).unwrap();
+    let inetrc = inetrc.replace(folder.path().to_str().unwrap(), folder.inside().to_str().unwrap());
+    let mut bar = b.node("bar@b", &inetrc, &[]);
+    assert_eq!(ping(&mut bar, "foo@a"), "pang");
+    let _of_a = a.serve(Epmd::Repmd, &[]);
+    let mut foo = a.node("foo@a", NO_DNS, &[]);
+    let registered = Instant::now();
+    wait_until("it is reached", SOON, || ping(&mut bar, "foo@a") == "pong");
+    assert!(registered.elapsed() < Duration::from_secs(7), "{:?}", registered.elapsed());
+    bar.eval("erlang:disconnect_node('foo@a')");
+    assert_eq!(ping(&mut foo, "bar@b"), "pang", "without a hosts file");
 }
 
 /// Two pings from `b` to a node of `a` that registers once in its life: before its daemon was killed, and after
