@@ -97,6 +97,13 @@ impl Browser {
         self.devtools("Emulation.setEmulatedMedia", &features);
     }
 
+    /// A picture of what is in sight, as PNG in base64.
+    #[must_use]
+    pub fn picture(&self) -> String {
+        let picture = self.order("GET", &format!("/session/{}/screenshot", self.session), &Value::Null);
+        picture.as_str().expect("a picture is text").to_owned()
+    }
+
     fn devtools(&self, command: &str, parameters: &Value) {
         self.post("/goog/cdp/execute", &json!({ "cmd": command, "params": parameters }));
     }
