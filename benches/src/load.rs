@@ -139,6 +139,15 @@ pub(crate) fn churn(port: u16, count: usize) -> io::Result<Duration> {
     })
 }
 
+/// Reads the metrics of a daemon, once.
+pub(crate) fn read_metrics(admin: u16) -> io::Result<()> {
+    let mut stream = TcpStream::connect(("127.0.0.1", admin))?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply)?;
+    if reply.starts_with("HTTP/1.1 200 ") { Ok(()) } else { Err(io::Error::other(reply)) }
+}
+
 /// Opens connections that send one byte and no more, from one address or from many.
 pub(crate) fn half_open(port: u16, count: usize, addresses: usize) -> io::Result<Vec<TcpStream>> {
     (0..count)

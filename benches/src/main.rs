@@ -19,6 +19,7 @@ mod table;
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
@@ -99,7 +100,7 @@ fn main() -> Result<ExitCode, Failure> {
         missed: 0,
     };
     println!("| what | repmd | floor | stock | bar | |\n|---|---|---|---|---|---|");
-    let measurements: [(&str, Measurement); 14] = [
+    let measurements: [(&str, Measurement); 15] = [
         ("lookup", Bench::look_ups),
         ("names", Bench::lists),
         ("churn", Bench::churn),
@@ -109,6 +110,7 @@ fn main() -> Result<ExitCode, Failure> {
         ("halfopen", Bench::half_open),
         ("storm", Bench::storm),
         ("start", Bench::start),
+        ("admin", Bench::look_ups_watched),
         ("elsewhere", Bench::look_ups_elsewhere),
         ("cold", Bench::cold_look_ups),
         ("shared", Bench::registering),
@@ -341,6 +343,45 @@ impl Bench {
                 met,
             );
         }
+        Ok(())
+    }
+
+    /// Beside a daemon that nobody watches, one that is asked for its metrics each second.
+    fn look_ups_watched(&mut self) -> Result<(), Failure> {
+        let Program::Epmd(epmd) = self.repmd.clone() else { unreachable!("the daemon to judge is no floor") };
+        let (names, requests) = (900, self.requests);
+        let (mut alone, mut watched) = (Vec::new(), Vec::new());
+        for round in 0..2 * self.rounds {
+            let admin = self.next_port + 1;
+            let (program, figures) = match round % 2 {
+                0 => (self.repmd.clone(), &mut alone),
+                _ => (Program::Shown { epmd: epmd.clone(), admin }, &mut watched),
+            };
+            let subject = Subject::start(&program, self.next_port, Some(DAEMON_CORE))?;
+            self.next_port += 2;
+            let _held = load::register_all(subject.port, names, WIDTH);
+            let is_over = AtomicBool::new(round % 2 == 0);
+            let figure = std::thread::scope(|scope| {
+                let run = || {
+                    pin(None, LOAD_CORE).expect("the machine has two cores");
+                    let look_up = || load::look_up(subject.port, names, WIDTH, requests);
+                    let figure = per_request(&subject, requests, look_up).map_err(|error| error.to_string());
+                    is_over.store(true, Ordering::Relaxed);
+                    figure
+                };
+                let load = scope.spawn(run);
+                while !is_over.load(Ordering::Relaxed) {
+                    load::read_metrics(admin)?;
+                    std::thread::sleep(Duration::from_secs(1));
+                }
+                Ok::<_, Failure>(load.join().expect("the load never panics")?)
+            })?;
+            figures.push(figure);
+        }
+        let row = Row { repmd: median(&mut watched), floor: Some(median(&mut alone)), stock: None };
+        let met = row.repmd <= 1.02 * row.floor.unwrap_or_default();
+        let what = "look-up, metrics read each second, CPU";
+        self.print(what, &row, "us", "<= 1.02 x unwatched", met);
         Ok(())
     }
 

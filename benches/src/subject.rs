@@ -16,6 +16,8 @@ pub(crate) enum Program {
     Epmd(PathBuf),
     /// The same with a shared registry, as a daemon of `host`.
     Shared { epmd: PathBuf, url: String, host: String },
+    /// The same that shows operators what it does, at this port.
+    Shown { epmd: PathBuf, admin: u16 },
     /// This program's own floor: its arguments after the port.
     Floor(Vec<String>),
 }
@@ -44,6 +46,11 @@ impl Subject {
                 let mut command = Command::new(epmd);
                 command.args(["-port", &port.to_string()]);
                 command.env("REPMD_BACKEND", url).env("REPMD_HOST", host);
+                command
+            }
+            Program::Shown { epmd, admin } => {
+                let mut command = Command::new(epmd);
+                command.args(["-port", &port.to_string()]).env("REPMD_ADMIN", format!("127.0.0.1:{admin}"));
                 command
             }
             Program::Floor(arguments) => {
