@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tracing::field::{DisplayValue, display};
 use tracing::{Instrument as _, debug, debug_span};
 
@@ -138,14 +138,20 @@ async fn wait_for_request(daemon: Arc<Daemon>, connection: Connection, mut recei
     deliver(&daemon, Connection { socket: Socket::Watched(stream), peer, port }, answer, &out);
 }
 
-/// Appends what the peer sends next. A daemon that ends waits for the rest of a request, not for a first
-/// byte that may never come.
+/// Appends what the peer sends next. A daemon that ends waits for the rest of a request, and for a first byte
+/// only from those who have just connected: from others it may never come.
 async fn read_more(daemon: &Daemon, stream: &TcpStream, received: &mut Vec<u8>) -> io::Result<usize> {
-    let deadline = Instant::now() + daemon.limits.packet_timeout;
+    let now = Instant::now();
+    let deadline = now + daemon.limits.packet_timeout;
+    let stopped = async {
+        daemon.stop().cancelled().await;
+        sleep_until(now + daemon.limits.first_byte).await;
+    };
+    tokio::pin!(stopped);
     loop {
         tokio::select! {
             readable = timeout_at(deadline, stream.readable()) => readable??,
-            () = daemon.stop().cancelled(), if received.is_empty() => return Ok(0),
+            () = &mut stopped, if received.is_empty() => return Ok(0),
         }
         let mut chunk = [0; RECEIVED_BYTES_MAX];
         let room = RECEIVED_BYTES_MAX - received.len();

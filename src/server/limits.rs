@@ -25,6 +25,9 @@ pub struct Limits {
     pub holder_leaves: Duration,
     /// How long to stop accepting when descriptors or memory run out. Default: 50 ms.
     pub accept_pause: Duration,
+    /// How long after its accept a connection is closed by a stopping daemon, if it has sent nothing: whoever
+    /// has just connected is about to ask. Default: 500 ms.
+    pub first_byte: Duration,
     /// How long a stopping daemon waits for requests that are on their way. Default: 5 s.
     pub drain_time: Duration,
     /// For tests of clients: sleep on every wake-up of a listener. Default: none.
@@ -46,6 +49,7 @@ impl Limits {
             nodes_max: descriptors - (descriptors / 8).min(64),
             holder_leaves: Duration::from_millis(500),
             accept_pause: Duration::from_millis(50),
+            first_byte: Duration::from_millis(500),
             drain_time: Duration::from_secs(5),
             delay_accept: Duration::ZERO,
             delay_write: Duration::ZERO,

@@ -93,6 +93,21 @@ fn a_request_that_arrives_together_with_the_signal_is_answered() {
     assert_eq!(daemon.wait(SOON).code(), Some(0));
 }
 
+/// Whoever has connected just before the signal is about to ask.
+#[test]
+fn a_request_that_arrives_a_moment_after_the_signal_is_answered() {
+    let mut daemon = start(&[]);
+    let _node = register(daemon.port(), "n");
+    let before = daemon.open_files();
+    let mut asker = Peer::connect(daemon.port());
+    wait_until("it is accepted", SOON, || daemon.open_files() == before + 1);
+    daemon.signal(Signal::TERM);
+    wait_until("the daemon stops", SOON, || TcpStream::connect(("127.0.0.1", daemon.port())).is_err());
+    asker.send(&look_up("n")).unwrap();
+    assert_eq!(asker.read_to_end(SOON), FOUND);
+    assert_eq!(daemon.wait(SOON).code(), Some(0));
+}
+
 #[test]
 fn a_request_that_is_never_whole_delays_the_end_by_the_drain_time_at_most() {
     let mut daemon = start_with(&[("REPMD_DRAIN_TIME", "1s")], &[]);
