@@ -2,11 +2,7 @@
 FROM rust:1-bookworm AS build
 WORKDIR /src
 COPY . .
-# Without shared libraries.
-RUN triple="$(uname -m)-unknown-linux-gnu" \
-    && RUSTFLAGS="-C target-feature=+crt-static" \
-        cargo build --release --locked --bin repmd --target "$triple" \
-    && cp "target/$triple/release/repmd" /
+RUN cp "$(deploy/static-build)" /
 
 FROM scratch
 COPY --from=build /repmd /repmd

@@ -1,31 +1,40 @@
 %% What the nodes of the demo do.
 -module(ask).
 
--export([for_node/1, look_ups/1]).
+-export([for_nodes/1, for_others/0, look_ups/1]).
 
 %% What the health check shows.
--define(LAST_ANSWER, "/tmp/answer").
+-define(LAST_ANSWERS, "/tmp/answers").
 
-%% Pings another node each second for ever, and says what comes of it whenever that changes.
-for_node([Other]) ->
-    _ = spawn(fun() -> ping_on(list_to_atom(Other), none) end),
+%% Pings other nodes each second for ever, and says what comes of it whenever that changes.
+for_nodes(Others) ->
+    Nodes = [list_to_atom(Other) || Other <- Others],
+    tell(fun() -> [ping(Node) || Node <- Nodes] end).
+
+ping(Other) ->
+    Before = what_is_known(Other),
+    {Answer, Known} = case net_adm:ping(Other) of
+                          pong -> {pong, what_is_known(Other)};
+                          pang -> {pang, Before}
+                      end,
+    io_lib:format("~s asks for ~s: ~s, ~s~n", [node(), Other, Answer, Known]).
+
+%% Has repmd_cluster connect this node to others, and says to which whenever that changes.
+for_others() ->
+    {ok, _Started} = application:ensure_all_started(repmd),
+    tell(fun() -> [io_lib:format("~s is connected to ~p~n", [node(), lists:sort(nodes())])] end).
+
+%% Prints the lines that change.
+tell(Lines) ->
+    _ = spawn(fun() -> tell(Lines, []) end),
     ok.
 
-ping_on(Other, Before) ->
-    Known = what_is_known(Other),
-    Answer = net_adm:ping(Other),
-    case Answer of
-        Before -> ok;
-        pang -> tell(Other, pang, Known);
-        pong -> tell(Other, pong, what_is_known(Other))
-    end,
+tell(Lines, Before) ->
+    Now = [lists:flatten(Line) || Line <- Lines()],
+    Now =:= Before orelse file:write_file(?LAST_ANSWERS, Now),
+    io:put_chars(Now -- Before),
     timer:sleep(1000),
-    ping_on(Other, Answer).
-
-tell(Other, Answer, Known) ->
-    Line = io_lib:format("~s asks for ~s: ~s, ~s~n", [node(), Other, Answer, Known]),
-    ok = file:write_file(?LAST_ANSWER, Line),
-    io:put_chars(Line).
+    tell(Lines, Now).
 
 %% As the distribution itself asks.
 what_is_known(Other) ->
