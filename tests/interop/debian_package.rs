@@ -1,63 +1,29 @@
 //! The Debian package, installed beside real Erlang and RabbitMQ, in a system that is thrown away.
 
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
-use repmd_test_support::Root;
+use repmd_test_support::{Machine as Bare, release};
 
 use crate::{otp, output_of, run};
 
-/// Where `deploy/release` leaves the package.
-const PACKAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/release-", env!("CARGO_PKG_VERSION"));
-
-/// A machine of its own: the files of a root, of which nothing that happens here is kept, with processes and
-/// a network that end with it.
-struct Machine {
-    unshare: Child,
-    /// The process that holds its namespaces.
-    pid: String,
-    _root: Root,
-}
+/// A machine with Erlang and RabbitMQ, and the package at hand.
+struct Machine(Bare);
 
 impl Machine {
     fn start() -> Self {
-        let root = otp(25);
-        let script = r#"
-            mount -t tmpfs tmpfs /mnt && mkdir /mnt/upper /mnt/work /mnt/root &&
-            mount -t overlay -o "lowerdir=$0,upperdir=/mnt/upper,workdir=/mnt/work" overlay /mnt/root &&
-            hostname localhost && ip link set lo up && mount -t proc proc /mnt/root/proc &&
-            # Other tests have an empty folder there.
-            rm -rf /mnt/root/etc/repmd && cp "$1" /mnt/root/root/repmd.deb &&
-            # The shell takes leave of processes whose parents have ended.
-            exec chroot /mnt/root sh -c 'echo ready; sleep infinity & wait'"#;
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "sh", "-c"]);
-        command.arg(script).arg(root.path()).arg(package());
-        let mut unshare =
-            command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("unshare starts");
-        let mut line = String::new();
-        let output = unshare.stdout.take().expect("standard output is a pipe");
-        BufReader::new(output).read_line(&mut line).expect("a pipe can be read");
-        assert_eq!(line, "ready\n", "the machine does not start");
-        let children = format!("/proc/{0}/task/{0}/children", unshare.id());
-        let pid = std::fs::read_to_string(children).expect("unshare runs").trim().to_owned();
-        Self { unshare, pid, _root: root }
+        Self(Bare::start(otp(25), &release()))
     }
 
     /// With the package installed.
     fn with_repmd() -> Self {
         let machine = Self::start();
-        machine.does("dpkg -i /root/repmd.deb");
+        machine.does("dpkg -i repmd_*.deb");
         machine
     }
 
     fn shell(&self, script: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        command.args(["--target", &self.pid, "--all", "--root", "--wd", "sh", "-c"]);
-        command.arg(format!("cd /root && {script}"));
-        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LANG", "C.UTF-8");
-        command.env("HOME", "/root").env("DEBIAN_FRONTEND", "noninteractive");
+        let mut command = self.0.command("sh");
+        command.args(["-c", script]);
         command
     }
 
@@ -91,21 +57,6 @@ impl Machine {
              test ! -f now || diff --unified=0 first now || true",
         )
     }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = self.unshare.kill();
-        let _ = self.unshare.wait();
-    }
-}
-
-fn package() -> PathBuf {
-    let files = std::fs::read_dir(Path::new(PACKAGE)).expect("deploy/release has made a package");
-    let mut packages = files
-        .map(|file| file.expect("a folder can be read").path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "deb"));
-    packages.next().expect("deploy/release has made a package")
 }
 
 /// The stock program, moved aside.
@@ -147,7 +98,7 @@ fn installing_the_package_again_keeps_its_settings_and_the_choice() {
     machine.does("update-alternatives --set epmd /usr/bin/repmd");
     // As from a version before this one.
     machine.does(
-        "dpkg-deb -R repmd.deb new && sed -i 's/^Version: .*/&+1/' new/DEBIAN/control && dpkg-deb -b new new.deb",
+        "dpkg-deb -R repmd_*.deb new && sed -i 's/^Version: .*/&+1/' new/DEBIAN/control && dpkg-deb -b new new.deb",
     );
     machine.does("dpkg -i new.deb");
     assert!(machine.does("repmd check-config").contains("port = 5000 (/etc/repmd/repmd.toml)\n"));
@@ -158,7 +109,7 @@ fn installing_the_package_again_keeps_its_settings_and_the_choice() {
 fn a_purged_package_leaves_nothing_and_the_stock_daemon_as_it_was() {
     let machine = Machine::start();
     assert_eq!(machine.changed_files(), "");
-    machine.does("dpkg -i repmd.deb && update-alternatives --set epmd /usr/bin/repmd");
+    machine.does("dpkg -i repmd_*.deb && update-alternatives --set epmd /usr/bin/repmd");
     assert!(machine.changed_files().contains("+/usr/bin/repmd "));
     machine.does("dpkg -r repmd");
     assert_eq!(machine.started_by_erl(), STOCK.trim_end_matches(".distrib"));
@@ -189,11 +140,9 @@ fn the_choice_outlives_a_new_release_of_erlang_and_its_removal() {
     ));
     let new = "/usr/lib/erlang/erts-99/bin/epmd";
     assert_eq!(machine.does(&format!("readlink -f {new}")), "/usr/bin/repmd\n");
-    assert_eq!(
-        machine.does("ls -d /usr/lib/erlang/erts-*/bin"),
-        "/usr/lib/erlang/erts-99/bin\n",
-        "the old folder is gone"
-    );
+    // The old folder stays, with a program of another package.
+    let all = machine.does("ls /usr/lib/erlang/erts-*/bin/epmd*");
+    assert_eq!(all, format!("{new}\n{new}.distrib\n"), "nothing is left in the old folder");
     machine.does("update-alternatives --auto epmd");
     assert_eq!(machine.does("readlink -f /usr/bin/epmd"), format!("{new}.distrib\n"));
 
