@@ -71,14 +71,16 @@ async fn tls_with_a_client_certificate() {
     is_denied(&format!("{server}?ca={wrong}"), "certificate").await;
 }
 
+/// A user with the rights that docs/security.md gives it.
+const RULE: &str = "ACL SETUSER repmd on >s3cret ~repmd:{test}:* -@all +evalsha +script|load +get +set +del +exists \
+                    +pexpire +pttl +time +hello +publish +subscribe +zadd +zrem +zscore +zrangebyscore";
+
 #[tokio::test]
 async fn a_user_with_no_more_rights_than_it_needs() {
     for release in [Release::Installed, Release::Redis6, Release::Redis8, Release::Valkey8] {
         let store = Store::start(Kind::Alone, release);
-        let rules = [
-            "ACL SETUSER repmd on >s3cret ~repmd:{test}:* -@all +@read +@write +@scripting +@pubsub +time +hello",
-            "ACL SETUSER other on >s3cret ~other:* -@all +@read +@write +@scripting +time +hello",
-        ];
+        let rules =
+            [RULE, "ACL SETUSER other on >s3cret ~other:* -@all +@read +@write +@scripting +time +hello"];
         for rule in rules {
             let _: () = store.query("", &rule.split(' ').collect::<Vec<_>>());
         }
@@ -93,6 +95,14 @@ async fn a_user_with_no_more_rights_than_it_needs() {
         let _: () = store.query("", &["CONFIG", "SET", "requirepass", "needed"]);
         is_denied(&store.url(), "NOAUTH").await;
     }
+}
+
+#[tokio::test]
+async fn that_user_in_a_cluster_which_it_asks_for_its_servers() {
+    let store = Store::cluster();
+    let rule = format!("{RULE} &repmd:{{test}}:* +cluster|keyslot +cluster|slots");
+    store.tell_all(&rule.split(' ').collect::<Vec<_>>());
+    works(&store.url_for("repmd:s3cret@")).await;
 }
 
 #[tokio::test]
