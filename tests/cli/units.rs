@@ -26,6 +26,26 @@ fn systemd_has_nothing_to_say_against_the_units() {
     assert_eq!(done(&mut verify), Done::new(0, "", ""));
 }
 
+/// Drop-ins for the units, and a service beside them.
+#[test]
+fn systemd_has_nothing_to_say_against_its_recipe() {
+    let folder = units();
+    let recipe = include_str!("../../docs/recipes/systemd.md");
+    let blocks: Vec<_> =
+        recipe.split("\n```ini ").skip(1).filter_map(|block| block.split_once('\n')).collect();
+    assert_eq!(blocks.len(), 3);
+    for (name, block) in blocks {
+        let (text, _) = block.split_once("```").unwrap();
+        let file = folder.path().join(name);
+        create_dir_all(file.parent().unwrap()).unwrap();
+        write(file, text.replace("/opt/demo/bin/demo", env!("CARGO_BIN_EXE_repmd"))).unwrap();
+    }
+    let mut verify = Command::new("systemd-analyze");
+    verify.arg("verify");
+    verify.args(["repmd.service", "repmd.socket", "demo.service"].map(|unit| folder.path().join(unit)));
+    assert_eq!(done(&mut verify), Done::new(0, "", ""));
+}
+
 /// 9.6 without any confinement, 1.2 with what does not keep the daemon from its work.
 #[test]
 fn the_service_is_confined() {
