@@ -11,6 +11,7 @@ mod network;
 mod page;
 mod peer;
 mod port;
+mod rabbitmq;
 mod root;
 
 pub use browser::Browser;
@@ -21,6 +22,7 @@ pub use network::{Network, in_own_network, run};
 pub use page::{Sources, quoted, table};
 pub use peer::{Ended, Peer, alive2, lookup_port, names};
 pub use port::free_port;
+pub use rabbitmq::RabbitMq;
 pub use root::{Root, Scratch};
 
 use std::time::{Duration, Instant};
