@@ -87,7 +87,8 @@ end
 -- A host that no daemon has renewed for a ttl: all its leases are over.
 local function bury_host(host)
   local gone = {}
-  for _, name in ipairs(redis.call('ZRANGE', key('names', host), 0, PRUNED_MAX - 1)) do
+  local names = redis.call('ZRANGEBYSCORE', key('names', host), '-inf', '+inf', 'LIMIT', 0, PRUNED_MAX)
+  for _, name in ipairs(names) do
     if redis.call('EXISTS', key('node', host .. '/' .. name)) == 0 then table.insert(gone, name) end
   end
   bury(host, gone)
