@@ -57,6 +57,23 @@ on_every_release! {
     an_entry_that_cannot_be_read_is_named_and_left_alone
 }
 
+#[test]
+fn scripts_call_nothing_that_the_page_on_security_gives_no_right_to() {
+    let page = include_str!("../../../../docs/security.md");
+    let rights: HashSet<_> =
+        page.split(['\'', '`', ' ', '\n']).filter_map(|word| word.strip_prefix('+')).collect();
+    let mut calls = 0;
+    for script in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/scripts")).unwrap() {
+        let script = script.unwrap().path();
+        for call in std::fs::read_to_string(&script).unwrap().split("call('").skip(1) {
+            let command = call.split('\'').next().unwrap().to_lowercase();
+            assert!(rights.contains(&*command), "{command}, called in {}", script.display());
+            calls += 1;
+        }
+    }
+    assert!(20 < calls, "{calls} calls are found");
+}
+
 async fn register_writes_all_that_is_known_of_a_node(store: Store) {
     let daemon = Daemon::on(&store, "a");
     let claim = daemon.claim("rabbit", 100);
