@@ -25,7 +25,7 @@ use std::ffi::OsStr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use repmd_test_support::{Daemon, free_port};
+use repmd_test_support::{Daemon, Peer, alive2, free_port};
 
 /// By when something must have happened that takes no time.
 const SOON: Duration = Duration::from_secs(10);
@@ -54,6 +54,14 @@ fn start(flags: &str) -> Daemon {
     let mut command = epmd(&format!("-port {port} {flags}"));
     command.stderr(Stdio::null());
     Daemon::spawn(command, port)
+}
+
+/// Asks a daemon to register a node, and returns its connection once that has answered.
+fn register(port: u16, name: &str) -> Peer {
+    let mut node = Peer::connect(port);
+    node.send(&alive2(name, 4321)).unwrap();
+    assert_eq!(node.read(6, SOON).len(), 6);
+    node
 }
 
 /// How a program ended and what it wrote.

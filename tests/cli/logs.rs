@@ -4,12 +4,12 @@ use std::fs::{File, read_to_string};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use repmd_test_support::{Daemon, Peer, alive2, free_port, lookup_port};
+use repmd_test_support::{Daemon, Peer, free_port, lookup_port};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{SOON, done, repmd};
+use crate::{SOON, done, register, repmd};
 
 /// Runs a daemon with its log in a file while `act` does something to it at its port, then stops it.
 fn with_log(flags: &[&str], stream: impl Fn(&File) -> Option<String>, act: impl FnOnce(u16)) -> String {
@@ -26,13 +26,6 @@ fn with_log(flags: &[&str], stream: impl Fn(&File) -> Option<String>, act: impl 
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait(SOON).code(), Some(0));
     read_to_string(path).unwrap()
-}
-
-fn register(port: u16, name: &str) -> Peer {
-    let mut node = Peer::connect(port);
-    node.send(&alive2(name, 4321)).unwrap();
-    node.read(6, SOON);
-    node
 }
 
 /// Asks, and waits for the daemon's end of the connection.

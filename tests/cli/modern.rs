@@ -3,9 +3,9 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use repmd_test_support::{Daemon, Peer, alive2, free_port, run};
+use repmd_test_support::{Daemon, Peer, free_port, run};
 
-use crate::{Done, SOON, done, repmd};
+use crate::{Done, SOON, done, register, repmd};
 
 const COMMANDS: [&str; 10] =
     ["serve", "check-config", "names", "lookup", "wait", "nodes", "events", "doctor", "completions", "man"];
@@ -15,13 +15,6 @@ fn serve(arguments: &[&str], variables: &[(&str, &str)]) -> Daemon {
     let mut command = repmd(["serve", "--port", &port.to_string()].iter().chain(arguments));
     command.envs(variables.iter().copied()).stderr(Stdio::null());
     Daemon::spawn(command, port)
-}
-
-fn register(daemon: &Daemon, name: &str) -> Peer {
-    let mut node = Peer::connect(daemon.port());
-    node.send(&alive2(name, 4321)).unwrap();
-    assert_eq!(node.read(6, SOON).len(), 6);
-    node
 }
 
 #[test]
@@ -36,9 +29,9 @@ fn wait_ends_once_the_node_is_registered_though_the_daemon_starts_later() {
         },
         port,
     );
-    let other = register(&daemon, "other");
+    let other = register(daemon.port(), "other");
     assert_eq!(waiting.try_wait().unwrap(), None);
-    let _node = register(&daemon, "rabbit");
+    let _node = register(daemon.port(), "rabbit");
     assert_eq!(waiting.wait().unwrap().code(), Some(0));
     drop(other);
 }
@@ -158,7 +151,7 @@ fn serve_takes_flags_variables_and_a_file() {
     let daemon = serve(&["--config", path, "--address", "127.0.0.4"], &[("REPMD_PACKET_TIMEOUT", "500ms")]);
     let mut silent = Peer::connect_from(None, ([127, 0, 0, 4], daemon.port()).into()).unwrap();
     assert_eq!(silent.read_to_end(SOON), b"");
-    let node = register(&daemon, "n");
+    let node = register(daemon.port(), "n");
     let stop = done(&mut crate::epmd(&format!("-port {} -stop n", daemon.port())));
     assert_eq!(stop, Done::new(0, "STOPPED\n", ""));
     drop(node);
@@ -167,7 +160,8 @@ fn serve_takes_flags_variables_and_a_file() {
 #[test]
 fn names_lists_the_nodes_as_a_table() {
     let daemon = serve(&[], &[]);
-    let _nodes = [register(&daemon, "rabbit"), register(&daemon, "a"), register(&daemon, "grüße")];
+    let _nodes =
+        [register(daemon.port(), "rabbit"), register(daemon.port(), "a"), register(daemon.port(), "grüße")];
     let table = "NAME    PORT\na       4321\ngrüße   4321\nrabbit  4321\n";
     let port = daemon.port().to_string();
     assert_eq!(done(&mut repmd(["names", "--port", &port])), Done::new(0, table, ""));
@@ -178,7 +172,7 @@ fn names_lists_the_nodes_as_a_table() {
 #[test]
 fn lookup_says_where_a_node_listens_or_fails() {
     let daemon = serve(&[], &[]);
-    let _node = register(&daemon, "n");
+    let _node = register(daemon.port(), "n");
     let port = daemon.port().to_string();
     let lookup = |name: &str| done(repmd(["lookup", name, "--port", &port]).env("REPMD_ADMIN", "off"));
     let found = Done::new(0, "n: port 4321, normal node, versions 5 to 6\n", "");

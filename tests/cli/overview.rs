@@ -5,10 +5,10 @@ use std::net::TcpListener;
 use std::process::{Child, ChildStdout, Stdio};
 
 use repmd::cli::doctor::KINDS;
-use repmd_test_support::{Daemon, Peer, alive2, free_port, wait_until};
+use repmd_test_support::{Daemon, free_port, wait_until};
 use serde_json::Value;
 
-use crate::{Done, SOON, done, repmd};
+use crate::{Done, SOON, done, register, repmd};
 
 /// A daemon with an admin API, and the flag that leads to it.
 fn serve(flags: &[&str]) -> (Daemon, String) {
@@ -20,17 +20,10 @@ fn serve(flags: &[&str]) -> (Daemon, String) {
     (daemon, admin)
 }
 
-fn register(daemon: &Daemon, name: &str) -> Peer {
-    let mut node = Peer::connect(daemon.port());
-    node.send(&alive2(name, 4321)).unwrap();
-    assert_eq!(node.read(6, SOON).len(), 6);
-    node
-}
-
 #[test]
 fn nodes_are_a_table_or_json() {
     let (daemon, admin) = serve(&[]);
-    let _nodes = [register(&daemon, "rabbit"), register(&daemon, "a b")];
+    let _nodes = [register(daemon.port(), "rabbit"), register(daemon.port(), "a b")];
     let table = done(&mut repmd(["nodes", "--admin", &admin]));
     assert_eq!((table.exit, &*table.stderr), (0, ""));
     let lines: Vec<Vec<&str>> = table.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
@@ -47,7 +40,7 @@ fn nodes_are_a_table_or_json() {
 #[test]
 fn a_lookup_says_where_its_answer_is_from() {
     let (daemon, admin) = serve(&["--instance-name", "one"]);
-    let _node = register(&daemon, "n");
+    let _node = register(daemon.port(), "n");
     let port = daemon.port().to_string();
     let flags = ["--port", &port, "--admin", &admin];
     let text = "n: port 4321, normal node, versions 5 to 6\n  from this daemon, held by one\n";
@@ -98,7 +91,7 @@ fn until_told(daemon: &Daemon, follow: &mut Following) -> String {
         let told =
             scope.spawn(|| std::iter::repeat_with(|| follow.line()).find(|line| line.contains("registered")));
         for number in 0.. {
-            drop(register(daemon, &format!("n{number}")));
+            drop(register(daemon.port(), &format!("n{number}")));
             if told.is_finished() {
                 break;
             }
@@ -129,7 +122,7 @@ fn events_are_told_as_they_happen_also_by_the_next_daemon() {
         },
         port,
     );
-    let _node = register(&next, "next");
+    let _node = register(next.port(), "next");
     while !json.line().contains("next@here") {}
 }
 
@@ -138,7 +131,7 @@ fn a_watched_table_is_shown_again_when_it_changes() {
     let (daemon, admin) = serve(&[]);
     let mut watch = Following::start(&["nodes", "--watch", "--admin", &admin]);
     assert!(watch.line().starts_with("NODE"));
-    let _node = register(&daemon, "n");
+    let _node = register(daemon.port(), "n");
     assert!(watch.line().starts_with("NODE"));
     assert!(watch.line().starts_with("n@here"));
 }
