@@ -10,6 +10,7 @@ use repmd::registry::{Lookup, Options, Registry};
 use repmd::relay::{self, Limits, Relay};
 use repmd_backend_api::{AliveName, HostId, Instance, InstanceId, Node};
 use repmd_backend_memory::Memory;
+use rustix::time::{ClockId, clock_gettime};
 use tokio_util::sync::CancellationToken;
 
 use crate::subject::pin;
@@ -21,8 +22,22 @@ const THERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 8));
 /// How a node writes: fragments of 64 KiB.
 const CHUNK: usize = 1 << 16;
 
+/// What the threads of the relays are called.
+const RELAY: &str = "relay";
+const COPIER: &str = "copier";
+
 /// A short message, such as a tick or a call.
 const MESSAGE: usize = 64;
+
+/// Each when direct, spliced and copied.
+struct Measured {
+    /// Megabytes a second.
+    rates: [f64; 3],
+    /// Milliseconds of a processor for a gigabyte: of both ends when direct, else of the relay alone.
+    costs: [f64; 3],
+    /// Microseconds there and back.
+    times: [f64; 3],
+}
 
 impl Bench {
     pub(crate) fn relay(&mut self) -> Result<(), Failure> {
@@ -30,7 +45,7 @@ impl Bench {
         let measured = std::thread::scope(|scope| {
             scope.spawn(|| self.measure_relays().map_err(|error| error.to_string())).join()
         });
-        let [rates, times] = measured.expect("the load never panics")?;
+        let Measured { rates, costs, times } = measured.expect("the load never panics")?;
         let [direct, spliced, copied] = rates;
         self.print_relay(
             "bytes, one way",
@@ -39,6 +54,7 @@ impl Bench {
             ">= 0.8 x direct",
             0.8 * direct <= spliced,
         );
+        self.print_relay("CPU of 1 GB; that of both ends when direct", costs, "ms", "", true);
         let [direct, spliced, copied] = times;
         let met = spliced - direct < 100.0;
         self.print_relay(
@@ -51,8 +67,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Megabytes a second, and microseconds there and back: direct, spliced and copied.
-    fn measure_relays(&self) -> Result<[[f64; 3]; 2], Failure> {
+    fn measure_relays(&self) -> Result<Measured, Failure> {
         let node = TcpListener::bind((THERE, 0))?;
         let direct = node.local_addr()?;
         let stop = CancellationToken::new();
@@ -63,10 +78,15 @@ impl Bench {
         pin(None, LOAD_CORE)?;
         let ways = [direct, spliced, copied];
         let (bytes, messages) = (self.requests * CHUNK * 2, self.requests);
-        let (mut rates, mut times) = ([const { Vec::new() }; 3], [const { Vec::new() }; 3]);
+        let none = || [const { Vec::new() }; 3];
+        let (mut rates, mut costs, mut times) = (none(), none(), none());
         for _ in 0..self.rounds {
             for (way, address) in ways.into_iter().enumerate() {
-                rates[way].push(rate(&node, address, bytes)? / 1e6);
+                let before = relays_cpu()?;
+                let (rate, ends) = rate(&node, address, bytes)?;
+                let relay = relays_cpu()? - before;
+                rates[way].push(rate / 1e6);
+                costs[way].push(if way == 0 { ends } else { relay }.as_secs_f64() * 1e12 / bytes as f64);
                 times[way].push(round_trip(&node, address, messages)?.as_secs_f64() * 1e6);
             }
         }
@@ -74,7 +94,9 @@ impl Bench {
         for thread in [relay, copier] {
             thread.join().expect("no relay panics");
         }
-        Ok([rates, times].map(|figures| figures.map(|mut figures| median(&mut figures))))
+        let [rates, costs, times] =
+            [rates, costs, times].map(|figures| figures.map(|mut figures| median(&mut figures)));
+        Ok(Measured { rates, costs, times })
     }
 
     fn print_relay(&mut self, what: &str, figures: [f64; 3], unit: &str, bar: &str, met: bool) {
@@ -134,14 +156,14 @@ fn start_copier(
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
     let event_loop = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let thread = std::thread::spawn(move || {
+    let thread = std::thread::Builder::new().name(COPIER.to_owned()).spawn(move || {
         event_loop.block_on(async {
             tokio::select! {
                 () = stop.cancelled() => {}
                 Err(error) = copy_all(listener, node) => panic!("{error}"),
             }
         });
-    });
+    })?;
     Ok((address, thread))
 }
 
@@ -168,13 +190,34 @@ fn connect(node: &TcpListener, address: SocketAddr) -> io::Result<(TcpStream, Tc
     Ok((dialler, accepted))
 }
 
-/// Bytes a second.
-fn rate(node: &TcpListener, address: SocketAddr, bytes: usize) -> io::Result<f64> {
+/// Processor time of this thread so far.
+fn own_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
+}
+
+/// Processor time of both relays so far.
+fn relays_cpu() -> io::Result<Duration> {
+    let mut nanoseconds = 0;
+    for task in std::fs::read_dir("/proc/self/task")? {
+        let task = task?.path();
+        if [RELAY, COPIER].contains(&std::fs::read_to_string(task.join("comm"))?.trim()) {
+            let text = std::fs::read_to_string(task.join("schedstat"))?;
+            nanoseconds +=
+                text.split(' ').next().and_then(|number| number.parse::<u64>().ok()).unwrap_or_default();
+        }
+    }
+    Ok(Duration::from_nanos(nanoseconds))
+}
+
+/// Bytes a second, and what they cost both ends.
+fn rate(node: &TcpListener, address: SocketAddr, bytes: usize) -> io::Result<(f64, Duration)> {
     let (mut dialler, mut accepted) = connect(node, address)?;
-    let started = Instant::now();
+    let (started, cpu) = (Instant::now(), own_cpu());
     let sender = std::thread::spawn(move || {
         let chunk = [7; CHUNK];
-        (0..bytes / CHUNK).try_for_each(|_| dialler.write_all(&chunk))
+        (0..bytes / CHUNK).try_for_each(|_| dialler.write_all(&chunk))?;
+        Ok::<_, io::Error>(own_cpu())
     });
     let mut chunk = vec![0; CHUNK];
     let mut received = 0;
@@ -184,10 +227,10 @@ fn rate(node: &TcpListener, address: SocketAddr, bytes: usize) -> io::Result<f64
             read => received += read,
         }
     }
-    let took = started.elapsed();
-    sender.join().expect("the load never panics")?;
+    let (took, cpu) = (started.elapsed(), own_cpu() - cpu);
+    let cpu = cpu + sender.join().expect("the load never panics")?;
     assert_eq!(received, bytes / CHUNK * CHUNK, "bytes are missing");
-    Ok(received as f64 / took.as_secs_f64())
+    Ok((received as f64 / took.as_secs_f64(), cpu))
 }
 
 /// The median time of a short message there and back.
