@@ -438,7 +438,9 @@ impl Registry {
         Some(Remembered { answer, left: self.backend.lease_ttl() })
     }
 
-    fn is_ours_of_before(&self, registration: &Registration) -> bool {
+    /// Whether an earlier run of this daemon registered the node, which has not come back yet.
+    #[must_use]
+    pub fn is_ours_of_before(&self, registration: &Registration) -> bool {
         let holder = &registration.instance;
         holder.name == self.instance.name && holder.id != self.instance.id
     }

@@ -138,11 +138,16 @@ fn register(daemon: &Daemon, node: Node, asker: Asker<'_>) -> Answer {
 }
 
 /// Answers what needs the registry to be asked; a reply is appended to `out`.
-pub(super) async fn answer_later(daemon: &Daemon, later: Later, out: &mut Vec<u8>) -> Answer {
+pub(super) async fn answer_later(
+    daemon: &Daemon,
+    later: Later,
+    asker: Asker<'_>,
+    out: &mut Vec<u8>,
+) -> Answer {
     match later {
         Later::LookUp(question, relayed_at) => {
             let found = daemon.registry.look_up(question).await;
-            found_elsewhere(daemon, found, relayed_at, out)
+            found_elsewhere(daemon, found, relayed_at, asker, out)
         }
         Later::List(list) => {
             let mut nodes = Vec::with_capacity(list.hosts.len());
@@ -164,14 +169,11 @@ fn look_up(daemon: &Daemon, name: &str, asker: Asker<'_>, out: &mut Vec<u8>) -> 
         && me.answers_to(host)
         && let Some(registration) = daemon.table().find(alive.as_str())
     {
-        // Address and port go together: where other machines use another port, the node's own one leads to
-        // it by the asker's address alone.
-        let is_apart = registration.advertised_port != registration.node.port && asker.is_local();
-        let addresses = if is_apart { slice::from_ref(&asker.peer) } else { &me.addresses };
+        let (_, addresses) = way_here(registration, &asker);
         return found_here(daemon, registration, asker, &encode_whereabouts(addresses, &me.host), out);
     }
     match daemon.registry.known(&question) {
-        Some(found) => found_elsewhere(daemon, found, relayed_at, out),
+        Some(found) => found_elsewhere(daemon, found, relayed_at, asker, out),
         None => Answer::Later(Later::LookUp(question, relayed_at)),
     }
 }
@@ -193,7 +195,17 @@ fn question(daemon: &Daemon, name: &str, asker: Asker<'_>) -> Option<(Question, 
     Some((question, relayed_at))
 }
 
-/// A node of this daemon: this machine reaches it by its own port, other machines by the advertised one.
+/// The port of a node of this daemon, and the addresses to use it at. Address and port go together: where other
+/// machines use another port than the node's own, this one reaches it by the asker's address.
+fn way_here<'a>(registration: &'a Registration, asker: &'a Asker<'_>) -> (u16, &'a [IpAddr]) {
+    let Registration { node, advertised_port, instance, .. } = registration;
+    if node.port != *advertised_port && asker.is_local() {
+        (node.port, slice::from_ref(&asker.peer))
+    } else {
+        (*advertised_port, &instance.addresses)
+    }
+}
+
 fn found_here(
     daemon: &Daemon,
     registration: &Registration,
@@ -202,9 +214,8 @@ fn found_here(
     out: &mut Vec<u8>,
 ) -> Answer {
     daemon.stats.found_here.add();
-    let Registration { node, advertised_port, .. } = registration;
-    let port = if node.port == *advertised_port || asker.is_local() { node.port } else { *advertised_port };
-    reply(Response::PortFound { node, port, extra }, out)
+    let (port, _) = way_here(registration, &asker);
+    reply(Response::PortFound { node: &registration.node, port, extra }, out)
 }
 
 /// `relayed_at`: the asker reaches the node's host at this address, so a relay answers with a port of it.
@@ -212,6 +223,7 @@ fn found_elsewhere(
     daemon: &Daemon,
     found: registry::Answer,
     relayed_at: Option<VirtualHost>,
+    asker: Asker<'_>,
     out: &mut Vec<u8>,
 ) -> Answer {
     match found {
@@ -227,9 +239,14 @@ fn found_elsewhere(
         }
         registry::Answer::Node(registration) => {
             daemon.stats.found_elsewhere.add();
-            let Registration { node, advertised_port: port, instance, .. } = &*registration;
-            let extra = encode_whereabouts(&instance.addresses, &instance.host);
-            reply(Response::PortFound { node, port: *port, extra: &extra }, out)
+            let Registration { node, advertised_port, instance, .. } = &*registration;
+            let (port, addresses) = if daemon.registry.is_ours_of_before(&registration) {
+                way_here(&registration, &asker)
+            } else {
+                (*advertised_port, &*instance.addresses)
+            };
+            let extra = encode_whereabouts(addresses, &instance.host);
+            reply(Response::PortFound { node, port, extra: &extra }, out)
         }
         registry::Answer::Daemon(instance) => {
             let Ok(name) = AliveName::parse(format!("@{}", instance.host).as_bytes()) else {

@@ -184,7 +184,7 @@ fn deliver(daemon: &Arc<Daemon>, connection: Connection, answer: Answer, out: &[
             let waits = Arc::clone(daemon);
             let answering = async move {
                 let mut out = Vec::new();
-                let answer = answer_later(&waits, later, &mut out).await;
+                let answer = answer_later(&waits, later, connection.asker(), &mut out).await;
                 deliver(&waits, connection, answer, &out);
             };
             daemon.requests.spawn(answering.in_current_span());

@@ -83,7 +83,7 @@ impl Lab {
     /// Undoes all cuts, and lets the machines hear everybody again.
     pub(crate) fn heal(&self, machines: &[&Machine]) {
         for machine in machines {
-            machine.network.inside(|| run("iptables", &["-F", "INPUT"]));
+            machine.iptables("-F INPUT");
             for wire in [Wire::Lan, Wire::Store] {
                 self.middle.ip(&format!("link set {} up", wire.port(machine.host)));
             }
@@ -184,14 +184,20 @@ impl Machine {
         SocketAddr::new(self.addresses[0], EPMD_PORT)
     }
 
-    /// What its daemon complains of.
-    pub(crate) fn complaints(&self) -> String {
-        self.network.inside(|| http::get(4370, "/readyz", &[])).body
+    /// What its daemon shows to operators at this path.
+    pub(crate) fn shown(&self, path: &str) -> String {
+        self.network.inside(|| http::get(4370, path, &[])).body
     }
 
     /// Drops what comes to it from `address`, until [`Lab::heal`].
     pub(crate) fn drop_from(&self, address: &str) {
-        self.network.inside(|| run("iptables", &["-A", "INPUT", "-s", address, "-j", "DROP"]));
+        self.iptables(&format!("-A INPUT -s {address} -j DROP"));
+    }
+
+    /// Runs `iptables` there.
+    pub(crate) fn iptables(&self, arguments: &str) {
+        let arguments: Vec<_> = arguments.split(' ').collect();
+        self.network.inside(|| run("iptables", &arguments));
     }
 }
 

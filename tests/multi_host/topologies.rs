@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use repmd_test_support::{Network, Root, run, wait_until};
+use repmd_test_support::{ErlangNode, Network, Root, wait_until};
 
 use crate::lab::{Epmd, Lab, Machine, NO_DNS, dns, kill};
 use crate::{Module, RELEASE, SOON, on_port, ping};
@@ -15,10 +15,8 @@ fn container(machine: &Machine, host: &'static str, number: u8, published: u16) 
     network.address("eth0", &format!("172.20.0.{number}/24"));
     network.ip("route add default via 172.20.0.254");
     let address = machine.addresses[0];
-    let rule = format!(
-        "-t nat -A PREROUTING -d {address} -p tcp --dport {published} -j DNAT --to 172.20.0.{number}:9100"
-    );
-    machine.network.inside(|| run("iptables", &rule.split(' ').collect::<Vec<_>>()));
+    let (from, to) = (format!("-d {address} -p tcp --dport {published}"), format!("172.20.0.{number}:9100"));
+    machine.iptables(&format!("-t nat -A PREROUTING {from} -j DNAT --to {to}"));
     Machine { host, network, addresses: vec![address], store: machine.store }
 }
 
@@ -26,11 +24,8 @@ fn container(machine: &Machine, host: &'static str, number: u8, published: u16) 
 fn prepare_for_containers(machine: &Machine) {
     machine.network.switch("containers");
     machine.network.address("containers", "172.20.0.254/24");
-    machine.network.inside(|| {
-        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
-        let hide = "-t nat -A POSTROUTING -s 172.20.0.0/24 -j MASQUERADE";
-        run("iptables", &hide.split(' ').collect::<Vec<_>>());
-    });
+    machine.network.inside(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")).unwrap();
+    machine.iptables("-t nat -A POSTROUTING -s 172.20.0.0/24 -j MASQUERADE");
 }
 
 /// Three pings by the front door of `a`, whose containers have the nodes `red@a` and `blue@a`: to each of them
@@ -72,11 +67,17 @@ fn nodes_of_one_container_reach_each_other_though_their_ports_are_published_as_o
     let (_lab, [a]) = Lab::new();
     prepare_for_containers(&a);
     let container = container(&a, "first", 1, 9101);
-    let _daemon = container.serve(Epmd::Repmd, &["--advertise-port", "9100=9101"]);
+    let serve = || container.serve(Epmd::Repmd, &["--advertise-port", "9100=9101"]);
+    let daemon = serve();
     let dns = NO_DNS.to_owned() + "{host, {172,20,0,1}, [\"first\"]}. ";
-    let _one = container.node("one@first", &dns, &on_port("9100"));
+    let _one = container.node_of("bullseye", "one@first", &dns, &on_port("9100"));
     let mut two = container.node("two@first", &dns, &[]);
     assert_eq!(ping(&mut two, "one@first"), "pong");
+    part(&mut two, "one@first");
+    kill(daemon);
+    // The first registers only once in its life.
+    let _next = serve();
+    assert_eq!(ping(&mut two, "one@first"), "pong", "by the next daemon");
 }
 
 /// A ping from `b` to `a`, where nothing knows the name of either.
@@ -114,8 +115,14 @@ fn a_new_host_that_no_resolver_knows_is_reached_by_the_hosts_file_within_6_s() {
     let registered = Instant::now();
     wait_until("it is reached", SOON, || ping(&mut bar, "foo@a") == "pong");
     assert!(registered.elapsed() < Duration::from_secs(7), "{:?}", registered.elapsed());
-    bar.eval("erlang:disconnect_node('foo@a')");
+    part(&mut bar, "foo@a");
     assert_eq!(ping(&mut foo, "bar@b"), "pang", "without a hosts file");
+}
+
+/// Ends the only connection of a node.
+fn part(node: &mut ErlangNode, other: &str) {
+    node.eval(&format!("erlang:disconnect_node('{other}')"));
+    wait_until("they are parted", SOON, || node.eval("nodes()") == "[]");
 }
 
 /// Two pings from `b` to a node of `a` that registers once in its life: before its daemon was killed, and after
@@ -127,8 +134,7 @@ fn pings_around_a_restart(epmd: Epmd) -> [String; 2] {
     let _foo = a.node_of("bullseye", "foo@a", &dns, &[]);
     let mut bar = b.node("bar@b", &dns, &[]);
     let before = ping(&mut bar, "foo@a");
-    bar.eval("erlang:disconnect_node('foo@a')");
-    wait_until("they are parted", SOON, || bar.eval("nodes()") == "[]");
+    part(&mut bar, "foo@a");
     kill(of_a);
     let _next = a.serve(epmd, &[]);
     [before, ping(&mut bar, "foo@a")]
