@@ -39,7 +39,7 @@ pub(crate) enum Epmd {
 /// The switches of both networks, and the store.
 pub(crate) struct Lab {
     middle: Network,
-    _store: Daemon,
+    store: Daemon,
 }
 
 /// A machine, or a container of one.
@@ -72,8 +72,15 @@ impl Lab {
             Wire::Store.give(&network, Wire::Store.device(), 1 + index, families);
             Machine { host, network, addresses, store }
         });
-        let _store = start_store(&middle);
-        (Self { middle, _store }, machines)
+        let store = start_store(&middle);
+        (Self { middle, store }, machines)
+    }
+
+    /// Kills the store, and starts it with nothing in it.
+    pub(crate) fn restart_store(&mut self) {
+        self.store.signal(Signal::KILL);
+        self.store.wait(SOON);
+        self.store = start_store(&self.middle);
     }
 
     pub(crate) fn cut(&self, wire: Wire, machine: &Machine) {

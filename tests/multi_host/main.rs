@@ -9,6 +9,7 @@ mod families;
 mod lab;
 mod names;
 mod partitions;
+mod rabbitmq;
 mod restart;
 mod topologies;
 
