@@ -60,7 +60,8 @@ impl<'a> Broker<'a> {
         state.trim_end_matches('}').rsplit_once(',').unwrap().1.to_owned()
     }
 
-    fn is_whole(&mut self) {
+    /// It runs with all others, has seen no partition, and its monitor has its own port.
+    fn assert_whole(&mut self) {
         let running = self.call("rabbit_mnesia, cluster_nodes, [running]");
         for node in NODES {
             assert!(running.contains(node), "{}: {running}", self.node);
@@ -82,13 +83,13 @@ fn rabbitmq_on_three_hosts_is_a_cluster_and_stays_one_when_daemons_and_the_store
     let mut daemons = [0, 1, 2].map(serve).map(Some);
 
     let dns = dns(&[a, b, c]);
-    let first = Broker::start(a, &dns);
-    let mut brokers = vec![first];
+    // The others find it there.
+    let mut brokers = vec![Broker::start(a, &dns)];
     brokers.extend(std::thread::scope(|scope| {
         let starts = [b, c].map(|machine| scope.spawn(|| Broker::start(machine, &dns)));
         starts.map(|start| start.join().unwrap())
     }));
-    brokers.iter_mut().for_each(Broker::is_whole);
+    brokers.iter_mut().for_each(Broker::assert_whole);
 
     for (index, broker) in brokers.iter_mut().enumerate() {
         daemons[index].take().map(kill);
@@ -107,7 +108,7 @@ fn rabbitmq_on_three_hosts_is_a_cluster_and_stays_one_when_daemons_and_the_store
         }
     }
     for (broker, own) in brokers.iter_mut().zip(NODES) {
-        broker.is_whole();
+        broker.assert_whole();
         for node in NODES.into_iter().filter(|node| *node != own) {
             assert_eq!(ping(&mut broker.observer, node), "pong", "from {own}");
         }
