@@ -163,14 +163,18 @@ fn the_page_works_by_keyboard_and_filters_as_one_types() {
 }
 
 #[test]
-fn a_page_of_ten_thousand_nodes_is_shown_and_filtered_at_once() {
+fn a_page_of_ten_thousand_nodes_of_two_daemons_is_shown_and_filtered_at_once() {
     const NODES: usize = 10_000;
-    let (port, admin) = (free_port(), free_port());
     let maximum = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     let limit = rustix::process::Rlimit { current: maximum, maximum };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
-    let _daemon = serve(port, admin, &[]);
-    let _nodes: Vec<_> = (0..NODES).map(|number| register(port, &format!("node{number:05}"))).collect();
+    let (store, ports) = (Store::redis(), [(); 4].map(|()| free_port()));
+    let url = store.url();
+    let flags = |host| ["--backend", &*url, "--host", host];
+    let (_here, admin) = (serve(ports[0], ports[1], &flags("here")), ports[1]);
+    let _there = serve(ports[2], ports[3], &flags("there"));
+    let register_one = |number: usize| register(ports[2 * (number % 2)], &format!("node{number:05}"));
+    let _nodes: Vec<_> = (0..NODES).map(register_one).collect();
     let metrics = (0..5).map(|_| {
         let started = std::time::Instant::now();
         assert_eq!(repmd_test_support::http::get(admin, "/metrics", &[]).status, 200);
