@@ -40,13 +40,14 @@ fn the_hosts_file_has_a_new_host_at_once_and_one_that_stopped_until_a_lease_is_o
     let b = plan_at(&stage, "b", "10.0.0.2").start();
     let node = b.register("n", 1);
     // A node looks into the file each 5 s, and is to dial within 6.
-    assert!(wait_for_lines(&file, &["10.0.0.1 a a.example", "10.0.0.2 b b.example"]) < SLACK);
+    let took = wait_for_lines(&file, &["10.0.0.1 a a.example", "10.0.0.2 b b.example"]);
+    assert!(took < INTERVAL + SLACK, "{took:?}");
 
     drop(node);
     let stopped = Instant::now();
     b.stop();
-    // It was last seen an interval before at most.
-    while stopped.elapsed() < TTL - INTERVAL - SLACK / 2 {
+    // It was last seen an interval before at most, and what a busy machine adds.
+    while stopped.elapsed() < TTL - INTERVAL - SLACK {
         assert_eq!(
             lines(&file),
             ["10.0.0.1 a a.example", "10.0.0.2 b b.example"],
