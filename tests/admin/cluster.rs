@@ -11,7 +11,7 @@ use repmd_backend_api::{AliveName, HostId, Instance, InstanceId, Lease, Node};
 use repmd_backend_faulty::{Faults, Faulty, Link};
 use repmd_backend_memory::Memory;
 use repmd_test_support::http::{EventStream, get};
-use repmd_test_support::wait_until;
+use repmd_test_support::{wait_for, wait_until};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -93,10 +93,14 @@ impl Shown {
 
     /// Registers a node with another daemon, for one lease.
     fn register_elsewhere(&self, daemon: &str, host: &str, name: &str) -> (Registry, Lease) {
+        self.try_register_elsewhere(daemon, host, name).expect("the name is free")
+    }
+
+    fn try_register_elsewhere(&self, daemon: &str, host: &str, name: &str) -> Option<(Registry, Lease)> {
         let registry = view(Arc::new(self.store.clone()), daemon, host);
         let node = Node::ordinary(AliveName::parse(name.as_bytes()).unwrap(), 7000);
-        let lease = block_on(registry.register(1, node, 7001)).unwrap();
-        (registry, lease)
+        let lease = block_on(registry.register(1, node, 7001)).ok()?;
+        Some((registry, lease))
     }
 
     fn node(&self, name: &str) -> Value {
@@ -212,8 +216,11 @@ fn a_conflict_is_told_and_shown_with_the_other_holder() {
     let shown = Shown::start();
     let mut events = EventStream::open(shown.admin, "/api/v1/events", &[]);
     let _here = register(shown.port, "rabbit");
-    shown.store.lose_everything();
-    let (_registry, _lease) = shown.register_elsewhere("here:5000", "here", "rabbit");
+    // Before the daemon renews.
+    let (_registry, _lease) = wait_for("another daemon takes the name", SOON, || {
+        shown.store.lose_everything();
+        shown.try_register_elsewhere("here:5000", "here", "rabbit")
+    });
     let conflict = loop {
         let event = events.next_event().unwrap();
         if event.kind == "conflict" {
