@@ -109,16 +109,16 @@ fn lines_for_journald_begin_with_their_level_and_have_no_time() {
         let file = log.metadata().unwrap();
         Some(format!("{}:{}", file.dev(), file.ino()))
     };
-    let refused = |port| {
-        let _node = register(port, "n");
-        register(port, "n");
+    let warned = |port| {
+        drop(register(port, "n"));
+        ask(port, b"\0\x01?");
     };
-    let log = with_log(&[], identity, refused);
+    let log = with_log(&[], identity, warned);
     assert!(log.lines().any(|line| line.starts_with("<6> INFO registered name=n ")), "{log}");
-    assert!(log.lines().any(|line| line.starts_with("<4> WARN node name already occupied n ")), "{log}");
-    let log = with_log(&["--log-format", "json"], identity, refused);
+    assert!(log.lines().any(|line| line.starts_with("<4> WARN got unknown request tag 63 ")), "{log}");
+    let log = with_log(&["--log-format", "json"], identity, warned);
     assert!(log.lines().all(|line| line.starts_with("<6>{") || line.starts_with("<4>{")), "{log}");
     // The variable is there in all that a unit starts, also where standard error leads elsewhere.
-    let log = with_log(&[], |_| Some("8:1".to_owned()), refused);
+    let log = with_log(&[], |_| Some("8:1".to_owned()), warned);
     assert!(log.lines().all(|line| line.starts_with("20")), "{log}");
 }
