@@ -69,6 +69,8 @@ impl Peer {
                 return true;
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            // By a signal to the tests, which is not the daemon's doing.
+            Err(error) if error.kind() == ErrorKind::Interrupted => return self.fill(deadline),
             Err(_) => self.ended = Some(Ended::Reset),
         }
         false
