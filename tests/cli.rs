@@ -22,6 +22,8 @@ mod settings;
 mod units;
 
 use std::ffi::OsStr;
+use std::io::ErrorKind;
+use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -62,6 +64,17 @@ fn register(port: u16, name: &str) -> Peer {
     node.send(&alive2(name, 4321)).unwrap();
     assert_eq!(node.read(6, SOON).len(), 6);
     node
+}
+
+/// The next datagram, as text. A signal to the tests is no reason to give up.
+fn receive(socket: &UnixDatagram) -> String {
+    let mut text = [0; 1000];
+    loop {
+        match socket.recv(&mut text) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            length => return String::from_utf8_lossy(&text[..length.unwrap()]).into_owned(),
+        }
+    }
 }
 
 /// How a program ended and what it wrote.

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use repmd_test_support::{Peer, free_port, run, wait_for, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{Done, SOON, done, epmd};
+use crate::{Done, SOON, done, epmd, receive};
 
 /// A daemon in the background, found by its command line and ended with this value.
 struct Background(Pid);
@@ -109,8 +109,6 @@ fn the_background_process_logs_faults_to_the_system_log() {
     let mut bad = Peer::connect(port);
     bad.send(b"\0\x01?").unwrap();
     assert_eq!(bad.read_to_end(SOON), b"");
-    let mut line = [0; 1000];
-    let length = log.recv(&mut line).unwrap();
-    let line = String::from_utf8_lossy(&line[..length]);
+    let line = receive(&log);
     assert!(line.starts_with("<27>epmd: ") && line.contains("peer=127.0.0.1"), "{line}");
 }

@@ -9,7 +9,7 @@ use repmd::protocol::decode_names_reply;
 use repmd_test_support::{Daemon, Peer, alive2, free_port};
 use rustix::process::Signal;
 
-use crate::{SOON, done, epmd, repmd};
+use crate::{SOON, done, epmd, receive, repmd};
 
 /// Where the manager is told how it goes.
 struct Notifications {
@@ -31,9 +31,7 @@ impl Notifications {
     }
 
     fn next(&self) -> String {
-        let mut text = [0; 1000];
-        let length = self.socket.recv(&mut text).unwrap();
-        String::from_utf8_lossy(&text[..length]).trim().to_owned()
+        receive(&self.socket).trim().to_owned()
     }
 }
 
