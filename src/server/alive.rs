@@ -11,7 +11,7 @@ use rustix::net::{RecvFlags, getpeername, recv};
 use socket2::SockRef;
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
-use tracing::field::display;
+use tracing::field::{DisplayValue, display};
 use tracing::{debug, info, warn};
 
 use super::connection::{Then, sleep_if, write_now};
@@ -61,8 +61,9 @@ async fn register<'a>(
         sleep_if(daemon.limits.delay_write).await;
         match answer(socket, Response::Alive2Granted { highest_version, creation }, Then::Hold) {
             Ok(()) => {
-                let peer = peer(socket).map(display);
-                info!(target: AUDIT, name = %node.name, port = node.port, %creation, peer, "registered");
+                let Node { name, port, .. } = &node;
+                // The peer is asked for only where the line is wanted.
+                info!(target: AUDIT, %name, port, %creation, peer = peer(socket), "registered");
                 daemon.stats.granted.add();
                 let node = lease.registration.node_name();
                 let port = Some(lease.registration.node.port);
@@ -79,8 +80,7 @@ async fn register<'a>(
 
 /// `holder`: the other daemon that has the name; without one it is a node of this daemon.
 async fn refuse<T>(daemon: &Daemon, socket: &AliveSocket, node: &Node, holder: Option<&str>) -> Option<T> {
-    let peer = peer(socket).map(display);
-    warn!(target: AUDIT, port = node.port, holder, peer, "node name already occupied {}", node.name);
+    warn!(target: AUDIT, port = node.port, holder, peer = peer(socket), "node name already occupied {}", node.name);
     let me = daemon.registry.instance();
     match holder {
         Some(_) => daemon.stats.refused_elsewhere.add(),
@@ -105,9 +105,9 @@ fn answer(socket: &AliveSocket, response: Response<'_>, then: Then) -> io::Resul
 }
 
 /// Where a node registers from, while it is connected.
-fn peer(socket: &AliveSocket) -> Option<IpAddr> {
+fn peer(socket: &AliveSocket) -> Option<DisplayValue<IpAddr>> {
     let address = SocketAddr::try_from(getpeername(socket).ok()??).ok()?;
-    Some(address.ip().to_canonical())
+    Some(display(address.ip().to_canonical()))
 }
 
 /// Waits for a FIN, a reset, an error, or any byte; says which.
