@@ -3,14 +3,14 @@
 //! Erlang reads it where `ERL_INETRC` names the file that is written beside it, and looks every 5 s whether it
 //! has changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use repmd_backend_api::{HostId, Instance};
+use repmd_backend_api::{HostId, Instance, Scope};
 use tempfile::NamedTempFile;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
@@ -59,7 +59,7 @@ impl HostsFile {
         let mut newest = registry.events().newest();
         let mut seen = *newest.borrow();
         loop {
-            match registry.daemons().await {
+            match registry.daemons(&Scope::Cluster).await {
                 Some(daemons) => {
                     let own = registry.instance();
                     self.update(daemons.iter().chain([own]).map(|daemon| &**daemon), lease_ttl);
@@ -143,37 +143,41 @@ impl HostsFile {
     }
 
     fn text(&self) -> String {
+        let mut claims = HashMap::new();
+        for (host, known) in &self.hosts {
+            for name in known.names(host) {
+                *claims.entry(name).or_insert(0) += 1;
+            }
+        }
         let mut text = "# repmd writes this from its registry: what others write here is lost.\n".to_owned();
         for (host, known) in &self.hosts {
-            let is_it = |name: &HostId| name == host || known.aliases.contains(name);
-            let stand_ins =
-                self.virtual_hosts.iter().filter(|(_, name)| is_it(name)).map(|(address, _)| *address);
-            let stand_ins: BTreeSet<_> = stand_ins.collect();
-            let addresses = if stand_ins.is_empty() { &known.addresses } else { &stand_ins };
-            let names: Vec<_> =
-                [host].into_iter().chain(known.aliases.iter().filter(|name| *name != host)).collect();
-            let names: Vec<_> =
-                names.into_iter().filter(|name| self.means(name, host)).map(HostId::as_str).collect();
+            // A name that means several hosts means none; but a host is always called what it is.
+            let names = known.names(host).filter(|name| *name == host || claims[name] == 1);
+            let names: Vec<_> = names.map(HostId::as_str).filter(|name| is_foreign(name)).collect();
             if names.is_empty() {
                 continue;
             }
-            for address in addresses {
+            let stands_in = |name| known.names(host).any(|own| own == name);
+            let stand_ins = self.virtual_hosts.iter().filter(|(_, name)| stands_in(*name));
+            let stand_ins: BTreeSet<_> = stand_ins.map(|(address, _)| *address).collect();
+            for address in if stand_ins.is_empty() { &known.addresses } else { &stand_ins } {
                 text += &format!("{address} {}\n", names.join(" "));
             }
         }
         text
     }
+}
 
-    /// Whether `name` means `host` and no other, and is a name and no address. What a machine calls
-    /// `localhost` is itself.
-    fn means(&self, name: &HostId, host: &HostId) -> bool {
-        let of_another = |(other, known): (&HostId, &Host)| {
-            other != host && (other == name || (name != host && known.aliases.contains(name)))
-        };
-        name.as_str() != "localhost"
-            && name.as_str().parse::<IpAddr>().is_err()
-            && !self.hosts.iter().any(of_another)
+impl Host {
+    /// Itself, and its aliases.
+    fn names<'a>(&'a self, itself: &'a HostId) -> impl Iterator<Item = &'a HostId> {
+        [itself].into_iter().chain(self.aliases.iter().filter(move |alias| *alias != itself))
     }
+}
+
+/// Whether a name is one for another machine, and no address: what a machine calls `localhost` is itself.
+fn is_foreign(name: &str) -> bool {
+    name != "localhost" && name.parse::<IpAddr>().is_err()
 }
 
 /// Where the file is that `ERL_INETRC` is to name.

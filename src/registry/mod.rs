@@ -425,13 +425,13 @@ impl Registry {
         }
     }
 
-    /// The daemons of all hosts that count as alive. `None`: the store does not say.
-    pub async fn daemons(&self) -> Option<Vec<Arc<Instance>>> {
-        self.ask("daemons", || self.backend.daemons(&Scope::Cluster)).await.ok()
+    /// The daemons within `scope` that count as alive. `None`: the store does not say.
+    pub async fn daemons(&self, scope: &Scope) -> Option<Vec<Arc<Instance>>> {
+        self.ask("daemons", || self.backend.daemons(scope)).await.ok()
     }
 
     async fn load_daemon(&self, host: &HostId, scope: &Scope) -> Option<Remembered> {
-        let daemons = self.ask("daemons", || self.backend.daemons(scope)).await.ok()?;
+        let daemons = self.daemons(scope).await?;
         // All daemons of one host answer alike; which of them is named must not change with each look-up.
         let first = daemons.into_iter().min_by_key(|daemon| (daemon.host != *host, daemon.name.clone()));
         let answer = first.map_or(Answer::Absent, Answer::Daemon);
