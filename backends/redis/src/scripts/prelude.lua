@@ -152,4 +152,3 @@ end
 local function is_time_to_index(name, ttl)
   return (now + string.byte(name, -1) * 61000) % PERIOD_MS < ttl
 end
-
