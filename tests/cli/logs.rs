@@ -4,7 +4,7 @@ use std::fs::{File, read_to_string};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use repmd_test_support::{Daemon, Peer, free_port, lookup_port};
+use repmd_test_support::{Daemon, Peer, free_port, lookup_port, wait_until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -82,6 +82,27 @@ fn an_audit_log_says_who_did_what_from_where_whatever_else_is_logged() {
         json!({"level": "INFO", "message": "unregistered", "name": "n", "creation": creation, "end": "closed"}),
     ];
     assert_eq!(audited, expected);
+}
+
+#[test]
+fn an_audit_log_says_who_ended_the_daemon_and_who_was_not_let() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("audit.log");
+    with_log(
+        &["--audit-log", path.to_str().unwrap()],
+        |_| None,
+        |port| {
+            let node = register(port, "n");
+            ask(port, b"\0\x01k");
+            drop(node);
+            wait_until("the name is free", SOON, || lookup_port(port, "n").is_none());
+            ask(port, b"\0\x01k");
+        },
+    );
+    let audited = objects(&read_to_string(&path).unwrap());
+    let of_peers = |line: &&Value| line["peer"] == "127.0.0.1" && line["message"] != "registered";
+    let said: Vec<_> = audited.iter().filter(of_peers).map(|line| &line["message"]).collect();
+    assert_eq!(said, ["Disallowed KILL_REQ, live nodes", "got KILL_REQ - terminates normal"]);
 }
 
 #[test]
