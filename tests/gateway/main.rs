@@ -2,6 +2,7 @@
 //!
 //! They run in a root file system (`tests/roots`) and in networks of their own; `./test` runs this, as root.
 
+mod figures;
 mod lab;
 
 use std::net::TcpStream;
