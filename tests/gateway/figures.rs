@@ -1,5 +1,5 @@
-//! What a relay costs two nodes on one machine, against their direct connection on loopback. For a machine with
-//! nothing else to do: `cargo test --release --test gateway figures -- --ignored --nocapture`.
+//! What a relay costs two nodes on one machine, against their direct connection on loopback. The figures are for a
+//! machine with nothing else to do: `cargo test --release --test gateway figures -- --ignored --nocapture`.
 
 use repmd_test_support::{Daemon, ErlangNode, Network, wait_until};
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -7,7 +7,6 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use crate::{EPMD_PORT, SOON, ping, repmd, root, start};
 
 const ROUNDS: usize = 5;
-const MESSAGES: usize = 2000;
 
 /// The far host's daemon, beside the near host's.
 const FAR_PORT: u16 = 4379;
@@ -63,26 +62,26 @@ impl Nodes {
     }
 
     /// Megabytes a second, in messages of 1 MiB.
-    fn throughput(&mut self, to: &str) -> f64 {
+    fn throughput(&mut self, to: &str, messages: usize) -> f64 {
         let microseconds = self.time(&format!(
             "Self = self(), Receiver = spawn('{to}', fun() -> \
                (fun Loop(0) -> Self ! received; \
-                    Loop(Left) -> receive {{bytes, _}} -> Loop(Left - 1) end end)({MESSAGES}) end), \
+                    Loop(Left) -> receive {{bytes, _}} -> Loop(Left - 1) end end)({messages}) end), \
              Bytes = binary:copy(<<7>>, 1048576), Started = erlang:monotonic_time(microsecond), \
-             [Receiver ! {{bytes, Bytes}} || _ <- lists:seq(1, {MESSAGES})], \
+             [Receiver ! {{bytes, Bytes}} || _ <- lists:seq(1, {messages})], \
              receive received -> erlang:monotonic_time(microsecond) - Started end"
         ));
-        (MESSAGES << 20) as f64 / microseconds
+        (messages << 20) as f64 / microseconds
     }
 
     /// Microseconds of a short message there and back, the median.
-    fn round_trip(&mut self, to: &str) -> f64 {
+    fn round_trip(&mut self, to: &str, messages: usize) -> f64 {
         let nanoseconds = self.time(&format!(
             "Self = self(), Echo = spawn('{to}', fun() -> \
                (fun Loop() -> receive stop -> ok; Message -> Self ! Message, Loop() end end)() end), \
              Times = [begin Started = erlang:monotonic_time(nanosecond), Echo ! N, \
-               receive N -> erlang:monotonic_time(nanosecond) - Started end end || N <- lists:seq(1, {MESSAGES})], \
-             Echo ! stop, lists:nth({MESSAGES} div 2, lists:sort(Times))"
+               receive N -> erlang:monotonic_time(nanosecond) - Started end end || N <- lists:seq(1, {messages})], \
+             Echo ! stop, lists:nth({messages} div 2, lists:sort(Times))"
         ));
         nanoseconds / 1e3
     }
@@ -92,24 +91,32 @@ impl Nodes {
         time.parse().unwrap_or_else(|_| panic!("no time: {time}"))
     }
 
-    fn print(&mut self, what: &str) {
+    /// What goes each way: megabytes a second, and microseconds.
+    fn measure(&mut self, rounds: usize, messages: usize) -> [[Spread; 2]; 2] {
         let mut rates = [const { Vec::new() }; 2];
         let mut times = [const { Vec::new() }; 2];
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds {
             for (way, to) in WAYS.into_iter().enumerate() {
-                rates[way].push(self.throughput(to));
-                times[way].push(self.round_trip(to));
+                rates[way].push(self.throughput(to, messages));
+                times[way].push(self.round_trip(to, messages));
             }
         }
-        let [direct, relayed] = rates.each_mut().map(|rates| spread(rates));
+        [rates, times].map(|ways| ways.map(spread))
+    }
+
+    fn print(&mut self, what: &str) {
+        let [rates, times] = self.measure(ROUNDS, 2000);
+        let [direct, relayed] = rates;
         println!("{what}: direct {direct:.0?}, relayed {relayed:.0?} MB/s, {:.2} x", relayed[1] / direct[1]);
-        let [direct, relayed] = times.each_mut().map(|times| spread(times));
+        let [direct, relayed] = times;
         println!("{what}: direct {direct:.0?}, relayed {relayed:.0?} us, {:.0} more", relayed[1] - direct[1]);
     }
 }
 
 /// The least, the median and the most.
-fn spread(figures: &mut [f64]) -> [f64; 3] {
+type Spread = [f64; 3];
+
+fn spread(mut figures: Vec<f64>) -> Spread {
     figures.sort_by(f64::total_cmp);
     [figures[0], figures[figures.len() / 2], figures[figures.len() - 1]]
 }
@@ -120,6 +127,17 @@ fn pin(core: Option<usize>) {
     let mut cores = CpuSet::new();
     cores.set(core);
     sched_setaffinity(None, &cores).expect("there is such a processor");
+}
+
+/// The bars are for a machine with nothing else to do; this is what holds on any.
+#[test]
+fn a_relay_neither_holds_up_nor_stalls_two_nodes() {
+    let [rates, times] = Nodes::start(None, None, None).measure(3, 200);
+    println!("{rates:.0?} MB/s, {times:.0?} us");
+    let [direct, relayed] = rates.map(|[_, median, _]| median);
+    assert!(direct / 10.0 < relayed, "{direct} MB/s directly, relayed {relayed}");
+    let [direct, relayed] = times.map(|[_, median, _]| median);
+    assert!(relayed - direct < 1000.0, "{direct} us directly, relayed {relayed}");
 }
 
 #[test]
