@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use repmd_test_stores::Store;
 
 use crate::asker::Asker;
+use crate::link::Link;
 use crate::stage::{Host, Plan, Stage};
 use crate::{INTERVAL, SLACK, SOON, TTL};
 
@@ -148,4 +149,21 @@ fn a_store_whose_host_nobody_knows_refuses_no_node() {
     let _node = daemon.register_within_a_second("n", 1);
     daemon.wait_until_degraded("the registry is away");
     assert_eq!(daemon.find("n"), Some(1));
+}
+
+#[test]
+fn a_store_that_takes_a_second_and_a_half_for_an_answer_loses_no_name() {
+    let stage = Stage::redis();
+    let link = Link::to(&stage.store.url());
+    let (slow, other) = (Plan::new(&link.url(), "a").start(), stage.host("b"));
+    let _nodes = slow.register_some("n", 1000, NAMES);
+    other.wait_until_it_finds(&format!("n{}@a", NAMES - 1), Some(1000 + NAMES - 1));
+    link.slow_down(Duration::from_millis(750));
+    let slowed = Instant::now();
+    while slowed.elapsed() < 3 * TTL {
+        assert!(other.finds_all("n", "a", 1000, NAMES), "after {:?}:\n{}", slowed.elapsed(), slow.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(slow.logged(&["the registry is away"]), 0, "{}", slow.log());
+    assert!(!slow.status().starts_with("Degraded"), "{}", slow.status());
 }

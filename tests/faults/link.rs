@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Carries bytes between a daemon and its store. While it is cut, what is sent waits for it to heal, as on a
@@ -16,6 +16,7 @@ pub(crate) struct Link {
 #[derive(Default)]
 struct State {
     is_cut: AtomicBool,
+    delay_ms: AtomicU64,
     is_over: AtomicBool,
 }
 
@@ -49,6 +50,11 @@ impl Link {
         self.state.is_cut.store(true, Ordering::Relaxed);
     }
 
+    /// From now on what is sent over it, there or back, takes so long.
+    pub(crate) fn slow_down(&self, delay: Duration) {
+        self.state.delay_ms.store(delay.as_millis() as u64, Ordering::Relaxed);
+    }
+
     pub(crate) fn heal(&self) {
         self.state.is_cut.store(false, Ordering::Relaxed);
     }
@@ -66,6 +72,7 @@ impl Drop for Link {
 fn carry(mut from: TcpStream, mut to: TcpStream, state: &State) {
     let mut bytes = [0; 65_536];
     while let Ok(count @ 1..) = from.read(&mut bytes) {
+        std::thread::sleep(Duration::from_millis(state.delay_ms.load(Ordering::Relaxed)));
         while state.is_cut.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(5));
         }

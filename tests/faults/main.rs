@@ -11,6 +11,7 @@ mod clock;
 mod daemons;
 mod fail_over;
 mod fresh;
+mod hostile_store;
 mod hosts_file;
 mod link;
 mod load;

@@ -4,29 +4,29 @@
 //! of a cluster have one hash tag and so one primary. The client library's own managers are not used. They
 //! keep a connection that stalls, make every call wait for one that is refused, and leave Sentinel's
 //! fail-overs to the caller.
+//!
+//! Each lane has a connection and a task that keeps it: one that stalls is replaced while the others go on.
+//! Calls have no deadline here. Whoever calls has one, and a call that is dropped without an answer is what
+//! a stalled connection is known by.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use redis::aio::MultiplexedConnection;
-use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, FromRedisValue, IntoConnectionInfo,
-    ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, ScriptInvocation, TlsCertificates,
+    AsyncConnectionConfig, FromRedisValue, ProtocolVersion, PushInfo, PushKind, ScriptInvocation, cmd,
 };
 use repmd_backend_api::Change;
-use secrecy::ExposeSecret;
 use tokio::sync::{broadcast, watch};
-use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout, timeout_at};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
+use crate::dial::{Entry, Line, dial};
 use crate::error::{Failure, Fault};
 use crate::keys::Keys;
 use crate::primary::Finder;
-use crate::settings::{Address, Login, Settings, Tls, Topology, read};
+use crate::settings::{Settings, Topology};
 use crate::watch::{CHANGES_MAX, change_of};
 
 /// How long an attempt to find the primary and log in may take: a few round trips of a far store. Calls
@@ -39,29 +39,49 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 /// A session that ends sooner has not done any good: the next attempt waits.
 const USEFUL: Duration = Duration::from_secs(1);
 
-/// Calls in a row without an answer after which a connection counts as stalled. TCP alone would keep it
-/// for ever.
-const SILENCES_MAX: u32 = 2;
+/// A call that was dropped sooner says nothing of its connection.
+const SILENCE_MIN: Duration = Duration::from_millis(100);
 
-/// When the kernel gives up a peer that acknowledges nothing.
-const VANISHED: Duration = Duration::from_secs(5);
+/// How often the connection that is listened on is asked for a sign of life.
+const CHECK: Duration = Duration::from_secs(5);
 
-/// Which of the two connections a call takes.
-#[derive(Clone, Copy, Debug)]
+/// Which of the connections a call takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lane {
     /// For what somebody waits for.
     Quick,
     /// For batches and long answers, so that nothing quick queues behind them.
     Bulk,
+    /// For what the scripts publish. Redis ends a connection that is subscribed when its answers pile up,
+    /// sooner than others.
+    Changes,
 }
 
-/// The connections to the primary. A task keeps them open until this is dropped.
+impl Lane {
+    /// For how long a connection says nothing while calls wait for it until it counts as stalled: two calls,
+    /// in the patience of those who make them. TCP alone would keep it for ever.
+    fn patience(self) -> Duration {
+        match self {
+            Self::Quick => Duration::from_millis(900),
+            Self::Bulk | Self::Changes => Duration::from_millis(3900),
+        }
+    }
+}
+
+/// The connections to the primary. Tasks keep them open until this is dropped.
 pub(crate) struct Connection {
-    state: watch::Receiver<State>,
+    quick: Kept,
+    bulk: Kept,
+    /// Kept for what comes over it.
+    _changes: Kept,
     changes: broadcast::Sender<Change>,
-    deadline: Duration,
     alone: bool,
-    keeper: JoinHandle<()>,
+}
+
+/// One connection and the task that keeps it.
+struct Kept {
+    state: watch::Receiver<State>,
+    _keeper: AbortOnDropHandle<()>,
 }
 
 #[derive(Clone)]
@@ -73,45 +93,59 @@ enum State {
 }
 
 struct Session {
-    quick: MultiplexedConnection,
-    bulk: MultiplexedConnection,
-    /// Calls since the last answer.
-    silences: AtomicU32,
+    line: Line,
+    patience: Duration,
+    heard: Mutex<Heard>,
     ended: CancellationToken,
     /// Why, if a call ended it.
     why: OnceLock<Fault>,
+    /// Whom to tell when another server is the primary.
+    moved: watch::Sender<Option<Fault>>,
+}
+
+/// When something was last heard on a connection.
+struct Heard {
+    last: Instant,
+    /// Since when calls are dropped without an answer.
+    silent_since: Option<Instant>,
 }
 
 impl Connection {
     /// Starts connecting, and does not wait for it. Needs a tokio runtime.
     pub(crate) fn open(settings: Arc<Settings>, keys: &Keys) -> Self {
-        let (sender, state) = watch::channel(State::Connecting);
         let (changes, _) = broadcast::channel(CHANGES_MAX);
-        let (deadline, alone) = (settings.deadline, matches!(settings.topology, Topology::Alone(_)));
-        let keeper = Keeper {
-            finder: Finder::new(settings, keys.prefix().to_owned()),
-            channel: keys.changes(),
-            state: sender,
-            changes: changes.clone(),
+        let alone = matches!(settings.topology, Topology::Alone(_));
+        let moved = watch::Sender::new(None);
+        let keep = |lane| {
+            let (sender, state) = watch::channel(State::Connecting);
+            let keeper = Keeper {
+                lane,
+                finder: Finder::new(Arc::clone(&settings), keys.prefix().to_owned()),
+                channel: keys.changes(),
+                state: sender,
+                changes: changes.clone(),
+                moved: moved.clone(),
+            };
+            Kept { state, _keeper: AbortOnDropHandle::new(tokio::spawn(keeper.run())) }
         };
-        Self { state, changes, deadline, alone, keeper: tokio::spawn(keeper.run()) }
+        let (quick, bulk, listening) = (keep(Lane::Quick), keep(Lane::Bulk), keep(Lane::Changes));
+        Self { quick, bulk, _changes: listening, changes, alone }
     }
 
-    /// Runs a script, within the deadline. When the connection turns out to be lost it runs the script
-    /// once more: every script may be run again.
+    /// Runs a script. When the connection turns out to be lost it runs the script once more: every script
+    /// may be run again.
     pub(crate) async fn run<T: FromRedisValue>(
         &self,
         lane: Lane,
         script: &ScriptInvocation<'_>,
     ) -> Result<T, Failure> {
         let started = Instant::now();
-        let deadline = (started + self.deadline).into();
+        let kept = if lane == Lane::Bulk { &self.bulk } else { &self.quick };
         let mut is_retry = false;
         loop {
-            let fault = match timeout_at(deadline, self.session()).await {
-                Err(_) => Fault::Silent,
-                Ok(Err(fault)) => fault,
-                Ok(Ok(session)) => match session.run(lane, script, deadline).await {
+            let fault = match kept.session().await {
+                Err(fault) => fault,
+                Ok(session) => match session.run(script).await {
                     Ok(answer) => return Ok(answer),
                     Err(fault) if fault.ends_session() && !is_retry => {
                         is_retry = true;
@@ -128,7 +162,9 @@ impl Connection {
     pub(crate) fn changes(&self) -> broadcast::Receiver<Change> {
         self.changes.subscribe()
     }
+}
 
+impl Kept {
     async fn session(&self) -> Result<Arc<Session>, Fault> {
         let mut state = self.state.clone();
         let settled = state.wait_for(|state| match state {
@@ -145,30 +181,12 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.keeper.abort();
-    }
-}
-
 impl Session {
-    async fn run<T: FromRedisValue>(
-        &self,
-        lane: Lane,
-        script: &ScriptInvocation<'_>,
-        deadline: tokio::time::Instant,
-    ) -> Result<T, Fault> {
-        let mut connection = match lane {
-            Lane::Quick => self.quick.clone(),
-            Lane::Bulk => self.bulk.clone(),
-        };
-        let Ok(result) = timeout_at(deadline, script.invoke_async(&mut connection)).await else {
-            if SILENCES_MAX <= 1 + self.silences.fetch_add(1, Ordering::Relaxed) {
-                self.end(Fault::Silent);
-            }
-            return Err(Fault::Silent);
-        };
-        self.silences.store(0, Ordering::Relaxed);
+    async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, Fault> {
+        let mut unanswered = Unanswered { session: self, started: Some(Instant::now()) };
+        let result = script.invoke_async(&mut self.line.connection.clone()).await;
+        unanswered.started = None;
+        *self.heard() = Heard { last: Instant::now(), silent_since: None };
         result.map_err(|error| {
             let fault = Fault::Store(error);
             if fault.ends_session() {
@@ -180,17 +198,44 @@ impl Session {
 
     fn end(&self, fault: Fault) {
         // The first reason is the one.
-        let _ = self.why.set(fault);
+        if self.why.set(fault.clone()).is_ok() && fault.has_moved() {
+            self.moved.send_replace(Some(fault));
+        }
         self.ended.cancel();
+    }
+
+    fn heard(&self) -> std::sync::MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The task that keeps a session.
+/// A call that waits for its answer. Dropped before, it counts as a silence.
+struct Unanswered<'a> {
+    session: &'a Session,
+    started: Option<Instant>,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        let Some(started) = self.started.filter(|started| SILENCE_MIN < started.elapsed()) else { return };
+        let mut heard = self.session.heard();
+        let since = started.max(heard.last);
+        let since = *heard.silent_since.get_or_insert(since);
+        drop(heard);
+        if self.session.patience < since.elapsed() {
+            self.session.end(Fault::Silent);
+        }
+    }
+}
+
+/// The task that keeps the connection of a lane.
 struct Keeper {
+    lane: Lane,
     finder: Finder,
     channel: String,
     state: watch::Sender<State>,
     changes: broadcast::Sender<Change>,
+    moved: watch::Sender<Option<Fault>>,
 }
 
 impl Keeper {
@@ -203,12 +248,12 @@ impl Keeper {
                     let since = Instant::now();
                     let session = Arc::new(session);
                     self.state.send_replace(State::Up(Arc::clone(&session)));
-                    if !is_first {
+                    if self.lane == Lane::Changes && !is_first {
                         // What happened while nobody listened is not told again. It fails when nobody watches.
                         let _ = self.changes.send(Change::Missed);
                     }
                     is_first = false;
-                    session.ended.cancelled().await;
+                    self.wait_for_the_end(&session).await;
                     if USEFUL < since.elapsed() {
                         self.state.send_replace(State::Connecting);
                         backoff = BACKOFF.0;
@@ -229,10 +274,24 @@ impl Keeper {
         }
     }
 
+    async fn wait_for_the_end(&self, session: &Session) {
+        let mut moved = self.moved.subscribe();
+        tokio::select! {
+            () = session.ended.cancelled() => {}
+            () = check(session), if self.lane == Lane::Changes => session.end(Fault::Silent),
+            Ok(()) = moved.changed() => {
+                // Another lane has met a server that is no primary.
+                let fault = moved.borrow().clone().unwrap_or(Fault::Silent);
+                let _ = session.why.set(fault);
+                session.ended.cancel();
+            }
+        }
+    }
+
     async fn connect(&mut self) -> Result<Session, Fault> {
         let address = self.finder.find().await?;
         let Settings { login, tls, database, .. } = self.finder.settings();
-        let client = client(&address, login, tls.as_ref(), *database, ProtocolVersion::RESP3)?;
+        let entry = Entry { login, tls: tls.as_ref(), database: *database, protocol: ProtocolVersion::RESP3 };
         let ended = CancellationToken::new();
         let (ends, changes) = (ended.clone(), self.changes.clone());
         let hear = move |push: PushInfo| {
@@ -244,59 +303,32 @@ impl Keeper {
             }
             Ok::<(), ()>(())
         };
-        let config = without_timeouts().set_push_sender(hear);
-        let (mut quick, bulk) = tokio::try_join!(
-            client.get_multiplexed_async_connection_with_config(&config),
-            client.get_multiplexed_async_connection_with_config(&config),
-        )?;
-        match quick.subscribe(&self.channel).await.map_err(Fault::Store) {
-            // A user without the right to the channel goes without the speed-up.
-            Err(fault) if !fault.stays() => return Err(fault),
-            Ok(()) | Err(_) => {}
+        let mut line = dial(&address, &entry, AsyncConnectionConfig::new().set_push_sender(hear)).await?;
+        if self.lane == Lane::Changes {
+            match line.connection.subscribe(&self.channel).await.map_err(Fault::Store) {
+                // A user without the right to the channel goes without the speed-up.
+                Err(fault) if !fault.stays() => return Err(fault),
+                Ok(()) | Err(_) => {}
+            }
         }
-        Ok(Session { quick, bulk, silences: AtomicU32::new(0), ended, why: OnceLock::new() })
+        Ok(Session {
+            line,
+            patience: self.lane.patience(),
+            heard: Mutex::new(Heard { last: Instant::now(), silent_since: None }),
+            ended,
+            why: OnceLock::new(),
+            moved: self.moved.clone(),
+        })
     }
 }
 
-/// A client for one server. The files that the settings name are read now.
-pub(crate) fn client(
-    address: &Address,
-    login: &Login,
-    tls: Option<&Tls>,
-    database: i64,
-    protocol: ProtocolVersion,
-) -> Result<Client, Fault> {
-    let Address { host, port } = address.clone();
-    let mut redis = RedisConnectionInfo::default().set_db(database).set_protocol(protocol);
-    if let Some(user) = &login.user {
-        redis = redis.set_username(user);
-    }
-    if let Some(password) = login.password()? {
-        redis = redis.set_password(password.expose_secret());
-    }
-    let keepalive = TcpKeepalive::new().with_time(VANISHED).with_interval(Duration::from_secs(1));
-    let tcp = TcpSettings::default()
-        .set_nodelay(true)
-        .set_keepalive(keepalive.with_retries(3))
-        .set_user_timeout(VANISHED);
-    let info = |addr: ConnectionAddr| {
-        Ok::<_, Fault>(addr.into_connection_info()?.set_redis_settings(redis).set_tcp_settings(tcp))
-    };
-    let Some(Tls { authority, certificate, key }) = tls else {
-        return Ok(Client::open(info(ConnectionAddr::Tcp(host, port))?)?);
-    };
-    let root_cert = authority.as_deref().map(read).transpose()?;
-    let client_tls = match (certificate, key) {
-        (Some(certificate), Some(key)) => {
-            Some(ClientTlsConfig { client_cert: read(certificate)?, client_key: read(key)? })
+/// Asks for a sign of life again and again, and returns when there is none. A refusal is one, too.
+async fn check(session: &Session) {
+    let mut connection = session.line.connection.clone();
+    loop {
+        sleep(CHECK).await;
+        if timeout(session.patience, cmd("TIME").exec_async(&mut connection)).await.is_err() {
+            return;
         }
-        _ => None,
-    };
-    let address = ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None };
-    Ok(Client::build_with_tls(info(address)?, TlsCertificates { client_tls, root_cert })?)
-}
-
-/// Whoever uses the connection has a deadline of its own.
-pub(crate) fn without_timeouts() -> AsyncConnectionConfig {
-    AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None)
+    }
 }

@@ -1,8 +1,9 @@
 //! What went wrong with the store, and which [`BackendError`] that is.
 
 use std::error::Error;
+use std::fmt::{self, Write as _};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,13 +39,20 @@ enum Meaning {
 }
 
 impl Fault {
+    pub(crate) fn of_file(path: &Path, error: impl fmt::Display) -> Self {
+        Self::File { path: path.to_owned(), reason: error.to_string() }
+    }
+
     fn meaning(&self) -> Meaning {
         match self {
             Self::Silent | Self::NoPrimary { .. } => Meaning::Passes,
             Self::File { .. } => Meaning::Stays,
             Self::Store(error) => match error.kind() {
                 ErrorKind::Io if is_refused_certificate(error) => Meaning::Stays,
-                ErrorKind::Io | ErrorKind::Parse => Meaning::Elsewhere,
+                ErrorKind::Io => Meaning::Elsewhere,
+                // An answer of another shape than the script gives. Where the protocol itself is broken, the
+                // client library ends the connection.
+                ErrorKind::Parse | ErrorKind::UnexpectedReturnType => Meaning::Passes,
                 ErrorKind::AuthenticationFailed
                 | ErrorKind::InvalidClientConfig
                 | ErrorKind::RESP3NotSupported => Meaning::Stays,
@@ -57,9 +65,13 @@ impl Fault {
     pub(crate) fn ends_session(&self) -> bool {
         let Self::Store(error) = self else { return false };
         // A password that was changed needs a new connection.
-        matches!(error.kind(), ErrorKind::Io | ErrorKind::Parse)
-            || code(error) == "NOAUTH"
-            || self.meaning() == Meaning::Elsewhere
+        error.kind() == ErrorKind::Io || code(error) == "NOAUTH" || self.meaning() == Meaning::Elsewhere
+    }
+
+    /// Whether the server says that another one is the primary.
+    pub(crate) fn has_moved(&self) -> bool {
+        matches!(self, Self::Store(error) if error.kind() != ErrorKind::Io)
+            && self.meaning() == Meaning::Elsewhere
     }
 
     /// Whether waiting is no help.
@@ -87,12 +99,41 @@ impl Failure {
     pub(crate) fn when(self, action: impl FnOnce() -> String) -> BackendError {
         let Self { fault, waited, alone } = self;
         // Sentinels and clusters will name another primary. A single address will not.
+        let source = reason(&fault);
         if fault.stays() || alone && fault.is_replica() {
-            BackendError::Denied { action: action(), source: fault.into() }
+            BackendError::Denied { action: action(), source }
         } else {
-            BackendError::Unavailable { waited, source: fault.into() }
+            BackendError::Unavailable { waited, source }
         }
     }
+}
+
+/// How much of a reason is told, in characters: a store may say anything, and it goes to logs and pages.
+const REASON_MAX: usize = 300;
+
+/// What is wrong, short enough for one line of a log.
+pub(crate) fn reason(error: &impl fmt::Display) -> Box<dyn Error + Send + Sync> {
+    /// Takes what fits, and lets the rest be written into nothing: it may be long.
+    struct Cut {
+        text: String,
+        left: usize,
+    }
+    impl fmt::Write for Cut {
+        fn write_str(&mut self, more: &str) -> fmt::Result {
+            let fits = more.char_indices().nth(self.left).map_or(more.len(), |(at, _)| at);
+            self.text.push_str(&more[..fits]);
+            if fits < more.len() {
+                self.text.push('…');
+                return Err(fmt::Error);
+            }
+            self.left -= more.chars().count();
+            Ok(())
+        }
+    }
+    let mut cut = Cut { text: String::new(), left: REASON_MAX };
+    // It fails where it was cut.
+    let _ = write!(cut, "{error}");
+    cut.text.into()
 }
 
 /// The server's code for an error. Before 7.0, errors inside scripts hide it in their text.
@@ -125,13 +166,7 @@ fn meaning_of(code: &str, detail: &str) -> Meaning {
 fn is_refused_certificate(error: &RedisError) -> bool {
     let shared = error.source().and_then(|source| source.downcast_ref::<Arc<dyn Error + Send + Sync>>());
     let Some(cause) = shared.and_then(|shared| shared.downcast_ref::<io::Error>()) else { return false };
-    let is_tls = cause.get_ref().is_some_and(|inner| inner.downcast_ref::<rustls::Error>().is_some());
-    is_tls || is_bad_pem(cause)
-}
-
-/// The client library reports certificates that it cannot parse as an IO error of no kind.
-fn is_bad_pem(cause: &io::Error) -> bool {
-    cause.kind() == io::ErrorKind::Other && cause.to_string().starts_with("Unable to")
+    cause.get_ref().is_some_and(|inner| inner.downcast_ref::<rustls::Error>().is_some())
 }
 
 #[cfg(test)]
@@ -162,6 +197,19 @@ mod tests {
                       allowed when used memory > 'maxmemory'.";
         let error = redis::make_extension_error("ERR".to_owned(), Some(detail.to_owned()));
         assert_eq!(code(&error), "OOM");
+    }
+
+    #[test]
+    fn a_reason_is_cut_at_300_characters() {
+        let said = |detail: &str| {
+            let error = redis::make_extension_error("X".to_owned(), Some(detail.to_owned()));
+            let failure = Failure { fault: Fault::Store(error), waited: Duration::ZERO, alone: true };
+            failure.when(|| "renew".to_owned()).source().unwrap().to_string()
+        };
+        let short = "é".repeat(200);
+        assert!(said(&short).ends_with(&short));
+        let long = said(&"é".repeat(1000));
+        assert!(long.ends_with("é…") && long.chars().count() == 301, "{long}");
     }
 
     #[test]

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use redis::Script;
 use repmd_backend_api::{BackendError, StoreReport};
+use tokio::time::timeout;
 
 use crate::connection::{Connection, Lane};
+use crate::error::{Failure, Fault};
 use crate::keys::Keys;
 use crate::{Redis, Settings};
 
@@ -26,8 +28,7 @@ impl Redis {
     /// # Panics
     /// As [`Redis::open`].
     pub async fn inspect(settings: Settings) -> Result<StoreReport, BackendError> {
-        Self::provide_crypto();
-        let settings = Arc::new(Settings { deadline: DEADLINE, ..settings });
+        let settings = Arc::new(settings);
         let keys = Keys::new(&settings.cluster);
         let connection = Connection::open(settings, &keys);
         let code = concat!(include_str!("scripts/prelude.lua"), include_str!("scripts/inspect.lua"));
@@ -38,9 +39,10 @@ impl Redis {
         // The first one also connects.
         for _ in 0..=TRIES {
             let (asked_at, started) = (SystemTime::now(), Instant::now());
-            let (seconds, microseconds, memory): (u64, u64, String) = connection
-                .run(Lane::Quick, &asked)
-                .await
+            let answer = timeout(DEADLINE, connection.run(Lane::Quick, &asked)).await;
+            let silent = |_| Err(Failure { fault: Fault::Silent, waited: DEADLINE, alone: true });
+            let (seconds, microseconds, memory): (u64, u64, String) = answer
+                .unwrap_or_else(silent)
                 .map_err(|failure| failure.when(|| "be inspected".to_owned()))?;
             let latency = started.elapsed();
             if report.as_ref().is_none_or(|report| latency < report.latency) {

@@ -8,6 +8,8 @@
 //! |---|---|
 //! | [`settings`] | where the store is and how to get in, as one URL |
 //! | `connection` | the way to the primary, kept open |
+//! | `dial` | one connection, from an address to the login |
+//! | `reply` | how large a reply may be |
 //! | `primary` | which server that is, by Sentinel or in a Redis Cluster |
 //! | `inspect` | how the store is, for people who look for faults |
 //! | `keys` | the names of what is in the store |
@@ -16,11 +18,13 @@
 //! | `error` | what went wrong, and which [`BackendError`] that is |
 
 mod connection;
+mod dial;
 mod error;
 mod inspect;
 mod keys;
 mod primary;
 mod record;
+mod reply;
 pub mod settings;
 mod watch;
 
@@ -82,18 +86,10 @@ impl Redis {
     /// Outside of a tokio runtime, where a task could not keep the connections.
     #[must_use]
     pub fn open(settings: Settings) -> Self {
-        Self::provide_crypto();
         let settings = Arc::new(settings);
         let keys = Keys::new(&settings.cluster);
         let connection = Arc::new(Connection::open(Arc::clone(&settings), &keys));
         Self { connection, keys, scripts: Scripts::new(), settings }
-    }
-
-    fn provide_crypto() {
-        if rustls::crypto::CryptoProvider::get_default().is_none() {
-            // It fails when somebody else was quicker, and then there is one.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        }
     }
 
     fn start<'a>(&self, script: &'a Script) -> ScriptInvocation<'a> {

@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use redis::aio::MultiplexedConnection;
-use redis::{ProtocolVersion, Value, cmd, from_redis_value};
+use redis::{AsyncConnectionConfig, ProtocolVersion, Value, cmd, from_redis_value};
 use tokio::time::timeout;
 
-use crate::connection::{client, without_timeouts};
+use crate::dial::{Entry, Line, dial};
 use crate::error::Fault;
 use crate::settings::{Address, Login, Settings, Topology};
 
@@ -59,10 +58,10 @@ impl Finder {
     }
 
     async fn ask_sentinel(&self, sentinel: &Address, login: &Login, master: &str) -> Result<Address, Fault> {
-        let mut connection = self.connect(sentinel, login).await?;
+        let mut line = self.connect(sentinel, login).await?;
         let mut question = cmd("SENTINEL");
         question.arg("get-master-addr-by-name").arg(master);
-        let answer: Option<(String, u16)> = question.query_async(&mut connection).await?;
+        let answer: Option<(String, u16)> = question.query_async(&mut line.connection).await?;
         let (host, port) = answer.ok_or_else(|| Fault::NoPrimary {
             asked: format!("the Sentinel {sentinel}, asked for {master},"),
         })?;
@@ -70,9 +69,9 @@ impl Finder {
     }
 
     async fn ask_server(&self, server: &Address) -> Result<Slot, Fault> {
-        let mut connection = self.connect(server, &self.settings.login).await?;
-        let slot: u16 = cmd("CLUSTER").arg("KEYSLOT").arg(&self.prefix).query_async(&mut connection).await?;
-        let ranges: Vec<Vec<Value>> = cmd("CLUSTER").arg("SLOTS").query_async(&mut connection).await?;
+        let Line { connection, .. } = &mut self.connect(server, &self.settings.login).await?;
+        let slot: u16 = cmd("CLUSTER").arg("KEYSLOT").arg(&self.prefix).query_async(connection).await?;
+        let ranges: Vec<Vec<Value>> = cmd("CLUSTER").arg("SLOTS").query_async(connection).await?;
         let mut primary = None;
         let mut servers = Vec::new();
         for range in ranges {
@@ -94,9 +93,10 @@ impl Finder {
         }
     }
 
-    async fn connect(&self, address: &Address, login: &Login) -> Result<MultiplexedConnection, Fault> {
-        let client = client(address, login, self.settings.tls.as_ref(), 0, ProtocolVersion::RESP2)?;
-        Ok(client.get_multiplexed_async_connection_with_config(&without_timeouts()).await?)
+    async fn connect(&self, address: &Address, login: &Login) -> Result<Line, Fault> {
+        let tls = self.settings.tls.as_ref();
+        let entry = Entry { login, tls, database: 0, protocol: ProtocolVersion::RESP2 };
+        dial(address, &entry, AsyncConnectionConfig::new()).await
     }
 }
 

@@ -10,10 +10,6 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::error::Fault;
 
-/// How long a call waits for the store unless told otherwise: a node gives up its daemon after 10 s, and
-/// asks again and again while it boots.
-pub const DEADLINE: Duration = Duration::from_millis(500);
-
 /// The port of a Redis server.
 const REDIS_PORT: u16 = 6379;
 
@@ -28,8 +24,6 @@ pub struct Settings {
     pub cluster: String,
     /// How long a registration outlives its last renewal.
     pub lease_ttl: Duration,
-    /// How long a call waits for the store.
-    pub deadline: Duration,
     pub(crate) topology: Topology,
     pub(crate) login: Login,
     pub(crate) tls: Option<Tls>,
@@ -163,7 +157,7 @@ impl Settings {
             },
         };
         let cluster = cluster.to_owned();
-        Ok(Self { cluster, lease_ttl, deadline: DEADLINE, topology, login, tls, database })
+        Ok(Self { cluster, lease_ttl, topology, login, tls, database })
     }
 }
 
@@ -312,7 +306,7 @@ impl fmt::Display for Address {
 
 /// What is in a file that the settings name.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Fault> {
-    fs::read(path).map_err(|error| Fault::File { path: path.to_owned(), reason: error.to_string() })
+    fs::read(path).map_err(|error| Fault::of_file(path, error))
 }
 
 fn bad_scheme() -> SettingsError {

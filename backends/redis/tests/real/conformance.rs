@@ -9,7 +9,7 @@ use repmd_backend_conformance::Fixture;
 use repmd_backend_redis::{Redis, Settings};
 use repmd_test_stores::{Kind, Release, Store};
 
-use crate::daemon::{PATIENCE, until_ok};
+use crate::daemon::until_ok;
 
 /// A cluster of its own in a store that cases share.
 struct Registry {
@@ -28,11 +28,8 @@ impl Registry {
 
 impl Fixture for Registry {
     async fn open(&self) -> Arc<dyn RegistryBackend> {
-        let mut settings = Settings::from_url(&self.store.url(), &self.cluster, self.lease_ttl).unwrap();
-        // The promises are not about the time that a busy machine takes.
-        settings.deadline = PATIENCE;
+        let settings = Settings::from_url(&self.store.url(), &self.cluster, self.lease_ttl).unwrap();
         let registry = Redis::open(settings);
-        // Until it is connected it hears of no change.
         until_ok("the store is reached", async || registry.daemons(&Scope::Cluster).await).await;
         Arc::new(registry)
     }

@@ -9,7 +9,6 @@ use repmd_backend_api::{
     AliveName, BackendError, Claim, Found, HostId, Instance, InstanceId, Lease, Node, NodeType,
     RegistryBackend, Renewal, Scope,
 };
-use repmd_backend_redis::settings::DEADLINE;
 use repmd_backend_redis::{Redis, Settings};
 use repmd_test_stores::Store;
 
@@ -18,6 +17,9 @@ pub(crate) const CLUSTER: &str = "test";
 
 /// Long enough that no lease runs out by itself.
 pub(crate) const TTL: Duration = Duration::from_secs(15);
+
+/// How long the daemon waits for its store.
+pub(crate) const DEADLINE: Duration = Duration::from_millis(500);
 
 /// How long a test waits for what must happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -54,14 +56,7 @@ impl Daemon {
     }
 
     pub(crate) fn with(url: &str, name: &str, at: &str, ttl: Duration) -> Self {
-        Self::waiting(url, name, at, ttl, DEADLINE)
-    }
-
-    /// [`Daemon::with`] a deadline of its own: a large batch takes its time on a busy machine.
-    pub(crate) fn waiting(url: &str, name: &str, at: &str, ttl: Duration, deadline: Duration) -> Self {
-        let mut settings = Settings::from_url(url, CLUSTER, ttl).unwrap();
-        settings.deadline = deadline;
-        let backend = Redis::open(settings);
+        let backend = Redis::open(Settings::from_url(url, CLUSTER, ttl).unwrap());
         let instance = Instance {
             id: InstanceId::random(),
             name: name.to_owned(),

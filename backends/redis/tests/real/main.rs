@@ -6,4 +6,6 @@ mod arrangements;
 mod conformance;
 mod daemon;
 mod faults;
+mod proxy;
 mod scripts;
+mod stalls;
