@@ -123,6 +123,35 @@ fn a_wrong_setting_stops_the_start_and_is_named_with_what_was_expected() {
 }
 
 #[test]
+fn no_error_about_the_stores_url_shows_its_password() {
+    for url in [
+        "redis:/u:s3cret@h",
+        "u:s3cret@h",
+        "redos://u:s3cret@h",
+        "redis://h?password=s3cret",
+        "redis://u@h?s3cret",
+        "redis://u:p?s3cret@h",
+        "redis://u:p?a=s3cret&b@h",
+        "redis://u:p?s3cret=1@h",
+        "redis://u:p/s3cret@h",
+        "redis://u:s3cret@h:port",
+        "redis://u:s3cret%ff@h",
+        "redis://u:s3cret@h/s3cret",
+        "redis://u:s3cret@h?password_file=/nowhere",
+        "redis+sentinel://u:s3cret@h",
+        "redis+cluster://u:s3cret@h/1",
+    ] {
+        for (command, exit) in [("serve", 1), ("check-config", 2)] {
+            let result = done(repmd([command]).env("REPMD_BACKEND", url));
+            assert_eq!((result.exit, &*result.stdout), (exit, ""), "{command} {url}: {}", result.stderr);
+            let said = "repmd: backend: \"***\" (from REPMD_BACKEND) is wrong: expected ";
+            assert!(result.stderr.starts_with(said), "{url}: {}", result.stderr);
+            assert!(!result.stderr.contains("s3cret"), "{url}: {}", result.stderr);
+        }
+    }
+}
+
+#[test]
 fn check_config_shows_each_setting_with_the_origin_that_won() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"port = 5000\naddress = [\"127.0.0.1\", \"::1\"]\ndrain-time = \"1s\"\nhost = \"h\"")

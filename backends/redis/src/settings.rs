@@ -187,6 +187,11 @@ impl fmt::Display for Settings {
     }
 }
 
+/// What the query may have.
+const KEYS: [&str; 6] = ["password_file", "ca", "cert", "key", "sentinel_user", "sentinel_password_file"];
+
+const UNKNOWN_KEY: &str = "a key of the query";
+
 /// What the query sets.
 struct Options {
     login: Login,
@@ -197,9 +202,10 @@ struct Options {
 impl Options {
     fn set(&mut self, pair: &str) -> Result<(), SettingsError> {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let part = format!("{key} in the query");
+        // An unknown one is not repeated: it may be the rest of a password with a question mark.
+        let part = if KEYS.contains(&key) { format!("{key} in the query") } else { UNKNOWN_KEY.to_owned() };
         let value = decode(value, &part)?;
-        if value.is_empty() {
+        if value.is_empty() && part != UNKNOWN_KEY {
             return Err(SettingsError::new(part, "a value, as in ca=/etc/redis/ca.pem"));
         }
         match key {
@@ -222,10 +228,7 @@ impl Options {
                 };
                 *file = Some(value.into());
             }
-            _ => {
-                let known = "password_file, ca, cert, key, sentinel_user or sentinel_password_file";
-                return Err(SettingsError::new(part, known));
-            }
+            _ => return Err(SettingsError::new(UNKNOWN_KEY, format!("one of {}", KEYS.join(", ")))),
         }
         Ok(())
     }
@@ -369,7 +372,14 @@ mod tests {
             ("redis+cluster://a/1", "the path"),
             ("redis://u:%ff@db", "the password"),
             ("redis://db?ca=/x", "ca in the query"),
-            ("redis://db?pasword_file=/x", "pasword_file in the query"),
+            ("redis://db?pasword_file=/x", "a key of the query"),
+            ("redis://db?password=secret", "a key of the query"),
+            ("redis://u:pass?secret@db", "a key of the query"),
+            ("redis:/u:secret@db", "the start"),
+            ("redis://u:pass/secret@db", "the host"),
+            ("redis://u:secret@db:secret", "the host"),
+            ("redis+sentinel://u:secret@db", "the path"),
+            ("redis://db/secret", "the database"),
             ("rediss://db?ca=", "ca in the query"),
             ("rediss://db?cert=/dev/null", "cert and key in the query"),
             ("redis://u:p@db?password_file=/dev/null", "the password"),
