@@ -1,6 +1,7 @@
 //! The contract between the daemon and a registry.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -90,6 +91,11 @@ pub trait RegistryBackend: fmt::Debug + Send + Sync + 'static {
     /// What changes from now on, as a speed-up: no decision may depend on a change arriving. Ends when
     /// the backend cannot watch any longer; renewals are no changes.
     fn watch(&self) -> BoxStream<'static, Change>;
+
+    /// This machine's address on a connection to the store that is open now: what a daemon that was told no
+    /// address tells others. It changes with the network, so ask again. `None`: no connection is open, or
+    /// the store is in this process.
+    fn local_address(&self) -> Option<IpAddr>;
 }
 
 /// How long a daemon counts as alive after it last registered or renewed: two renewal intervals of a

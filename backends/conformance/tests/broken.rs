@@ -3,6 +3,7 @@
 mod in_memory;
 
 use std::cmp::Reverse;
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -466,5 +467,9 @@ impl RegistryBackend for Broken {
             Change::Released(name, host) if mistakes => Change::Registered(name, host),
             change => change,
         }))
+    }
+
+    fn local_address(&self) -> Option<IpAddr> {
+        self.memory.local_address()
     }
 }

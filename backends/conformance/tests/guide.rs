@@ -1,6 +1,7 @@
 //! The backend of `docs/backends.md`, which quotes this file: a store that could hardly be simpler, with the
 //! suite as its judge. Its time is real time.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -185,6 +186,10 @@ impl RegistryBackend for Shelf {
             std::future::ready(goes_on)
         });
         Box::pin(ends.map(|change| change.unwrap_or(Change::Missed)))
+    }
+
+    fn local_address(&self) -> Option<IpAddr> {
+        None
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod faults;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -120,5 +121,9 @@ impl RegistryBackend for Faulty {
                 }
             }
         }))
+    }
+
+    fn local_address(&self) -> Option<IpAddr> {
+        self.inner.local_address()
     }
 }

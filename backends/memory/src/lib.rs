@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -297,5 +298,9 @@ impl RegistryBackend for Memory {
                 Err(RecvError::Closed) => None,
             }
         }))
+    }
+
+    fn local_address(&self) -> Option<IpAddr> {
+        None
     }
 }

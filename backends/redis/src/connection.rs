@@ -10,6 +10,7 @@
 //! a stalled connection is known by.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -161,6 +162,14 @@ impl Connection {
     /// The changes from now on.
     pub(crate) fn changes(&self) -> broadcast::Receiver<Change> {
         self.changes.subscribe()
+    }
+
+    /// This machine's address on a connection that is open.
+    pub(crate) fn local_address(&self) -> Option<IpAddr> {
+        [&self.quick, &self.bulk].into_iter().find_map(|kept| match &*kept.state.borrow() {
+            State::Up(session) if !session.ended.is_cancelled() => Some(session.line.local_address),
+            State::Connecting | State::Up(_) | State::Down(_) => None,
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 //! The stream is made here and not by the client library, which would leave no place for the bound on
 //! replies, read the files of TLS on the thread that calls it, and keep the local address to itself.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,8 @@ const VANISHED: Duration = Duration::from_secs(5);
 /// A connection that is logged in. It ends when this is dropped.
 pub(crate) struct Line {
     pub(crate) connection: MultiplexedConnection,
+    /// This machine's address on it.
+    pub(crate) local_address: IpAddr,
     _driver: AbortOnDropHandle<()>,
 }
 
@@ -62,23 +65,25 @@ pub(crate) async fn dial(
         redis = redis.set_password(password.expose_secret());
     }
     let stream = connect(address).await.map_err(RedisError::from)?;
-    let Some(tls) = tls else { return log_in(&redis, stream, config).await };
+    let local_address = stream.local_addr().map_err(RedisError::from)?.ip().to_canonical();
+    let Some(tls) = tls else { return log_in(&redis, stream, local_address, config).await };
     let name = ServerName::try_from(address.host.clone()).map_err(|_| {
         RedisError::from((ErrorKind::InvalidClientConfig, "the host cannot be the name of a certificate"))
     })?;
     let stream = TlsConnector::from(Arc::new(tls)).connect(name, stream).await.map_err(RedisError::from)?;
-    log_in(&redis, stream, config).await
+    log_in(&redis, stream, local_address, config).await
 }
 
 async fn log_in(
     redis: &RedisConnectionInfo,
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    local_address: IpAddr,
     config: AsyncConnectionConfig,
 ) -> Result<Line, Fault> {
     let stream = Bounded::new(stream);
     let (connection, driver) = MultiplexedConnection::new_with_config(redis, stream, config).await?;
     let _driver = AbortOnDropHandle::new(tokio::spawn(driver));
-    Ok(Line { connection, _driver })
+    Ok(Line { connection, local_address, _driver })
 }
 
 /// The first of the server's addresses that answers.

@@ -30,6 +30,7 @@ mod watch;
 
 use std::cmp::Reverse;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -301,6 +302,10 @@ impl RegistryBackend for Redis {
 
     fn watch(&self) -> BoxStream<'static, Change> {
         watch::stream_of(Arc::clone(&self.connection))
+    }
+
+    fn local_address(&self) -> Option<IpAddr> {
+        self.connection.local_address()
     }
 }
 

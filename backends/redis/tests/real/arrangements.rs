@@ -1,10 +1,12 @@
 //! Each kind of URL, against the servers that it is for.
 
+use std::net::IpAddr;
+
 use repmd_backend_api::{BackendError, RegistryBackend, Scope};
 use repmd_backend_redis::{Redis, Settings};
 use repmd_test_stores::{Kind, Release, Store};
 
-use crate::daemon::{Daemon, TTL, until_ok};
+use crate::daemon::{Daemon, TTL, until, until_ok};
 
 /// A daemon finds what another one has registered.
 async fn works(url: &str) {
@@ -37,6 +39,19 @@ async fn one_server() {
     works(&format!("{}/3", store.url())).await;
     let database: String = store.query("", &["INFO", "keyspace"]);
     assert!(database.contains("db0:") && database.contains("db3:"), "{database}");
+}
+
+#[tokio::test]
+async fn the_local_address_is_that_of_the_connection_and_known_while_it_is_open() {
+    let mut store = Store::redis();
+    let daemon = Daemon::with(&store.url(), "a", "a", TTL);
+    assert_eq!(daemon.backend.local_address(), None);
+    daemon.register("rabbit", 1).await.unwrap();
+    assert_eq!(daemon.backend.local_address(), Some(IpAddr::from([127, 0, 0, 1])));
+    store.kill();
+    until("it is not known", async || daemon.backend.local_address().is_none()).await;
+    store.revive();
+    until("it is known again", async || daemon.backend.local_address().is_some()).await;
 }
 
 #[tokio::test]
