@@ -20,6 +20,8 @@
 mod connection;
 mod dial;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod inspect;
 mod keys;
 mod primary;

@@ -17,6 +17,9 @@ use repmd_backend_api::{
 };
 use serde::{Deserialize, Serialize};
 
+/// How long the name of a daemon may be, in characters.
+const HOLDER_MAX: usize = 255;
+
 /// Why an entry cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unreadable {
@@ -91,9 +94,9 @@ pub(crate) fn encode_holder(instance: &Instance) -> String {
     utf8_percent_encode(&instance.name, SPACES).to_string()
 }
 
-/// The name of a daemon, as a script answers it.
+/// The name of a daemon, as a script answers it; no more of it than a name may have.
 pub(crate) fn decode_holder(text: &[u8]) -> String {
-    percent_decode(text).decode_utf8_lossy().into_owned()
+    percent_decode(text).decode_utf8_lossy().chars().take(HOLDER_MAX).collect()
 }
 
 /// All that the daemon writes of a lease it holds: `TOKEN CREATION HOLDER BODY`.

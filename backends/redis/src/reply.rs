@@ -73,7 +73,7 @@ pub(crate) enum ReplyError {
 /// The reply that is coming in, as far as it has come. RESP3 has its values one after the other: each starts
 /// with a byte for its kind and a line, and those that hold others say how many follow.
 #[derive(Debug, Default)]
-struct Reply {
+pub(crate) struct Reply {
     /// Values that are still to come; 0 between replies.
     expected: u64,
     /// What they take up to here, and what has been announced.
@@ -98,7 +98,7 @@ enum Part {
 
 impl Reply {
     /// Counts what has come in.
-    fn count(&mut self, mut bytes: &[u8]) -> Result<(), ReplyError> {
+    pub(crate) fn count(&mut self, mut bytes: &[u8]) -> Result<(), ReplyError> {
         while let Some((byte, rest)) = bytes.split_first() {
             match &mut self.part {
                 Part::Text(left) => {
@@ -142,6 +142,12 @@ impl Reply {
             bytes = rest;
         }
         Ok(())
+    }
+
+    /// Whether nothing of a reply is still to come.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn is_over(&self) -> bool {
+        self.expected == 0 && matches!(self.part, Part::Kind)
     }
 
     /// A line is over that starts with `kind` and, if it is one, a number.
@@ -217,14 +223,10 @@ mod tests {
             "(123\r\n",
             "+a\rb\r\n",
         ] {
-            assert_eq!(count(reply.as_bytes()).unwrap().expected, 0, "{reply:?}");
+            assert!(count(reply.as_bytes()).unwrap().is_over(), "{reply:?}");
             // Cut anywhere, it is not over; and what follows is a reply of its own.
             for cut in 1..reply.len() {
-                let counted = count(&reply.as_bytes()[..cut]).unwrap();
-                assert!(
-                    counted.expected != 0 || !matches!(counted.part, Part::Kind),
-                    "{reply:?} cut at {cut}"
-                );
+                assert!(!count(&reply.as_bytes()[..cut]).unwrap().is_over(), "{reply:?} cut at {cut}");
             }
             let once = count(reply.as_bytes()).unwrap().size;
             assert_eq!(count(reply.repeat(3).as_bytes()).unwrap().size, once, "{reply:?}");

@@ -107,6 +107,13 @@ impl Settings {
     /// [`SettingsError`] names the part that is wrong, and what was expected. A file that cannot be read
     /// is such a part.
     pub fn from_url(url: &str, cluster: &str, lease_ttl: Duration) -> Result<Self, SettingsError> {
+        let settings = Self::parse(url, cluster, lease_ttl)?;
+        settings.check_files()?;
+        Ok(settings)
+    }
+
+    /// [`Settings::from_url`] without a look at the files.
+    pub(crate) fn parse(url: &str, cluster: &str, lease_ttl: Duration) -> Result<Self, SettingsError> {
         if cluster.is_empty() || cluster.chars().any(|c| "{}".contains(c) || c.is_control()) {
             // The name is the hash tag of every key, and braces delimit that.
             return Err(SettingsError::new("the cluster name", "a name without braces"));
@@ -127,8 +134,10 @@ impl Settings {
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             options.set(pair)?;
         }
-        options.check_files()?;
         let Options { login, tls, sentinel } = options;
+        if tls.as_ref().is_some_and(|tls| tls.certificate.is_some() != tls.key.is_some()) {
+            return Err(SettingsError::new("cert and key in the query", "both or neither"));
+        }
         let (topology, database) = match arrangement {
             "" => (Topology::Alone(Address::parse(hosts, REDIS_PORT)?), path),
             "sentinel" => {
@@ -158,6 +167,19 @@ impl Settings {
         };
         let cluster = cluster.to_owned();
         Ok(Self { cluster, lease_ttl, topology, login, tls, database })
+    }
+
+    fn check_files(&self) -> Result<(), SettingsError> {
+        let unusable = |fault: Fault| SettingsError::new(fault.to_string(), "a file that can be read");
+        self.login.password().map_err(unusable)?;
+        if let Topology::Sentinel { login, .. } = &self.topology {
+            login.password().map_err(unusable)?;
+        }
+        let Some(tls) = &self.tls else { return Ok(()) };
+        for path in [&tls.authority, &tls.certificate, &tls.key].into_iter().flatten() {
+            read(path).map_err(unusable)?;
+        }
+        Ok(())
     }
 }
 
@@ -229,20 +251,6 @@ impl Options {
                 *file = Some(value.into());
             }
             _ => return Err(SettingsError::new(UNKNOWN_KEY, format!("one of {}", KEYS.join(", ")))),
-        }
-        Ok(())
-    }
-
-    fn check_files(&self) -> Result<(), SettingsError> {
-        let unusable = |fault: Fault| SettingsError::new(fault.to_string(), "a file that can be read");
-        self.login.password().map_err(unusable)?;
-        self.sentinel.password().map_err(unusable)?;
-        let Some(tls) = &self.tls else { return Ok(()) };
-        if tls.certificate.is_some() != tls.key.is_some() {
-            return Err(SettingsError::new("cert and key in the query", "both or neither"));
-        }
-        for path in [&tls.authority, &tls.certificate, &tls.key].into_iter().flatten() {
-            read(path).map_err(unusable)?;
         }
         Ok(())
     }
