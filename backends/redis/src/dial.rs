@@ -18,6 +18,7 @@ use secrecy::ExposeSecret;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -27,6 +28,10 @@ use crate::settings::{Address, Login, Tls, read};
 
 /// When the kernel gives up a peer that acknowledges nothing.
 const VANISHED: Duration = Duration::from_secs(5);
+
+/// Who reads files for a connection: one at a time, so that a disk that stands still holds one thread, however
+/// often another attempt is made.
+static READING: Semaphore = Semaphore::const_new(1);
 
 /// A connection that is logged in. It ends when this is dropped.
 pub(crate) struct Line {
@@ -57,9 +62,11 @@ pub(crate) async fn dial(
         redis = redis.set_username(user);
     }
     let (of_login, of_tls) = ((*login).clone(), tls.cloned());
-    let read =
-        move || Ok::<_, Fault>((of_login.password()?, of_tls.as_ref().map(client_config).transpose()?));
-    // From files, on a disk that may be slow.
+    let turn = READING.acquire().await;
+    let read = move || {
+        let _turn = turn;
+        Ok::<_, Fault>((of_login.password()?, of_tls.as_ref().map(client_config).transpose()?))
+    };
     let (password, tls) = tokio::task::spawn_blocking(read).await.map_err(|_| Fault::Silent)??;
     if let Some(password) = password {
         redis = redis.set_password(password.expose_secret());

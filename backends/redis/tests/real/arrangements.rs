@@ -1,12 +1,14 @@
 //! Each kind of URL, against the servers that it is for.
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use repmd_backend_api::{BackendError, RegistryBackend, Scope};
 use repmd_backend_redis::{Redis, Settings};
 use repmd_test_stores::{Kind, Release, Store};
+use tokio::time::timeout;
 
-use crate::daemon::{Daemon, TTL, until, until_ok};
+use crate::daemon::{DEADLINE, Daemon, TTL, name, until, until_ok};
 
 /// A daemon finds what another one has registered.
 async fn works(url: &str) {
@@ -149,6 +151,40 @@ async fn a_password_from_a_file_may_change_while_the_daemon_runs() {
     until_ok("the new password is used", async || daemon.register("rabbit", 1).await).await;
     let debug = format!("{daemon:?}");
     assert!(!debug.contains("second"), "{debug}");
+}
+
+#[tokio::test]
+async fn a_disk_that_stands_still_under_the_password_stops_nothing_else() {
+    let mut store = Store::redis();
+    let file = store.folder().join("password");
+    std::fs::write(&file, "s3cret").unwrap();
+    let url = format!("{}?password_file={}", store.url(), file.display());
+    let daemon = Daemon::with(&url.replace("redis://", "redis://default@"), "a", "a", TTL);
+    let _: () = store.query("", &["ACL", "SETUSER", "default", ">s3cret"]);
+    daemon.register("rabbit", 1).await.unwrap();
+    // Nobody writes to it, so reading it takes for ever.
+    std::fs::remove_file(&file).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+    store.restart_empty();
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(6) {
+        let asked = Instant::now();
+        let found = timeout(DEADLINE, daemon.backend.find(&name("rabbit"), &Scope::Cluster)).await;
+        assert!(!matches!(found, Ok(Ok(_))));
+        assert!(asked.elapsed() < 2 * DEADLINE, "this thread stood still for {:?}", asked.elapsed());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // The way goes on as soon as the file can be read.
+    let feeder = std::thread::spawn({
+        let file = file.clone();
+        move || {
+            std::fs::write(&file, "s3cret").unwrap();
+            std::fs::remove_file(&file).unwrap();
+            std::fs::write(&file, "s3cret").unwrap();
+        }
+    });
+    until_ok("it registers", async || daemon.register("rabbit", 1).await).await;
+    feeder.join().unwrap();
 }
 
 #[tokio::test]
