@@ -8,6 +8,7 @@
 //! | [`relay`] | connections to nodes of networks that those who dial do not reach |
 //! | [`admin`] | what operators see: HTTP, metrics, the live page |
 //! | [`metrics`] | counters |
+//! | [`printable`] | text of others, shown to people |
 //! | [`hosts_file`] | the hosts of the cluster, for nodes whose resolver does not know them |
 //! | [`settings`] | everything that can be set, from one table |
 //! | [`listen`] | addresses and listening sockets |
@@ -23,6 +24,7 @@ pub mod cli;
 pub mod hosts_file;
 pub mod listen;
 pub mod metrics;
+pub mod printable;
 pub mod protocol;
 pub mod registry;
 pub mod relay;
