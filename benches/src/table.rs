@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use repmd_backend_api::{Claim, HostId, Instance, InstanceId, RegistryBackend, Scope};
+use repmd_backend_api::{Claim, HostId, Instance, InstanceId, RegistryBackend, Scope, Search};
 use repmd_backend_memory::Memory;
 
 use crate::load::{name, node};
@@ -43,11 +43,12 @@ async fn row(size: usize) {
         leases.push(registry.register(claim).await.expect("memory never fails"));
     }
     let register = started.elapsed();
-    let scope = Scope::Host(host);
+    let scope = Scope::Host(host.clone());
     let started = Instant::now();
     for claim in &claims {
-        let found = registry.find(&claim.node.name, &scope).await.expect("memory never fails");
-        assert_eq!(found.len(), 1);
+        let search = Search { name: &claim.node.name, scope: &scope, near: &host, most: 4 };
+        let found = registry.find(&search).await.expect("memory never fails");
+        assert_eq!(found.items.len(), 1);
     }
     let find = started.elapsed();
     let started = Instant::now();

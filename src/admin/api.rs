@@ -40,12 +40,24 @@ pub(super) async fn ready(State(state): App, headers: HeaderMap) -> Response {
     let reasons = reasons(&state);
     let is_ready = reasons.is_empty();
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let shown = if may_look(&state, &headers) { reasons } else { Vec::new() };
-    (status, Json(json!({ "ready": is_ready, "reasons": shown }))).into_response()
+    let (reasons, notes) =
+        if may_look(&state, &headers) { (reasons, notes(&state)) } else { (Vec::new(), Vec::new()) };
+    (status, Json(Ready { ready: is_ready, reasons, notes })).into_response()
+}
+
+#[derive(Serialize)]
+struct Ready {
+    ready: bool,
+    reasons: Vec<String>,
+    notes: Vec<String>,
 }
 
 fn reasons(state: &super::State) -> Vec<String> {
     state.daemon.registry().readiness().borrow().complaints.clone()
+}
+
+fn notes(state: &super::State) -> Vec<String> {
+    state.daemon.registry().readiness().borrow().notes.clone()
 }
 
 #[derive(Serialize)]
@@ -60,6 +72,7 @@ struct Status<'a> {
     started_at: String,
     uptime_ms: u64,
     reasons: Vec<String>,
+    notes: Vec<String>,
     registry: RegistryStatus<'a>,
     nodes: usize,
     lookups: u64,
@@ -96,6 +109,7 @@ pub(super) async fn status(State(state): App) -> Response {
         started_at: time_text(state.started_at),
         uptime_ms: milliseconds(state.started.elapsed()),
         reasons: reasons(&state),
+        notes: notes(&state),
         registry: RegistryStatus {
             backend: backend.map_or("memory", |setting| &setting.value),
             is_shared: registry.is_shared(),

@@ -194,6 +194,12 @@ pub const TABLE: &[Metric] = &[
         read: Read::Counter(|state| one(state.daemon.registry().stats().ambiguous.get())),
     },
     Metric {
+        name: "repmd_registry_unreadable_total",
+        label: "",
+        help: "Times that an entry of the registry could not be read, and was left out of an answer.",
+        read: Read::Counter(|state| one(state.daemon.registry().unreadable_entries())),
+    },
+    Metric {
         name: "repmd_registry_call_seconds",
         label: "verb",
         help: "How long calls of the registry took, whatever came of them.",

@@ -122,9 +122,10 @@ impl Registry {
     /// of the daemon.
     async fn learn_of_its_past(&self) -> bool {
         let scope = Scope::Host(self.instance.host.clone());
-        let Ok(found) = self.call("list", RENEWAL_PATIENCE, self.backend.list(&scope)).await else {
+        let Ok(seen) = self.call("list", RENEWAL_PATIENCE, self.backend.list(&scope)).await else {
             return false;
         };
+        let found = self.unreadable.note(seen);
         let mut past = self.past();
         for found in found.iter().filter(|found| found.registration.instance.host == self.instance.host) {
             past.was_here(&found.registration.node.name);
@@ -185,7 +186,7 @@ impl Registry {
         let mut complaints = self.health.complaints(lease_ttl);
         complaints.extend(self.leases.complaints());
         self.readiness.send_if_modified(|readiness| {
-            let now = Readiness { complaints };
+            let now = Readiness { complaints, notes: self.unreadable.in_words() };
             let is_new = *readiness != now;
             *readiness = now;
             is_new

@@ -13,6 +13,7 @@ mod past;
 mod question;
 mod slot;
 mod stats;
+mod unreadable;
 
 pub use events::{EVENTS_MAX, Event, Events, What};
 pub use health::StoreAway;
@@ -29,7 +30,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::BoxFuture;
 use quick_cache::sync::Cache;
 use repmd_backend_api::{
-    BackendError, Claim, Found, HostId, Instance, Lease, Node, Registration, RegistryBackend, Scope,
+    BackendError, Claim, Found, HostId, Instance, Lease, Node, Registration, RegistryBackend, Scope, Search,
 };
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
@@ -41,6 +42,7 @@ use leases::Leases;
 use past::Past;
 use question::{Choice, choose};
 use slot::{Known, Slot};
+use unreadable::Unreadable;
 
 /// How long an answer of the store counts as fresh. Changes are heard of sooner; this is what holds when
 /// they are not.
@@ -52,6 +54,10 @@ const FRESH_ABSENCE: Duration = Duration::from_millis(25);
 
 /// Answers that are remembered at most.
 const ANSWERS_MAX: usize = 16_384;
+
+/// Registrations of one name that are enough: this host's own, and more than one elsewhere, some of which a log
+/// line names.
+const FOUND_MAX: usize = 4;
 
 /// How many deadlines a list of the whole cluster may take.
 const CLUSTER_PATIENCE: u32 = 8;
@@ -121,6 +127,8 @@ pub struct Taken {
 pub struct Readiness {
     /// What is wrong; empty when all is well.
     pub complaints: Vec<String>,
+    /// What costs single names alone: entries of the store that cannot be read.
+    pub notes: Vec<String>,
 }
 
 /// The nodes of the whole cluster that other daemons hold, as far as they are known.
@@ -154,6 +162,7 @@ pub struct Registry {
     hands_over: AtomicBool,
     ambiguities: Throttle,
     events: Arc<Events>,
+    unreadable: Unreadable,
     stats: Stats,
 }
 
@@ -184,6 +193,7 @@ impl Registry {
             hands_over: AtomicBool::new(false),
             ambiguities: Throttle::default(),
             events,
+            unreadable: Unreadable::default(),
             stats: Stats::default(),
         }
     }
@@ -216,6 +226,12 @@ impl Registry {
     #[must_use]
     pub fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// How often an entry of the store could not be read.
+    #[must_use]
+    pub fn unreadable_entries(&self) -> u64 {
+        self.unreadable.count.get()
     }
 
     /// Since when and why the store does not answer, if it does not.
@@ -253,7 +269,8 @@ impl Registry {
                 return None;
             }
             let list = self.backend.list(&Scope::Cluster);
-            let mut found = timeout(self.options.deadline * CLUSTER_PATIENCE, list).await.ok()?.ok()?;
+            let seen = timeout(self.options.deadline * CLUSTER_PATIENCE, list).await.ok()?.ok()?;
+            let mut found = self.unreadable.note(seen);
             found.retain(|found| found.registration.instance.id != self.instance.id);
             Some(Arc::new(found))
         };
@@ -277,7 +294,9 @@ impl Registry {
         let registered_at = SystemTime::UNIX_EPOCH + now;
         let claim = Claim { number, node, advertised_port, instance, registered_at, last };
         let lease = match self.ask("register", || self.backend.register(&claim)).await {
-            Ok(lease) => {
+            Ok(granted) => {
+                // All else is what the node said: a store may hold anything under this claim's token.
+                let lease = claim.granted(granted.creation());
                 self.hold(&lease, true);
                 lease
             }
@@ -400,7 +419,8 @@ impl Registry {
             Question::Bare(name) | Question::On(_, name) => name,
             Question::Daemon(host) => return self.load_daemon(host, &scope).await,
         };
-        let found = self.ask("find", || self.backend.find(name, &scope)).await.ok()?;
+        let search = Search { name, scope: &scope, near: &self.instance.host, most: FOUND_MAX };
+        let found = self.unreadable.note(self.ask("find", || self.backend.find(&search)).await.ok()?);
         match choose(question, &found, &self.instance) {
             Choice::One(found) => {
                 let answer = if self.is_ours_of_before(&found.registration) {
@@ -427,7 +447,7 @@ impl Registry {
 
     /// The daemons within `scope` that count as alive. `None`: the store does not say.
     pub async fn daemons(&self, scope: &Scope) -> Option<Vec<Arc<Instance>>> {
-        self.ask("daemons", || self.backend.daemons(scope)).await.ok()
+        Some(self.unreadable.note(self.ask("daemons", || self.backend.daemons(scope)).await.ok()?))
     }
 
     async fn load_daemon(&self, host: &HostId, scope: &Scope) -> Option<Remembered> {
@@ -465,7 +485,7 @@ impl Registry {
         let slot = slot_of(&self.lists, host);
         let scope = Scope::Host(host.clone());
         let load = async {
-            let mut found = self.ask("list", || self.backend.list(&scope)).await.ok()?;
+            let mut found = self.unreadable.note(self.ask("list", || self.backend.list(&scope)).await.ok()?);
             found.retain(|found| found.registration.instance.id != self.instance.id);
             Some(Arc::new(found))
         };

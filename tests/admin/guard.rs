@@ -47,7 +47,7 @@ fn why_a_daemon_is_not_ready_is_told_to_the_bearer_alone() {
     let bearer = format!("Bearer {TOKEN}");
     wait_until("the store is missed", SOON, || get(admin, "/readyz", &[]).status == 503);
     let body = |headers: &[(&str, &str)]| get(admin, "/readyz", headers).body;
-    assert_eq!(body(&[]), r#"{"ready":false,"reasons":[]}"#);
+    assert_eq!(body(&[]), r#"{"ready":false,"reasons":[],"notes":[]}"#);
     assert!(body(&[("Authorization", &bearer)]).contains("the registry is away"));
 }
 

@@ -108,7 +108,7 @@ fn machines_cut_off_from_the_store_alone_are_answered_for_until_their_leases_end
         assert!(complaints.contains("the registry is away"), "{complaints}");
         assert_eq!(cluster.find(at, at), Some(NODES[at].1));
     }
-    assert_eq!(cluster.machines[A].shown("/readyz"), "{\"ready\":true,\"reasons\":[]}");
+    assert_eq!(cluster.machines[A].shown("/readyz"), "{\"ready\":true,\"reasons\":[],\"notes\":[]}");
     // Nodes ask the daemon of the other's own host.
     for (from, to) in [(A, B), (B, C), (C, A)] {
         assert_eq!(cluster.ping(from, to), "pong", "{from} dials {to}");

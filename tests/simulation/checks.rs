@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use repmd::registry::Question;
-use repmd_backend_api::{Found, Lease, RegistryBackend, Scope};
+use repmd_backend_api::{AliveName, Found, HostId, Lease, RegistryBackend, Scope, Search};
 use tokio::time::Instant;
 
 use crate::node::Life;
@@ -43,11 +43,16 @@ impl World {
                 continue;
             }
             let host = self.daemons[life.slot].host.clone();
-            let found = self.store.find(&life.name, &Scope::Host(host)).await.unwrap();
-            if found.is_empty() {
+            if self.stored(&life.name, &host).await.is_empty() {
                 self.breaks(format!("{life} is registered and its store well, but it is not published"));
             }
         }
+    }
+
+    /// What the store itself says of a name on a host.
+    async fn stored(&self, name: &AliveName, host: &HostId) -> Vec<Found> {
+        let scope = Scope::Host(host.clone());
+        self.store.find(&Search { name, scope: &scope, near: host, most: 9 }).await.unwrap().items
     }
 
     /// Until when a life of the same name, with another daemon of the same host, may have been in the way: its
@@ -150,8 +155,7 @@ impl World {
         if sound_since.elapsed() < TTL {
             return;
         }
-        let found: Vec<Found> = self.store.find(name, &Scope::Host(host.clone())).await.unwrap();
-        for Found { registration, .. } in found {
+        for Found { registration, .. } in self.stored(name, host).await {
             let Some(life) = self.nodes.borrow().get(&registration.node.port).cloned() else { continue };
             let is_settled = life.held_since.get().is_some_and(|since| TTL < since.elapsed());
             // What the asker holds itself is in its table, which is asked first.

@@ -16,9 +16,11 @@ use crate::node::{Instance, InstanceId, Node, Registration};
 /// Where registrations live.
 ///
 /// Object-safe on purpose: the daemon picks one at start-up, and wrappers stack. A backend is built for
-/// one cluster and sees no other. Each call is atomic, and bounded by the deadline that the backend was
-/// built with (well below the 10 s that a node waits for its reply). A name is unique on its host, not in
-/// its cluster. `backends/conformance` has a test a promise.
+/// one cluster and sees no other. Each call is atomic. A name is unique on its host, not in its cluster.
+/// `backends/conformance` has a test a promise.
+///
+/// Deadlines are the caller's: a backend has none of its own, and each call may be dropped at any await. It
+/// then may or may not have happened, or may yet happen; calling again is safe.
 ///
 /// There are no default bodies: a wrapper that forgets a method would bypass the backend inside it.
 #[async_trait]
@@ -38,7 +40,8 @@ pub trait RegistryBackend: fmt::Debug + Send + Sync + 'static {
     /// is below 2^31: the upper half is for daemons that cannot reach their store. The claimant counts
     /// as alive from now on.
     ///
-    /// Idempotent: a claim whose token holds the name already gets the lease that it has.
+    /// Idempotent: a claim whose token holds the name already gets the lease that it has. One that arrives
+    /// late, when a newer claim of the same run has the name, leaves that alone.
     ///
     /// # Errors
     /// [`BackendError::NameTaken`] names the holder, and nothing has changed. After any other error
@@ -48,6 +51,10 @@ pub trait RegistryBackend: fmt::Debug + Send + Sync + 'static {
     /// Writes the full record of each lease where it is absent or the lease's own, and extends it by the
     /// TTL: a store that lost everything is whole again after one call. Never overwrites another owner.
     /// `instance` counts as alive from now on, also when it holds nothing.
+    ///
+    /// What the daemon itself left behind is no other owner, and is replaced: a lease of the same run with
+    /// a lower number, and one of another run of the same instance name that does not count as alive. An
+    /// older lease of a run never replaces a newer one.
     ///
     /// Answers in the order of `leases`. Idempotent.
     ///
@@ -68,25 +75,26 @@ pub trait RegistryBackend: fmt::Debug + Send + Sync + 'static {
     /// When the store could not be told; the instance then counts as alive for a little longer.
     async fn retire(&self, instance: &Instance) -> Result<(), BackendError>;
 
-    /// The live registrations of `name` within `scope`, in no order. Empty is knowledge ("not
-    /// registered"), never a guess made while the store is unreachable.
+    /// The live registrations of a name, `search.most` of them at most. Where there are more, that of
+    /// `search.near` is among them; within [`Scope::Host`], those on the host itself come before those on
+    /// hosts that have it as an alias. Empty is knowledge ("not registered"), never a guess made while the
+    /// store is unreachable.
     ///
     /// # Errors
-    /// [`BackendError::Unavailable`]: nobody knows. [`BackendError::Corrupt`]: something is there that
-    /// cannot be read.
-    async fn find(&self, name: &AliveName, scope: &Scope) -> Result<Vec<Found>, BackendError>;
+    /// When nothing is known. An entry that cannot be read costs its own name alone, see [`Seen`].
+    async fn find(&self, search: &Search<'_>) -> Result<Seen<Found>, BackendError>;
 
     /// Every live registration within `scope`, newest first on each host.
     ///
     /// # Errors
     /// As [`RegistryBackend::find`].
-    async fn list(&self, scope: &Scope) -> Result<Vec<Found>, BackendError>;
+    async fn list(&self, scope: &Scope) -> Result<Seen<Found>, BackendError>;
 
     /// The daemons within `scope` that count as alive, in no order.
     ///
     /// # Errors
     /// As [`RegistryBackend::find`].
-    async fn daemons(&self, scope: &Scope) -> Result<Vec<Arc<Instance>>, BackendError>;
+    async fn daemons(&self, scope: &Scope) -> Result<Seen<Arc<Instance>>, BackendError>;
 
     /// What changes from now on, as a speed-up: no decision may depend on a change arriving. Ends when
     /// the backend cannot watch any longer; renewals are no changes.
@@ -123,6 +131,88 @@ impl Scope {
             Self::Host(host) => instance.answers_to(host),
             Self::Cluster => true,
         }
+    }
+}
+
+/// What [`RegistryBackend::find`] looks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Search<'a> {
+    /// The alive name.
+    pub name: &'a AliveName,
+    /// Where it may be registered.
+    pub scope: &'a Scope,
+    /// The host whose registration is wanted before all others: the asker's.
+    pub near: &'a HostId,
+    /// How many registrations are enough: a name may be registered on a thousand hosts.
+    pub most: usize,
+}
+
+/// What could be read of a registry, and what could not: a later format, somebody else's entry. A part of an
+/// answer is an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen<T> {
+    /// What could be read.
+    pub items: Vec<T>,
+    /// How many entries could not.
+    pub unreadable: usize,
+    /// The first [`Self::EXAMPLES_MAX`] of those.
+    pub examples: Vec<Unreadable>,
+}
+
+/// An entry that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Where it is in the store.
+    pub at: String,
+    /// What is wrong with it; at most [`REASON_CHARS_MAX`] characters.
+    pub reason: String,
+}
+
+/// The most characters of what a store says that are kept: it may say anything.
+pub const REASON_CHARS_MAX: usize = 300;
+
+impl<T> Seen<T> {
+    /// How many unreadable entries are told apart. They are for people, who need not see each.
+    pub const EXAMPLES_MAX: usize = 8;
+
+    /// Takes an entry into the answer, or notes that it cannot be read.
+    pub fn add(&mut self, at: impl FnOnce() -> String, entry: Result<T, impl fmt::Display>) {
+        match entry {
+            Ok(item) => self.items.push(item),
+            Err(reason) => {
+                self.unreadable += 1;
+                if self.examples.len() < Self::EXAMPLES_MAX {
+                    let short = |text: String| text.chars().take(REASON_CHARS_MAX).collect();
+                    self.examples.push(Unreadable { at: short(at()), reason: short(reason.to_string()) });
+                }
+            }
+        }
+    }
+
+    /// Takes another answer into this one.
+    pub fn append(&mut self, mut other: Self) {
+        self.items.append(&mut other.items);
+        self.unreadable += other.unreadable;
+        self.examples.append(&mut other.examples);
+        self.examples.truncate(Self::EXAMPLES_MAX);
+    }
+
+    /// The same, with something else in the place of each item.
+    #[must_use]
+    pub fn with<U>(self, items: Vec<U>) -> Seen<U> {
+        Seen { items, unreadable: self.unreadable, examples: self.examples }
+    }
+}
+
+impl<T> Default for Seen<T> {
+    fn default() -> Self {
+        Self { items: Vec::new(), unreadable: 0, examples: Vec::new() }
+    }
+}
+
+impl<T> From<Vec<T>> for Seen<T> {
+    fn from(items: Vec<T>) -> Self {
+        Self { items, ..Self::default() }
     }
 }
 
@@ -190,6 +280,17 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Whether this lease, which holds a name, is what the daemon of `newer` itself left behind, so that a
+    /// renewal replaces it. `holder_lives`: whether the run that holds it counts as alive.
+    #[must_use]
+    pub fn is_past_of(&self, newer: &Self, holder_lives: bool) -> bool {
+        if self.token.instance == newer.token.instance {
+            self.token.number < newer.token.number
+        } else {
+            self.registration.instance.name == newer.registration.instance.name && !holder_lives
+        }
+    }
+
     /// The creation that the node is told.
     #[must_use]
     pub fn creation(&self) -> Creation {

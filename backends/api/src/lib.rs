@@ -21,10 +21,13 @@ pub mod name;
 pub mod node;
 pub mod report;
 
-pub use backend::{Change, Claim, Found, Lease, LeaseToken, RegistryBackend, Renewal, Scope, liveness};
+pub use backend::{
+    Change, Claim, Found, Lease, LeaseToken, REASON_CHARS_MAX, RegistryBackend, Renewal, Scope, Search, Seen,
+    Unreadable, liveness,
+};
 pub use creation::Creation;
 pub use creations::Creations;
 pub use error::BackendError;
 pub use name::{AliveName, HostId, NameError, NodeName};
-pub use node::{Instance, InstanceId, Node, NodeType, Registration};
+pub use node::{EXTRA_BYTES_MAX, Instance, InstanceId, Node, NodeType, Registration};
 pub use report::StoreReport;

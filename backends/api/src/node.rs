@@ -22,6 +22,9 @@ impl NodeType {
     pub const HIDDEN: Self = Self(72);
 }
 
+/// Most bytes of a node's extra.
+pub const EXTRA_BYTES_MAX: usize = 1020;
+
 /// What one node said of itself in its ALIVE2 request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -37,7 +40,7 @@ pub struct Node {
     pub highest_version: u16,
     /// Lowest distribution version; may be above the highest.
     pub lowest_version: u16,
-    /// Opaque bytes, at most 1,020.
+    /// Opaque bytes, at most [`EXTRA_BYTES_MAX`].
     pub extra: Box<[u8]>,
 }
 

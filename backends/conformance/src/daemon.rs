@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use repmd_backend_api::{
     AliveName, BackendError, Change, Claim, Found, HostId, Instance, InstanceId, Lease, Node, NodeType,
-    Registration, RegistryBackend, Renewal, Scope,
+    Registration, RegistryBackend, Renewal, Scope, Search, Seen,
 };
 use tokio::time::{Instant, timeout};
 
@@ -93,7 +93,16 @@ impl Daemon {
     }
 
     pub(crate) async fn find(&self, name: &str, scope: &Scope) -> Vec<Arc<Registration>> {
-        self.registrations(self.backend.find(&alive(name), scope).await)
+        self.some(name, scope, usize::MAX).await
+    }
+
+    /// `most` registrations of `name`, seen from this daemon's host.
+    pub(crate) async fn some(&self, name: &str, scope: &Scope, most: usize) -> Vec<Arc<Registration>> {
+        let name = alive(name);
+        // A script may count in 32 bits.
+        let most = most.min(1 << 20);
+        let search = Search { name: &name, scope, near: &self.instance.host, most };
+        self.registrations(self.backend.find(&search).await)
     }
 
     /// The one registration of `name` on this daemon's host.
@@ -113,8 +122,9 @@ impl Daemon {
         listed.into_iter().map(|found| found.node.name.as_str().to_owned()).collect()
     }
 
-    fn registrations(&self, found: Result<Vec<Found>, BackendError>) -> Vec<Arc<Registration>> {
-        let found = found.unwrap();
+    fn registrations(&self, found: Result<Seen<Found>, BackendError>) -> Vec<Arc<Registration>> {
+        let Seen { items: found, unreadable, examples } = found.unwrap();
+        assert_eq!(unreadable, 0, "{examples:?}");
         for found in &found {
             match (found.left, self.backend.lease_ttl()) {
                 (Some(left), Some(ttl)) => assert!(left <= ttl, "lives on for {left:?} of {ttl:?}"),
@@ -126,7 +136,7 @@ impl Daemon {
 
     /// The daemons within `scope`, by instance name.
     pub(crate) async fn daemons(&self, scope: &Scope) -> Vec<Arc<Instance>> {
-        let mut daemons = self.backend.daemons(scope).await.unwrap();
+        let mut daemons = self.backend.daemons(scope).await.unwrap().items;
         daemons.sort_by(|a, b| a.name.cmp(&b.name));
         daemons
     }

@@ -78,6 +78,7 @@ macro_rules! backend_conformance {
             a_claim_that_is_sent_twice_at_once_is_granted_once
             one_name_on_two_hosts_is_two_registrations
             of_many_daemons_that_claim_one_name_at_once_one_gets_it
+            a_claim_that_arrives_late_leaves_a_newer_one_alone
         );
         $crate::__conformance_module!($fresh, LASTING, creation:
             no_life_of_a_name_has_the_creation_of_another
@@ -91,6 +92,8 @@ macro_rules! backend_conformance {
             a_renewal_restores_the_full_record_after_a_loss
             a_renewal_publishes_a_node_that_was_accepted_without_the_store
             a_renewal_never_overwrites_another_owner
+            a_renewal_replaces_an_earlier_life_that_the_same_run_left_behind
+            a_renewal_replaces_what_an_earlier_run_that_is_over_left_behind
             renewals_are_answered_in_the_order_of_the_leases
             a_renewal_that_is_repeated_changes_nothing
             a_thousand_leases_are_renewed_in_one_call
@@ -103,6 +106,8 @@ macro_rules! backend_conformance {
         $crate::__conformance_module!($fresh, LASTING, finding:
             nothing_is_found_where_nothing_is_registered
             a_name_is_found_by_its_host_its_alias_and_the_cluster_only
+            of_many_no_more_are_found_than_are_wanted_the_askers_own_among_them
+            the_host_itself_comes_before_those_that_have_its_name_as_an_alias
             an_alias_of_an_earlier_run_finds_nothing
             hosts_are_compared_without_case
             every_name_that_a_node_may_have_finds_itself_alone

@@ -5,15 +5,15 @@ mod in_memory;
 use std::cmp::Reverse;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use repmd_backend_api::{
-    AliveName, BackendError, Change, Claim, Creation, Found, Instance, Lease, Registration, RegistryBackend,
-    Renewal, Scope,
+    AliveName, BackendError, Change, Claim, Creation, Found, HostId, Instance, Lease, Registration,
+    RegistryBackend, Renewal, Scope, Search, Seen,
 };
 use repmd_backend_conformance::{SHORT, cases, run};
 use repmd_backend_memory::Memory;
@@ -52,6 +52,8 @@ caught! {
         registering::one_name_on_two_hosts_is_two_registrations;
     a_race_between_check_and_write: RegisterChecksThenActs in
         registering::of_many_daemons_that_claim_one_name_at_once_one_gets_it;
+    a_late_claim_that_evicts: LateClaimsEvict in
+        registering::a_claim_that_arrives_late_leaves_a_newer_one_alone;
     a_creation_that_repeats: CreationsRepeat in
         creation::no_life_of_a_name_has_the_creation_of_another;
     a_claimants_memory_that_is_ignored: CreationsIgnoreTheLast in
@@ -68,6 +70,12 @@ caught! {
         expiry::a_name_that_ran_out_gets_a_new_owner_and_a_new_creation;
     a_renewal_that_steals: RenewSteals in
         renewing::a_renewal_never_overwrites_another_owner;
+    an_earlier_life_that_counts_as_another_owner: RenewKnowsNoPast in
+        renewing::a_renewal_replaces_an_earlier_life_that_the_same_run_left_behind;
+    an_earlier_run_that_counts_as_another_owner: RenewKnowsNoPast in
+        renewing::a_renewal_replaces_what_an_earlier_run_that_is_over_left_behind;
+    a_name_that_is_taken_from_the_other_of_two_runs: RenewSteals in
+        renewing::a_renewal_replaces_what_an_earlier_run_that_is_over_left_behind;
     a_renewal_without_the_extra: RenewDropsExtra in
         renewing::a_renewal_restores_the_full_record_after_a_loss;
     a_renewal_with_rounded_times: RenewRoundsTimes in
@@ -108,6 +116,12 @@ caught! {
         finding::a_name_is_found_by_its_host_its_alias_and_the_cluster_only;
     a_name_not_found_by_its_alias: FindKnowsNoAlias in
         finding::a_name_is_found_by_its_host_its_alias_and_the_cluster_only;
+    more_found_than_wanted: FindIgnoresTheBound in
+        finding::of_many_no_more_are_found_than_are_wanted_the_askers_own_among_them;
+    the_askers_own_host_left_out: FindIgnoresTheAsker in
+        finding::of_many_no_more_are_found_than_are_wanted_the_askers_own_among_them;
+    an_alias_before_the_host: FindStartsWithAliases in
+        finding::the_host_itself_comes_before_those_that_have_its_name_as_an_alias;
     an_alias_that_stays: FindRemembersAliases in
         finding::an_alias_of_an_earlier_run_finds_nothing;
     a_host_forgotten_by_its_daemon: FindKnowsOnlyAliases in
@@ -155,6 +169,7 @@ enum Defect {
     RegisterGrantsRepetitionAnew,
     RegisterForgetsTheHost,
     RegisterChecksThenActs,
+    LateClaimsEvict,
     CreationsRepeat,
     CreationsIgnoreTheLast,
     CreationsFollowTheLast,
@@ -162,6 +177,7 @@ enum Defect {
     CreationsFollowTheHolder,
     CreationsFollowTheReleased,
     RenewSteals,
+    RenewKnowsNoPast,
     RenewDropsExtra,
     RenewRoundsTimes,
     RenewRestoresNothing,
@@ -176,6 +192,9 @@ enum Defect {
     FindFailsOnNothing,
     FindIgnoresTheScope,
     FindKnowsNoAlias,
+    FindIgnoresTheBound,
+    FindIgnoresTheAsker,
+    FindStartsWithAliases,
     FindRemembersAliases,
     FindKnowsOnlyAliases,
     FindMatchesPatterns,
@@ -199,12 +218,12 @@ enum Defect {
 struct Broken {
     memory: Memory,
     defect: Defect,
-    seen: Mutex<Seen>,
+    seen: Mutex<Passed>,
 }
 
 /// What has passed through a broken registry.
 #[derive(Debug, Default)]
-struct Seen {
+struct Passed {
     leases: Vec<Lease>,
     released: Vec<Lease>,
     daemons: Vec<Arc<Instance>>,
@@ -215,14 +234,14 @@ impl Broken {
         Self { memory, defect, seen: Mutex::default() }
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
+    fn seen(&self) -> MutexGuard<'_, Passed> {
         self.seen.lock().expect("nobody panics while holding it")
     }
 
     /// The lease that holds the name of `wanted` on its host.
     async fn holder(&self, wanted: &Registration) -> Result<Option<Lease>, BackendError> {
         let scope = Scope::Host(wanted.instance.host.clone());
-        let found = self.memory.find(&wanted.node.name, &scope).await?.pop();
+        let found = self.memory.find(&all_of(&wanted.node.name, &scope)).await?.items.pop();
         let seen = self.seen();
         let holds = |lease: &&Lease| found.as_ref().is_some_and(|it| it.registration == lease.registration);
         Ok(seen.leases.iter().rev().find(holds).cloned())
@@ -263,6 +282,12 @@ impl Broken {
     }
 }
 
+/// A search that leaves nothing out.
+fn all_of<'a>(name: &'a AliveName, scope: &'a Scope) -> Search<'a> {
+    static NOBODY: LazyLock<HostId> = LazyLock::new(|| HostId::parse("nobody").expect("a host"));
+    Search { name, scope, near: &NOBODY, most: usize::MAX }
+}
+
 fn refused_by(holder: &Lease) -> BackendError {
     let registration = &holder.registration;
     BackendError::NameTaken { name: registration.node_name(), holder: registration.instance.name.clone() }
@@ -297,6 +322,9 @@ impl RegistryBackend for Broken {
             }
             (Defect::RegisterRefusesTheHolder, Some(holder)) if same_run => return Err(refused_by(holder)),
             (Defect::RegisterRefusesTheNextRun, Some(holder)) if !same_run => return Err(refused_by(holder)),
+            (Defect::LateClaimsEvict, Some(holder)) if same_run && claim.number < holder.token.number => {
+                self.evict(&wanted).await?;
+            }
             (Defect::RegisterForgetsTheHost, None) => {
                 if let Some(holder) =
                     self.seen().leases.iter().find(|it| it.registration.node.name == claim.node.name)
@@ -359,6 +387,18 @@ impl RegistryBackend for Broken {
                     self.evict(&lease.registration).await?;
                 }
             }
+            Defect::RenewKnowsNoPast => {
+                let mut renewals = Vec::new();
+                for lease in &leases {
+                    renewals.push(match self.holder(&lease.registration).await? {
+                        Some(holder) if holder.token != lease.token => {
+                            Renewal::Conflict { holder: holder.registration.instance.name.clone() }
+                        }
+                        _ => self.memory.renew(instance, std::slice::from_ref(lease)).await?.remove(0),
+                    });
+                }
+                return Ok(renewals);
+            }
             Defect::RenewWritesAnew => {
                 for lease in &leases {
                     self.memory.release(lease).await?;
@@ -396,25 +436,39 @@ impl RegistryBackend for Broken {
         if self.defect == Defect::RetireDoesNothing { Ok(()) } else { self.memory.retire(instance).await }
     }
 
-    async fn find(&self, name: &AliveName, scope: &Scope) -> Result<Vec<Found>, BackendError> {
+    async fn find(&self, search: &Search<'_>) -> Result<Seen<Found>, BackendError> {
+        let Search { name, scope, .. } = *search;
         if self.defect == Defect::RegistrationsNeverRunOut {
             self.renew_all().await?;
         }
-        let mut found = self.memory.find(name, scope).await?;
-        let all = self.memory.list(scope).await?;
+        let mut found = self.memory.find(search).await?.items;
+        let all = self.memory.list(scope).await?.items;
         match (self.defect, scope) {
             (Defect::FindFailsOnNothing, _) if found.is_empty() => return Err(failed("nothing is there")),
-            (Defect::FindIgnoresTheScope, _) => found = self.memory.find(name, &Scope::Cluster).await?,
+            (Defect::FindIgnoresTheScope, _) => {
+                found = self.memory.find(&all_of(name, &Scope::Cluster)).await?.items;
+            }
             (Defect::FindKnowsNoAlias, Scope::Host(host)) => {
                 found.retain(|found| found.registration.instance.host == *host);
             }
             (Defect::FindKnowsOnlyAliases, Scope::Host(host)) => {
                 found.retain(|found| found.registration.instance.host != *host);
             }
+            (Defect::FindIgnoresTheBound, _) => found = self.memory.find(&all_of(name, scope)).await?.items,
+            (Defect::FindIgnoresTheAsker, _) => {
+                found = self.memory.find(&all_of(name, scope)).await?.items;
+                found.sort_by_key(|found| found.registration.instance.host == *search.near);
+                found.truncate(search.most);
+            }
+            (Defect::FindStartsWithAliases, Scope::Host(host)) => {
+                found = self.memory.find(&all_of(name, scope)).await?.items;
+                found.sort_by_key(|found| found.registration.instance.host == *host);
+                found.truncate(search.most);
+            }
             (Defect::FindRemembersAliases, Scope::Host(host))
                 if self.seen().daemons.iter().any(|daemon| daemon.answers_to(host)) =>
             {
-                found = self.memory.find(name, &Scope::Cluster).await?;
+                found = self.memory.find(&all_of(name, &Scope::Cluster)).await?.items;
             }
             (Defect::FindMatchesPatterns, _) => {
                 if let Some((start, _)) = name.as_str().split_once('*') {
@@ -432,13 +486,13 @@ impl RegistryBackend for Broken {
             }
             _ => {}
         }
-        Ok(found)
+        Ok(found.into())
     }
 
-    async fn list(&self, scope: &Scope) -> Result<Vec<Found>, BackendError> {
-        let mut listed = self.memory.list(scope).await?;
+    async fn list(&self, scope: &Scope) -> Result<Seen<Found>, BackendError> {
+        let mut listed = self.memory.list(scope).await?.items;
         match self.defect {
-            Defect::ListIgnoresTheScope => listed = self.memory.list(&Scope::Cluster).await?,
+            Defect::ListIgnoresTheScope => listed = self.memory.list(&Scope::Cluster).await?.items,
             Defect::ListStartsWithTheOldest => listed.reverse(),
             Defect::ListKeepsThePlaceOfNames => {
                 let seen = self.seen();
@@ -450,13 +504,13 @@ impl RegistryBackend for Broken {
             }
             _ => {}
         }
-        Ok(listed)
+        Ok(listed.into())
     }
 
-    async fn daemons(&self, scope: &Scope) -> Result<Vec<Arc<Instance>>, BackendError> {
+    async fn daemons(&self, scope: &Scope) -> Result<Seen<Arc<Instance>>, BackendError> {
         match self.defect {
             Defect::DaemonsIgnoreTheScope => self.memory.daemons(&Scope::Cluster).await,
-            Defect::DaemonsNeverFallSilent => Ok(self.seen().daemons.clone()),
+            Defect::DaemonsNeverFallSilent => Ok(self.seen().daemons.clone().into()),
             _ => self.memory.daemons(scope).await,
         }
     }

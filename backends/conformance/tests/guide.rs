@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use repmd_backend_api::{
     AliveName, BackendError, Change, Claim, Creation, Creations, Found, HostId, Instance, Lease,
-    Registration, RegistryBackend, Renewal, Scope, liveness,
+    Registration, RegistryBackend, Renewal, Scope, Search, Seen, liveness,
 };
 use repmd_backend_conformance::{Fixture, backend_conformance};
 use tokio::sync::broadcast;
@@ -106,9 +106,11 @@ impl RegistryBackend for Shelf {
             if lease.token == claim.token() {
                 return Ok(lease.clone());
             }
-            // Only another daemon that is alive keeps a name. An earlier run of this one does not.
+            // Only another daemon that is alive keeps a name. An earlier run of this one does not, unless
+            // this claim comes late, after a newer one of the same run.
             let holder = &lease.registration.instance;
-            if holder.name != claim.instance.name && rows.is_alive(holder) {
+            let is_late = holder.id == claim.instance.id && claim.number < lease.token.number;
+            if is_late || holder.name != claim.instance.name && rows.is_alive(holder) {
                 let (name, holder) = (lease.registration.node_name(), holder.name.clone());
                 return Err(BackendError::NameTaken { name, holder });
             }
@@ -127,21 +129,25 @@ impl RegistryBackend for Shelf {
         let until = Instant::now() + self.lease_ttl;
         let mut renewals = Vec::with_capacity(leases.len());
         for lease in leases {
-            let Some(at) = rows.position(&lease.registration) else {
-                // Absent: the store lost it, or it ran out, or it was granted without the store.
-                rows.held.push((lease.clone(), until));
-                let (host, name) = key(&lease.registration);
-                self.tell(Change::Registered(name, host));
-                renewals.push(Renewal::Held);
-                continue;
-            };
-            let (held, ends) = &mut rows.held[at];
-            if held.token == lease.token {
-                (*held, *ends) = (lease.clone(), until);
-                renewals.push(Renewal::Held);
-            } else {
-                renewals.push(Renewal::Conflict { holder: held.registration.instance.name.clone() });
+            if let Some(at) = rows.position(&lease.registration) {
+                let held = &rows.held[at].0;
+                if held.token == lease.token {
+                    rows.held[at] = (lease.clone(), until);
+                    renewals.push(Renewal::Held);
+                    continue;
+                }
+                if !held.is_past_of(lease, rows.is_alive(&held.registration.instance)) {
+                    renewals.push(Renewal::Conflict { holder: held.registration.instance.name.clone() });
+                    continue;
+                }
+                // What this daemon itself left there is no other owner.
+                rows.remove(at);
             }
+            // Absent: the store lost it, or it ran out, or it was granted without the store.
+            rows.held.push((lease.clone(), until));
+            let (host, name) = key(&lease.registration);
+            self.tell(Change::Registered(name, host));
+            renewals.push(Renewal::Held);
         }
         Ok(renewals)
     }
@@ -161,19 +167,24 @@ impl RegistryBackend for Shelf {
         Ok(())
     }
 
-    async fn find(&self, name: &AliveName, scope: &Scope) -> Result<Vec<Found>, BackendError> {
+    async fn find(&self, search: &Search<'_>) -> Result<Seen<Found>, BackendError> {
         let rows = self.step();
-        Ok(rows.within(scope).filter(|found| found.registration.node.name == *name).collect())
+        let named = rows.within(search.scope).filter(|found| found.registration.node.name == *search.name);
+        let first = if let Scope::Host(host) = search.scope { host } else { search.near };
+        let mut named: Vec<_> = named.collect();
+        named.sort_by_key(|found| found.registration.instance.host != *first);
+        named.truncate(search.most);
+        Ok(named.into())
     }
 
-    async fn list(&self, scope: &Scope) -> Result<Vec<Found>, BackendError> {
-        Ok(self.step().within(scope).rev().collect())
+    async fn list(&self, scope: &Scope) -> Result<Seen<Found>, BackendError> {
+        Ok(self.step().within(scope).rev().collect::<Vec<_>>().into())
     }
 
-    async fn daemons(&self, scope: &Scope) -> Result<Vec<Arc<Instance>>, BackendError> {
+    async fn daemons(&self, scope: &Scope) -> Result<Seen<Arc<Instance>>, BackendError> {
         let rows = self.step();
         let daemons = rows.daemons.iter().map(|(instance, _)| instance);
-        Ok(daemons.filter(|instance| scope.covers(instance)).cloned().collect())
+        Ok(daemons.filter(|instance| scope.covers(instance)).cloned().collect::<Vec<_>>().into())
     }
 
     fn watch(&self) -> BoxStream<'static, Change> {

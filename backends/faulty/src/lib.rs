@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use repmd_backend_api::{
-    AliveName, BackendError, Change, Claim, Found, Instance, Lease, RegistryBackend, Renewal, Scope,
+    BackendError, Change, Claim, Found, Instance, Lease, RegistryBackend, Renewal, Scope, Search, Seen,
 };
 use tokio::time::{Instant, sleep};
 
@@ -94,15 +94,15 @@ impl RegistryBackend for Faulty {
         self.over_the_link(self.inner.retire(instance)).await
     }
 
-    async fn find(&self, name: &AliveName, scope: &Scope) -> Result<Vec<Found>, BackendError> {
-        self.over_the_link(self.inner.find(name, scope)).await
+    async fn find(&self, search: &Search<'_>) -> Result<Seen<Found>, BackendError> {
+        self.over_the_link(self.inner.find(search)).await
     }
 
-    async fn list(&self, scope: &Scope) -> Result<Vec<Found>, BackendError> {
+    async fn list(&self, scope: &Scope) -> Result<Seen<Found>, BackendError> {
         self.over_the_link(self.inner.list(scope)).await
     }
 
-    async fn daemons(&self, scope: &Scope) -> Result<Vec<Arc<Instance>>, BackendError> {
+    async fn daemons(&self, scope: &Scope) -> Result<Seen<Arc<Instance>>, BackendError> {
         self.over_the_link(self.inner.daemons(scope)).await
     }
 

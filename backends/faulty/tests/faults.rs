@@ -45,7 +45,8 @@ fn claim(text: &str) -> Claim {
 }
 
 async fn is_registered(registry: &dyn RegistryBackend, text: &str) -> bool {
-    !registry.find(&name(text), &Scope::Cluster).await.unwrap().is_empty()
+    let listed = registry.list(&Scope::Cluster).await.unwrap().items;
+    listed.iter().any(|found| found.registration.node.name == name(text))
 }
 
 fn unavailable<T>(answer: Result<T, BackendError>) -> bool {

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream};
 use repmd_backend_api::{
     AliveName, BackendError, Change, Claim, Creation, Creations, Found, HostId, Instance, InstanceId, Lease,
-    LeaseToken, Registration, RegistryBackend, Renewal, Scope, liveness,
+    LeaseToken, Registration, RegistryBackend, Renewal, Scope, Search, Seen, liveness,
 };
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -213,7 +213,9 @@ impl RegistryBackend for Memory {
                 return Ok(held.lease.clone());
             }
             let holder = &held.lease.registration.instance;
-            if holder.name != instance.name && registry.daemons.contains_key(&holder.id) {
+            let is_late = holder.id == instance.id && claim.number < held.lease.token.number;
+            let is_anothers = holder.name != instance.name && registry.daemons.contains_key(&holder.id);
+            if is_late || is_anothers {
                 let name = held.lease.registration.node_name();
                 return Err(BackendError::NameTaken { name, holder: holder.name.clone() });
             }
@@ -234,16 +236,21 @@ impl RegistryBackend for Memory {
         let mut renewals = Vec::with_capacity(leases.len());
         for lease in leases {
             let Registration { node, instance, .. } = &*lease.registration;
-            renewals.push(match registry.held(&instance.host, &node.name) {
-                Some(held) if held.lease.token != lease.token => {
-                    let holder = held.lease.registration.instance.name.clone();
-                    Renewal::Conflict { holder }
-                }
-                Some(_) => {
+            let held = registry.held(&instance.host, &node.name).map(|held| held.lease.clone());
+            renewals.push(match held {
+                Some(held) if held.token == lease.token => {
                     registry.extend(lease, self.expiry(now));
                     Renewal::Held
                 }
-                None => {
+                Some(held)
+                    if !held.is_past_of(lease, registry.daemons.contains_key(&held.token.instance)) =>
+                {
+                    Renewal::Conflict { holder: held.registration.instance.name.clone() }
+                }
+                past => {
+                    if let Some(past) = past {
+                        registry.remove(&instance.host, &node.name, past.token);
+                    }
                     // What else was known of the name may be lost with it, so count on from the clock.
                     let key = (instance.host.clone(), node.name.clone());
                     registry.creations.spend(&key, self.creations_clock(now));
@@ -269,25 +276,32 @@ impl RegistryBackend for Memory {
         Ok(())
     }
 
-    async fn find(&self, name: &AliveName, scope: &Scope) -> Result<Vec<Found>, BackendError> {
+    async fn find(&self, search: &Search<'_>) -> Result<Seen<Found>, BackendError> {
         let (registry, now) = self.current();
-        let holders = registry.names.get(name).map(Vec::as_slice).unwrap_or_default();
-        let covered = holders.iter().filter(|held| scope.covers(&held.lease.registration.instance));
-        Ok(covered.map(|held| held.found(now)).collect())
+        let holders = registry.names.get(search.name).map(Vec::as_slice).unwrap_or_default();
+        let covered = holders.iter().filter(|held| search.scope.covers(&held.lease.registration.instance));
+        let mut covered: Vec<_> = covered.collect();
+        let first = match search.scope {
+            Scope::Host(host) => host,
+            Scope::Cluster => search.near,
+        };
+        covered.sort_by_key(|held| held.host() != first);
+        covered.truncate(search.most);
+        Ok(covered.into_iter().map(|held| held.found(now)).collect::<Vec<_>>().into())
     }
 
-    async fn list(&self, scope: &Scope) -> Result<Vec<Found>, BackendError> {
+    async fn list(&self, scope: &Scope) -> Result<Seen<Found>, BackendError> {
         let (registry, now) = self.current();
         let mut found: Vec<_> = registry.names.values().flatten().collect();
         found.retain(|held| scope.covers(&held.lease.registration.instance));
         found.sort_unstable_by_key(|held| std::cmp::Reverse(held.order));
-        Ok(found.into_iter().map(|held| held.found(now)).collect())
+        Ok(found.into_iter().map(|held| held.found(now)).collect::<Vec<_>>().into())
     }
 
-    async fn daemons(&self, scope: &Scope) -> Result<Vec<Arc<Instance>>, BackendError> {
+    async fn daemons(&self, scope: &Scope) -> Result<Seen<Arc<Instance>>, BackendError> {
         let (registry, _) = self.current();
         let daemons = registry.daemons.values().map(|(instance, _)| instance);
-        Ok(daemons.filter(|instance| scope.covers(instance)).cloned().collect())
+        Ok(daemons.filter(|instance| scope.covers(instance)).cloned().collect::<Vec<_>>().into())
     }
 
     fn watch(&self) -> BoxStream<'static, Change> {

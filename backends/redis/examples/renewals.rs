@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::StreamExt;
 use futures_util::stream::{self, FuturesUnordered};
 use repmd_backend_api::{
-    AliveName, Claim, HostId, Instance, InstanceId, Lease, Node, NodeType, RegistryBackend, Scope,
+    AliveName, Claim, HostId, Instance, InstanceId, Lease, Node, NodeType, RegistryBackend, Scope, Search,
 };
 use repmd_backend_redis::{Redis, Settings};
 use repmd_test_stores::Store;
@@ -60,15 +60,16 @@ async fn main() {
     let mut took = Vec::new();
     for index in 0..10_000 {
         let started = Instant::now();
-        let found = daemon.backend.find(&name(index), &Scope::Host(host(1))).await;
-        assert_eq!(found.expect("the store is up").len(), 1);
+        let (name, near, scope) = (name(index), &daemon.instance.host, Scope::Host(host(1)));
+        let found = daemon.backend.find(&Search { name: &name, scope: &scope, near, most: 4 }).await;
+        assert_eq!(found.expect("the store is up").items.len(), 1);
         took.push(started.elapsed());
     }
     took.sort_unstable();
     println!("look-up: p50 {:.0?}, p99 {:.0?}", took[took.len() / 2], took[took.len() * 99 / 100]);
 
     let started = Instant::now();
-    let listed = daemon.backend.list(&Scope::Cluster).await.expect("the store is up").len();
+    let listed = daemon.backend.list(&Scope::Cluster).await.expect("the store is up").items.len();
     println!("list of {listed} names: {:.2?}", started.elapsed());
 
     store.tell_all(&["FLUSHALL"]);

@@ -1,6 +1,6 @@
 //! The names of what is in the store, for the parts outside the scripts; `scripts/prelude.lua` has them all.
 
-use repmd_backend_api::{AliveName, HostId};
+use std::fmt;
 
 /// The names of one cluster's keys.
 #[derive(Clone, Debug)]
@@ -24,18 +24,13 @@ impl Keys {
     }
 
     /// Where the registration of a name on a host is. No host has a slash; a name may.
-    pub(crate) fn node(&self, host: &HostId, name: &AliveName) -> String {
+    pub(crate) fn node(&self, host: impl fmt::Display, name: &str) -> String {
         format!("{}node:{host}/{name}", self.prefix)
     }
 
     /// Where a daemon is, as long as it counts as alive.
     pub(crate) fn instance(&self, id: &str) -> String {
         format!("{}instance:{id}", self.prefix)
-    }
-
-    /// The names of a host.
-    pub(crate) fn names(&self, host: &HostId) -> String {
-        format!("{}names:{host}", self.prefix)
     }
 
     /// All hosts.

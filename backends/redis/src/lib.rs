@@ -42,8 +42,8 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
 use redis::{Script, ScriptInvocation};
 use repmd_backend_api::{
-    AliveName, BackendError, Change, Claim, Creation, Found, HostId, Instance, Lease, NodeName, Registration,
-    RegistryBackend, Renewal, Scope, liveness,
+    AliveName, BackendError, Change, Claim, Creation, Found, HostId, Instance, Lease, NameError, NodeName,
+    Registration, RegistryBackend, Renewal, Scope, Search, Seen, liveness,
 };
 
 use connection::{Connection, Lane};
@@ -78,7 +78,7 @@ struct Scripts {
 }
 
 /// An entry that was found: what it is called within its key, its value, and the milliseconds left to it.
-type Entry = (String, Vec<u8>, i64);
+type Entry = (Vec<u8>, Vec<u8>, i64);
 
 impl Redis {
     /// A registry whose store is, or will be, where `settings` say. Does not wait for it: until it is
@@ -124,7 +124,7 @@ impl Redis {
         Ok(renewals.collect())
     }
 
-    async fn read_some(&self, host: &HostId, names: &[String]) -> Result<Vec<(u64, Found)>, BackendError> {
+    async fn read_some(&self, host: &HostId, names: &[Vec<u8>]) -> Result<Seen<(u64, Found)>, BackendError> {
         let mut script = self.start(&self.scripts.read);
         script.arg(host.as_str()).arg(names);
         let entries: Vec<Entry> = self
@@ -132,33 +132,40 @@ impl Redis {
             .run(Lane::Bulk, &script)
             .await
             .map_err(|failure| failure.when(|| format!("list {host}")))?;
-        let mut found = Vec::with_capacity(entries.len());
+        let mut seen = Seen::default();
         for entry in &entries {
-            let name = AliveName::parse(entry.0.as_bytes()).map_err(|error| BackendError::Corrupt {
-                key: self.keys.names(host),
-                source: error.into(),
-            })?;
-            found.push(self.read(host, &name, entry)?);
+            let registration = AliveName::parse(&entry.0).map_err(Unreadable::from);
+            let registration = registration.and_then(|name| read(host, &name, entry));
+            seen.add(|| self.keys.node(host, &String::from_utf8_lossy(&entry.0)), registration);
         }
-        Ok(found)
-    }
-
-    fn read_host(&self, text: &str) -> Result<HostId, BackendError> {
-        HostId::parse(text)
-            .map_err(|error| BackendError::Corrupt { key: self.keys.hosts(), source: error.into() })
-    }
-
-    /// A registration that was found, and its place in the order.
-    fn read(&self, host: &HostId, name: &AliveName, entry: &Entry) -> Result<(u64, Found), BackendError> {
-        let Stored { order, lease } = self.read_lease(host, name, &entry.1)?;
-        let left = Some(Duration::from_millis(entry.2.try_into().unwrap_or_default()));
-        Ok((order, Found { registration: lease.registration, left }))
+        Ok(seen)
     }
 
     fn read_lease(&self, host: &HostId, name: &AliveName, value: &[u8]) -> Result<Stored, BackendError> {
-        record::decode_lease(value)
-            .map_err(|error| BackendError::Corrupt { key: self.keys.node(host, name), source: error.into() })
+        record::decode_lease(value).and_then(|stored| stored.under(host, name)).map_err(|error| {
+            BackendError::Corrupt { key: self.keys.node(host, name.as_str()), source: error.into() }
+        })
     }
+}
+
+/// A registration that was found, and its place in the order.
+fn read(host: &HostId, name: &AliveName, (_, value, left): &Entry) -> Result<(u64, Found), Unreadable> {
+    // Nothing of ours is without an end, and what has none would be believed for ever.
+    let left = u64::try_from(*left).map_err(|_| Unreadable::Endless)?;
+    let Stored { order, lease } = record::decode_lease(value)?.under(host, name)?;
+    Ok((order, Found { registration: lease.registration, left: Some(Duration::from_millis(left)) }))
+}
+
+/// A host, as it is written in an index.
+fn read_host(text: &[u8]) -> Result<HostId, Unreadable> {
+    let text = std::str::from_utf8(text).map_err(|_| NameError::NotUtf8)?;
+    Ok(HostId::parse(text)?)
+}
+
+/// A daemon that was found.
+fn read_daemon(id: &[u8], value: &[u8]) -> Result<Arc<Instance>, Unreadable> {
+    let id = std::str::from_utf8(id).map_err(|_| Unreadable::Version)?;
+    Ok(Arc::new(record::decode_instance(record::decode_id(id)?, value)?))
 }
 
 impl Scripts {
@@ -213,7 +220,8 @@ impl RegistryBackend for Redis {
                 Err(BackendError::NameTaken { name: node_name(), holder })
             }
             _ => {
-                let (key, source) = (self.keys.node(&instance.host, &node.name), Unreadable::Version.into());
+                let (key, source) =
+                    (self.keys.node(&instance.host, node.name.as_str()), Unreadable::Version.into());
                 Err(stored.err().unwrap_or(BackendError::Corrupt { key, source }))
             }
         }
@@ -242,64 +250,64 @@ impl RegistryBackend for Redis {
         retired.map_err(|failure| failure.when(|| format!("retire {}", instance.name)))
     }
 
-    async fn find(&self, name: &AliveName, scope: &Scope) -> Result<Vec<Found>, BackendError> {
+    async fn find(&self, search: &Search<'_>) -> Result<Seen<Found>, BackendError> {
+        let Search { name, scope, near, most } = search;
         let mut script = self.start(&self.scripts.find);
-        script.arg(name.as_str()).arg(host_of(scope));
+        script.arg(name.as_str()).arg(host_of(scope)).arg(near.as_str()).arg(*most);
         let entries: Vec<Entry> = self
             .connection
             .run(Lane::Quick, &script)
             .await
             .map_err(|failure| failure.when(|| format!("find {name}")))?;
-        let mut found = Vec::with_capacity(entries.len());
+        let mut seen = Seen::default();
         for entry in &entries {
-            let host = self.read_host(&entry.0)?;
-            found.push(self.read(&host, name, entry)?.1);
+            let found = read_host(&entry.0).and_then(|host| Ok(read(&host, name, entry)?.1));
+            seen.add(|| self.keys.node(String::from_utf8_lossy(&entry.0), name.as_str()), found);
         }
-        found.retain(|found| scope.covers(&found.registration.instance));
-        Ok(found)
+        seen.items.retain(|found| scope.covers(&found.registration.instance));
+        Ok(seen)
     }
 
     /// First the names, then what is behind them: no registration ever changes its host or its name, so
-    /// none is missed or seen twice. Each step has the deadline, not the whole of a list that is long; no
-    /// node waits for one.
-    async fn list(&self, scope: &Scope) -> Result<Vec<Found>, BackendError> {
+    /// none is missed or seen twice. No node waits for a list.
+    async fn list(&self, scope: &Scope) -> Result<Seen<Found>, BackendError> {
         let mut script = self.start(&self.scripts.names);
         script.arg(host_of(scope));
-        let names: Vec<(String, Vec<String>)> = self
+        let names: Vec<(Vec<u8>, Vec<Vec<u8>>)> = self
             .connection
             .run(Lane::Bulk, &script)
             .await
             .map_err(|failure| failure.when(|| "list names".to_owned()))?;
+        let mut seen = Seen::default();
         let mut batches = Vec::new();
         for (host, names) in &names {
-            let host = self.read_host(host)?;
-            batches.extend(names.chunks(BATCH).map(|names| (host.clone(), names)));
+            match read_host(host) {
+                Ok(host) => batches.extend(names.chunks(BATCH).map(|names| (host.clone(), names))),
+                Err(unreadable) => seen.add(|| self.keys.hosts(), Err(unreadable)),
+            }
         }
         let reads: Vec<_> = batches.iter().map(|(host, names)| self.read_some(host, names)).collect();
-        let mut found = stream::iter(reads).buffer_unordered(READS_MAX).try_concat().await?;
+        let batches: Vec<_> = stream::iter(reads).buffer_unordered(READS_MAX).try_collect().await?;
+        batches.into_iter().for_each(|batch| seen.append(batch));
+        let mut found = std::mem::take(&mut seen.items);
         found.retain(|(_, found)| scope.covers(&found.registration.instance));
         found.sort_unstable_by_key(|(order, _)| Reverse(*order));
-        Ok(found.into_iter().map(|(_, found)| found).collect())
+        Ok(seen.with(found.into_iter().map(|(_, found)| found).collect()))
     }
 
-    async fn daemons(&self, scope: &Scope) -> Result<Vec<Arc<Instance>>, BackendError> {
+    async fn daemons(&self, scope: &Scope) -> Result<Seen<Arc<Instance>>, BackendError> {
         let script = self.start(&self.scripts.daemons);
-        let entries: Vec<(String, Vec<u8>)> = self
+        let entries: Vec<(Vec<u8>, Vec<u8>)> = self
             .connection
             .run(Lane::Quick, &script)
             .await
             .map_err(|failure| failure.when(|| "list daemons".to_owned()))?;
-        let mut daemons = Vec::with_capacity(entries.len());
-        for (id, value) in entries {
-            let instance = record::decode_id(&id).and_then(|id| record::decode_instance(id, &value));
-            let instance = instance.map_err(|error| BackendError::Corrupt {
-                key: self.keys.instance(&id),
-                source: error.into(),
-            })?;
-            daemons.push(Arc::new(instance));
+        let mut seen = Seen::default();
+        for (id, value) in &entries {
+            seen.add(|| self.keys.instance(&String::from_utf8_lossy(id)), read_daemon(id, value));
         }
-        daemons.retain(|instance| scope.covers(instance));
-        Ok(daemons)
+        seen.items.retain(|instance| scope.covers(instance));
+        Ok(seen)
     }
 
     fn watch(&self) -> BoxStream<'static, Change> {

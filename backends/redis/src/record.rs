@@ -13,18 +13,29 @@ use std::time::{Duration, SystemTime};
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
 use repmd_backend_api::{
-    AliveName, Creation, HostId, Instance, InstanceId, Lease, LeaseToken, Node, NodeType, Registration,
+    AliveName, Creation, EXTRA_BYTES_MAX, HostId, Instance, InstanceId, Lease, LeaseToken, Node, NodeName,
+    NodeType, Registration,
 };
 use serde::{Deserialize, Serialize};
 
-/// How long the name of a daemon may be, in characters.
-const HOLDER_MAX: usize = 255;
+/// The most aliases, addresses and characters of an instance name that a daemon is believed to have.
+const ALIASES_MAX: usize = 256;
+const ADDRESSES_MAX: usize = 256;
+const NAME_CHARS_MAX: usize = 255;
 
 /// Why an entry cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unreadable {
     #[error("not written by a version of repmd that this one knows")]
     Version,
+    #[error("it never runs out")]
+    Endless,
+    #[error("it says that it is {says}")]
+    Elsewhere { says: NodeName },
+    #[error("{bytes} bytes of extra, where a node can have {EXTRA_BYTES_MAX}")]
+    Extra { bytes: usize },
+    #[error("{count} {what}, where a daemon can have {most}")]
+    TooMany { count: usize, what: &'static str, most: usize },
     #[error(transparent)]
     Body(#[from] serde_json::Error),
     #[error(transparent)]
@@ -37,6 +48,19 @@ pub(crate) struct Stored {
     /// Later registrations of a host have higher ones.
     pub(crate) order: u64,
     pub(crate) lease: Lease,
+}
+
+impl Stored {
+    /// The same, if it is the registration of `name` on `host`: a key led here, and what is somebody else's is
+    /// not believed under it.
+    pub(crate) fn under(self, host: &HostId, name: &AliveName) -> Result<Self, Unreadable> {
+        let Registration { node, instance, .. } = &*self.lease.registration;
+        if node.name == *name && instance.host == *host {
+            Ok(self)
+        } else {
+            Err(Unreadable::Elsewhere { says: self.lease.registration.node_name() })
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -96,7 +120,7 @@ pub(crate) fn encode_holder(instance: &Instance) -> String {
 
 /// The name of a daemon, as a script answers it; no more of it than a name may have.
 pub(crate) fn decode_holder(text: &[u8]) -> String {
-    percent_decode(text).decode_utf8_lossy().chars().take(HOLDER_MAX).collect()
+    percent_decode(text).decode_utf8_lossy().chars().take(NAME_CHARS_MAX).collect()
 }
 
 /// All that the daemon writes of a lease it holds: `TOKEN CREATION HOLDER BODY`.
@@ -137,6 +161,9 @@ pub(crate) fn decode_lease(value: &[u8]) -> Result<Stored, Unreadable> {
         instance: Arc::new(body.instance.into_instance(id)?),
         registered_at: SystemTime::UNIX_EPOCH + Duration::from_nanos(body.registered_at),
     };
+    if EXTRA_BYTES_MAX < registration.node.extra.len() {
+        return Err(Unreadable::Extra { bytes: registration.node.extra.len() });
+    }
     let lease = Lease { token: LeaseToken { instance: id, number }, registration: Arc::new(registration) };
     Ok(Stored { order, lease })
 }
@@ -170,6 +197,9 @@ impl<'a> InstanceBody<'a> {
     }
 
     fn into_instance(self, id: InstanceId) -> Result<Instance, Unreadable> {
+        at_most(ALIASES_MAX, self.aliases.len(), "aliases")?;
+        at_most(ADDRESSES_MAX, self.addresses.len(), "addresses")?;
+        at_most(NAME_CHARS_MAX, self.name.chars().count(), "characters of a name")?;
         let aliases: Result<_, _> = self.aliases.iter().map(|alias| HostId::parse(alias)).collect();
         Ok(Instance {
             id,
@@ -180,6 +210,10 @@ impl<'a> InstanceBody<'a> {
             port: self.port,
         })
     }
+}
+
+fn at_most(most: usize, count: usize, what: &'static str) -> Result<(), Unreadable> {
+    if most < count { Err(Unreadable::TooMany { count, what, most }) } else { Ok(()) }
 }
 
 fn encode(body: &impl Serialize) -> String {
@@ -218,11 +252,53 @@ mod tests {
         Lease { token, registration: Arc::new(registration) }
     }
 
+    /// Reads what stands under the key of [`lease`].
+    fn read(value: &[u8]) -> Result<Stored, Unreadable> {
+        let Registration { node, instance, .. } = &*lease().registration;
+        decode_lease(value)?.under(&instance.host, &node.name)
+    }
+
+    fn written(lease: &Lease) -> Vec<u8> {
+        format!("1 0000000000000000007 {}", encode_lease(lease)).into_bytes()
+    }
+
+    #[test]
+    fn what_stands_under_another_key_is_not_believed() {
+        let value = written(&lease());
+        let Registration { node, instance, .. } = &*lease().registration;
+        let (other, elsewhere) = (AliveName::parse(b"other").unwrap(), HostId::parse("db-2").unwrap());
+        for (host, name) in [(&instance.host, &other), (&elsewhere, &node.name)] {
+            assert!(matches!(
+                decode_lease(&value).unwrap().under(host, name),
+                Err(Unreadable::Elsewhere { .. })
+            ));
+        }
+    }
+
+    #[test]
+    fn no_more_is_read_than_a_daemon_can_have_written() {
+        let with = |change: &dyn Fn(&mut Registration, &mut Instance)| {
+            let mut registration = (*lease().registration).clone();
+            let mut instance = (*registration.instance).clone();
+            change(&mut registration, &mut instance);
+            registration.instance = Arc::new(instance);
+            read(&written(&Lease { registration: Arc::new(registration), ..lease() }))
+        };
+        assert!(with(&|it, _| it.node.extra = vec![7; EXTRA_BYTES_MAX].into()).is_ok());
+        let refused = with(&|it, _| it.node.extra = vec![7; 70_000].into());
+        assert!(matches!(refused, Err(Unreadable::Extra { bytes: 70_000 })));
+        let refused = [
+            with(&|_, it| it.aliases = vec![it.host.clone(); ALIASES_MAX + 1]),
+            with(&|_, it| it.addresses = vec![it.addresses[0]; ADDRESSES_MAX + 1]),
+            with(&|_, it| it.name = "x".repeat(NAME_CHARS_MAX + 1)),
+        ];
+        assert!(refused.iter().all(|refused| matches!(refused, Err(Unreadable::TooMany { .. }))));
+    }
+
     #[test]
     fn a_lease_is_read_as_it_was_written() {
         let lease = lease();
-        let stored =
-            decode_lease(format!("1 0000000000000000007 {}", encode_lease(&lease)).as_bytes()).unwrap();
+        let stored = read(&written(&lease)).unwrap();
         assert_eq!((stored.order, stored.lease.token), (7, lease.token));
         assert_eq!(stored.lease.registration, lease.registration);
         let instance = &lease.registration.instance;
@@ -234,11 +310,11 @@ mod tests {
     fn a_field_of_a_later_version_is_skipped_and_a_later_format_is_refused() {
         let written = format!("1 0000000000000000007 {}", encode_lease(&lease()));
         let grown = written.replacen("{\"name\"", "{\"new\":[1],\"name\"", 1);
-        assert!(grown != written && decode_lease(grown.as_bytes()).is_ok());
+        assert!(grown != written && read(grown.as_bytes()).is_ok());
         for other in [format!("2{}", &written[1..]), String::new(), "1".to_owned(), "1 x".to_owned()] {
-            assert!(matches!(decode_lease(other.as_bytes()), Err(Unreadable::Version)), "{other}");
+            assert!(matches!(read(other.as_bytes()), Err(Unreadable::Version)), "{other}");
         }
-        assert!(matches!(decode_lease(&written.as_bytes()[..60]), Err(Unreadable::Version)));
-        assert!(matches!(decode_lease(&written.as_bytes()[..120]), Err(Unreadable::Body(_))));
+        assert!(matches!(read(&written.as_bytes()[..60]), Err(Unreadable::Version)));
+        assert!(matches!(read(&written.as_bytes()[..120]), Err(Unreadable::Body(_))));
     }
 }

@@ -334,8 +334,9 @@ function showStatus() {
     says.push('Nodes of this host are served as ever; those of other hosts are shown as last known.');
   } else if (status) {
     pill(status.reasons.length ? 'warn' : 'good', status.reasons.length ? 'Degraded' : 'All well');
-    says.push(...status.reasons.slice(0, 5));
-    if (status.reasons.length > 5) says.push(`And ${status.reasons.length - 5} more.`);
+    const reasons = [...status.reasons, ...status.notes];
+    says.push(...reasons.slice(0, 5));
+    if (reasons.length > 5) says.push(`And ${reasons.length - 5} more.`);
   }
   const text = says.join('\n');
   $('banner').hidden = text === '';

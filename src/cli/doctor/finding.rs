@@ -79,6 +79,8 @@ kinds! {
         "stop one of the two nodes, or give each daemon a --host of its own if they are on different hosts";
     NODE_UNPUBLISHED = Warning "node-unpublished"
         "see the findings on the store; the daemon publishes it as soon as the store lets it";
+    ENTRY_UNREADABLE = Warning "entry-unreadable"
+        "update the daemons that are older than the one which wrote it, or delete what is not repmd's: it costs its own name alone";
     SETTINGS_DIFFER = Warning "settings-differ"
         "give this command the settings of the daemon: the same --config, flags and variables";
     STORE_AWAY = Failure "store-away"

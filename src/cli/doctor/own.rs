@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use serde_json::Value;
 
 use super::finding::{
-    API_OTHER, API_TOKEN, DAEMON_ABSENT, DAEMON_DEGRADED, DAEMON_SILENT, DAEMON_STOCK, NODE_CONFLICT,
-    NODE_UNPUBLISHED, PORT_FOREIGN, PORT_SHARED, PORT_SYSTEMD, SETTINGS_DIFFER,
+    API_OTHER, API_TOKEN, DAEMON_ABSENT, DAEMON_DEGRADED, DAEMON_SILENT, DAEMON_STOCK, ENTRY_UNREADABLE,
+    NODE_CONFLICT, NODE_UNPUBLISHED, PORT_FOREIGN, PORT_SHARED, PORT_SYSTEMD, SETTINGS_DIFFER,
 };
 use super::listeners::{Listeners, Process};
 use super::{CONNECT_TIME, Doctor, ask, is_repmd};
@@ -111,6 +111,9 @@ impl Doctor<'_> {
         let Some((_, status)) = &self.daemon else { return };
         for reason in super::strings(&status["reasons"]) {
             self.report.found(DAEMON_DEGRADED, reason);
+        }
+        for note in super::strings(&status["notes"]) {
+            self.report.found(ENTRY_UNREADABLE, note);
         }
         let shown = self.settings.shown.iter().find(|shown| shown.key == "backend");
         let (own, its) = (shown.map_or("memory", |shown| &shown.value), &status["registry"]["backend"]);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use repmd_backend_api::{Renewal, Scope, liveness};
+use repmd_backend_api::{Renewal, Scope, Search, liveness};
 
 use crate::Fixture;
 use crate::daemon::{Daemon, alive, conflict_with};
@@ -56,8 +56,10 @@ pub async fn what_is_found_says_how_long_it_lives_on(fixture: impl Fixture) {
     let daemon = Daemon::of(&fixture, "db-1").await;
     let ttl = ttl(&daemon);
     let left = async || {
-        let found = daemon.backend.find(&alive("rabbit"), &Scope::Cluster).await.unwrap();
-        let listed = daemon.backend.list(&Scope::Cluster).await.unwrap();
+        let (name, near) = (alive("rabbit"), &daemon.instance.host);
+        let search = Search { name: &name, scope: &Scope::Cluster, near, most: 2 };
+        let found = daemon.backend.find(&search).await.unwrap().items;
+        let listed = daemon.backend.list(&Scope::Cluster).await.unwrap().items;
         [found, listed].map(|found| found.first().and_then(|found| found.left).unwrap_or_default())
     };
     let (before, after, renewed) = in_time(ttl, async || {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use repmd_backend_api::{Instance, InstanceId, Scope};
 
 use crate::Fixture;
-use crate::daemon::{Daemon, host};
+use crate::daemon::{Daemon, host, instance};
 
 pub async fn nothing_is_found_where_nothing_is_registered(fixture: impl Fixture) {
     let daemon = Daemon::of(&fixture, "db-1").await;
@@ -28,6 +28,28 @@ pub async fn a_name_is_found_by_its_host_its_alias_and_the_cluster_only(fixture:
     for elsewhere in ["db-2", "db-2.example", "db-3", "db", "db-1.exampl"] {
         assert_eq!(other.find("rabbit", &Scope::Host(host(elsewhere))).await, [], "{elsewhere}");
     }
+}
+
+pub async fn of_many_no_more_are_found_than_are_wanted_the_askers_own_among_them(fixture: impl Fixture) {
+    for number in 0..9 {
+        Daemon::of(&fixture, &format!("db-{number}")).await.register("rabbit").await;
+    }
+    for number in [0, 4, 8] {
+        let on = format!("db-{number}");
+        let asker = Daemon::start(&fixture, "another", &on).await;
+        let found = asker.some("rabbit", &Scope::Cluster, 3).await;
+        assert_eq!(found.len(), 3);
+        assert!(found.iter().any(|found| found.instance.host == host(&on)), "{on} is not in {found:?}");
+    }
+}
+
+pub async fn the_host_itself_comes_before_those_that_have_its_name_as_an_alias(fixture: impl Fixture) {
+    let alias = Instance { aliases: vec![host("db-1")], ..instance("aaa", "aaa") };
+    Daemon::run(&fixture, alias).await.register("rabbit").await;
+    let daemon = Daemon::of(&fixture, "db-1").await;
+    let lease = daemon.register("rabbit").await;
+    assert_eq!(daemon.some("rabbit", &daemon.scope(), 1).await, [Arc::clone(&lease.registration)]);
+    assert_eq!(daemon.some("rabbit", &daemon.scope(), 9).await.len(), 2);
 }
 
 pub async fn an_alias_of_an_earlier_run_finds_nothing(fixture: impl Fixture) {

@@ -133,3 +133,12 @@ async fn at_once(fixture: &impl Fixture, claims: &[Claim]) -> Vec<Result<u32, St
     }
     answers
 }
+
+pub async fn a_claim_that_arrives_late_leaves_a_newer_one_alone(fixture: impl Fixture) {
+    let daemon = Daemon::of(&fixture, "db-1").await;
+    let late = daemon.claim("rabbit");
+    let newer = daemon.register("rabbit").await;
+    let refused = daemon.backend.register(&late).await;
+    assert!(matches!(refused, Err(BackendError::NameTaken { .. })), "{refused:?}");
+    assert_eq!(daemon.found("rabbit").await.as_ref(), Some(&newer.registration));
+}

@@ -45,10 +45,36 @@ pub async fn a_renewal_never_overwrites_another_owner(fixture: impl Fixture) {
     assert_eq!(first.renew(&[unpublished(&first, "rabbit")]).await, [conflict_with(&second)]);
     assert_eq!(first.found("rabbit").await.as_ref(), Some(&new.registration));
     assert_eq!(second.renew(std::slice::from_ref(&new)).await, [Renewal::Held]);
-    // A daemon's own earlier life is another owner too.
+    // An older lease of a daemon takes nothing back from its newer one.
     let newer = second.register("rabbit").await;
     assert_eq!(second.renew(&[new]).await, [conflict_with(&second)]);
     assert_eq!(second.found("rabbit").await.as_ref(), Some(&newer.registration));
+}
+
+pub async fn a_renewal_replaces_an_earlier_life_that_the_same_run_left_behind(fixture: impl Fixture) {
+    let (daemon, other) = (Daemon::of(&fixture, "db-1").await, Daemon::of(&fixture, "db-2").await);
+    daemon.register("rabbit").await;
+    // The node came back on another port while the store was away, and nobody could tell it.
+    let lease = unpublished(&daemon, "rabbit");
+    assert_eq!(daemon.renew(std::slice::from_ref(&lease)).await, [Renewal::Held]);
+    assert_eq!(other.find("rabbit", &daemon.scope()).await, [Arc::clone(&lease.registration)]);
+    daemon.release(&lease).await;
+    assert_eq!(daemon.found("rabbit").await, None);
+}
+
+pub async fn a_renewal_replaces_what_an_earlier_run_that_is_over_left_behind(fixture: impl Fixture) {
+    let last_run = Daemon::of(&fixture, "db-1").await;
+    let old = last_run.register("rabbit").await;
+    let daemon = last_run.next_run(&fixture).await;
+    let lease = unpublished(&daemon, "rabbit");
+    // While both runs live, they are two daemons with one name: neither takes from the other.
+    assert_eq!(daemon.renew(std::slice::from_ref(&lease)).await, [conflict_with(&daemon)]);
+    last_run.backend.retire(&last_run.instance).await.unwrap();
+    assert_eq!(daemon.renew(std::slice::from_ref(&lease)).await, [Renewal::Held]);
+    assert_eq!(daemon.found("rabbit").await.as_ref(), Some(&lease.registration));
+    // What comes late from the run that is over takes nothing back.
+    assert_eq!(last_run.renew(&[old]).await, [conflict_with(&daemon)]);
+    assert_eq!(daemon.found("rabbit").await.as_ref(), Some(&lease.registration));
 }
 
 pub async fn renewals_are_answered_in_the_order_of_the_leases(fixture: impl Fixture) {

@@ -55,6 +55,23 @@ local function parse(value)
   }
 end
 
+-- Whether a run of a daemon made the claim `token` before the claim `other`. Numbers of 64 bits are more than
+-- Lua can count to, so their digits are compared.
+local function is_newer(token, other)
+  local run, number = string.match(token, '^(%x+)%-(%d+)$')
+  local other_run, other_number = string.match(other, '^(%x+)%-(%d+)$')
+  if run ~= other_run then return false end
+  if #number ~= #other_number then return #other_number < #number end
+  return other_number < number
+end
+
+-- Whether a registration is what the daemon `holder` itself has left behind: an older claim of this run, or
+-- one of another run, which no longer counts as alive.
+local function is_past(registration, token, holder)
+  if registration.instance == string.match(token, '^%x+') then return is_newer(token, registration.token) end
+  return registration.holder == holder and redis.call('EXISTS', key('instance', registration.instance)) == 0
+end
+
 -- The members of an index that have not expired.
 local function live(index)
   return redis.call('ZRANGEBYSCORE', index, '(' .. now, '+inf')

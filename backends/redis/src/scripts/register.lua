@@ -14,7 +14,7 @@ if value and not previous then
   answer = {'unreadable', value}
 elseif previous and previous.token == token then
   answer = {'held', value}
-elseif previous and previous.holder ~= holder and is_alive then
+elseif previous and (previous.holder ~= holder and is_alive or is_newer(previous.token, token)) then
   answer = {'taken', previous.holder}
 end
 if answer then

@@ -11,18 +11,18 @@ for at = 7, #ARGV, 3 do
   local host, name, token_and_rest = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local node = key('node', host .. '/' .. name)
   local value = fetch(node)
-  local holder = false
+  local refused = false
   -- The version and the order take 22 characters.
   if value and string.sub(value, 23) == token_and_rest then
     redis.call('PEXPIRE', node, ttl)
     if is_time_to_index(name, ttl) then index(host, name, ttl) end
   else
-    local token, creation = string.match(token_and_rest, '^(%S+) (%d+) ')
+    local token, creation, own = string.match(token_and_rest, '^(%S+) (%d+) (%S*) ')
     local previous = value and parse(value)
     if value and not previous then
-      holder = 'an entry that this version cannot read'
-    elseif previous and previous.token ~= token then
-      holder = previous.holder
+      refused = 'an entry that this version cannot read'
+    elseif previous and previous.token ~= token and not is_past(previous, token, own) then
+      refused = previous.holder
     else
       -- A store that lost its counters must not count from below what is known to have been given out.
       creation = tonumber(creation)
@@ -32,6 +32,6 @@ for at = 7, #ARGV, 3 do
       tell('+', host, name)
     end
   end
-  table.insert(answers, holder)
+  table.insert(answers, refused)
 end
 return answers

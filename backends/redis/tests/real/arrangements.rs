@@ -8,7 +8,7 @@ use repmd_backend_redis::{Redis, Settings};
 use repmd_test_stores::{Kind, Release, Store};
 use tokio::time::timeout;
 
-use crate::daemon::{DEADLINE, Daemon, TTL, name, until, until_ok};
+use crate::daemon::{DEADLINE, Daemon, TTL, until, until_ok};
 
 /// A daemon finds what another one has registered.
 async fn works(url: &str) {
@@ -169,7 +169,7 @@ async fn a_disk_that_stands_still_under_the_password_stops_nothing_else() {
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(6) {
         let asked = Instant::now();
-        let found = timeout(DEADLINE, daemon.backend.find(&name("rabbit"), &Scope::Cluster)).await;
+        let found = timeout(DEADLINE, daemon.find("rabbit", &Scope::Cluster)).await;
         assert!(!matches!(found, Ok(Ok(_))));
         assert!(asked.elapsed() < 2 * DEADLINE, "this thread stood still for {:?}", asked.elapsed());
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -195,5 +195,5 @@ async fn a_cluster_name_with_any_letters_is_one_slot() {
     let daemon = Daemon::with(&store.url(), "a", "a", TTL);
     let claim = daemon.claim("x", 1);
     let lease = until_ok("it registers", async || backend.register(&claim).await).await.0;
-    assert_eq!(backend.list(&Scope::Cluster).await.unwrap()[0].registration, lease.registration);
+    assert_eq!(backend.list(&Scope::Cluster).await.unwrap().items[0].registration, lease.registration);
 }

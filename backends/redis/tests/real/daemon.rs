@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use repmd_backend_api::{
     AliveName, BackendError, Claim, Found, HostId, Instance, InstanceId, Lease, Node, NodeType,
-    RegistryBackend, Renewal, Scope,
+    RegistryBackend, Renewal, Scope, Search, Seen,
 };
 use repmd_backend_redis::{Redis, Settings};
 use repmd_test_stores::Store;
@@ -95,17 +95,22 @@ impl Daemon {
         self.backend.renew(&self.instance, leases).await
     }
 
+    /// All of that name.
+    pub(crate) async fn find(&self, alive: &str, scope: &Scope) -> Result<Seen<Found>, BackendError> {
+        let name = name(alive);
+        self.backend.find(&Search { name: &name, scope, near: &self.instance.host, most: 1000 }).await
+    }
+
     /// The ports of the nodes of that name, in order.
     pub(crate) async fn ports(&self, alive: &str, scope: &Scope) -> Vec<u16> {
-        let mut ports: Vec<_> =
-            self.backend.find(&name(alive), scope).await.unwrap().iter().map(port).collect();
+        let mut ports: Vec<_> = self.find(alive, scope).await.unwrap().items.iter().map(port).collect();
         ports.sort_unstable();
         ports
     }
 
     /// The names in a scope, as they are listed.
     pub(crate) async fn names(&self, scope: &Scope) -> Vec<String> {
-        let list = self.backend.list(scope).await.unwrap();
+        let list = self.backend.list(scope).await.unwrap().items;
         list.iter().map(|found| found.registration.node_name().to_string()).collect()
     }
 }

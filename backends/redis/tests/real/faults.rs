@@ -35,7 +35,7 @@ async fn a_store_that_is_not_there_at_the_start_is_used_when_it_comes() {
     // From the second on nobody waits: it is known that nothing listens.
     let started = Instant::now();
     for _ in 0..100 {
-        assert!(is_unavailable(daemon.backend.find(&name("rabbit"), &Scope::Cluster).await));
+        assert!(is_unavailable(daemon.find("rabbit", &Scope::Cluster).await));
     }
     assert!(started.elapsed() < Duration::from_millis(100), "{:?}", started.elapsed());
     store.revive();
@@ -111,7 +111,7 @@ async fn a_registration_whose_answer_was_lost_is_repeated_without_a_clash() {
     let again = async || daemon.backend.register(&claim).await;
     let (lease, _) = until_ok("the same claim gets its lease", again).await;
     assert_eq!(lease.token, claim.token());
-    let found = daemon.backend.find(&name("rabbit"), &scope("a")).await.unwrap();
+    let found = daemon.find("rabbit", &scope("a")).await.unwrap().items;
     assert_eq!(found[0].registration.creation, lease.creation());
 }
 
@@ -204,8 +204,8 @@ async fn fails_over(mut store: Store) {
     let (renewals, took) = until_ok("it renews", async || in_time(daemon.renew(&leases)).await).await;
     assert_eq!(renewals, [Renewal::Held, Renewal::Held]);
     assert!(took < Duration::from_secs(3), "{took:?} after the fail-over");
-    let found = async || in_time(other.backend.find(&name("lost"), &scope("a"))).await;
-    assert_eq!(until_ok("the other daemon finds it", found).await.0.len(), 1);
+    let found = async || in_time(other.find("lost", &scope("a"))).await;
+    assert_eq!(until_ok("the other daemon finds it", found).await.0.items.len(), 1);
     // The old primary comes back as a replica.
     store.revive();
     until_ok("it renews", async || daemon.renew(&leases).await).await;

@@ -80,7 +80,7 @@ async fn register_writes_all_that_is_known_of_a_node(store: Store) {
     let lease = daemon.backend.register(&claim).await.unwrap();
     assert_eq!(lease.token, claim.token());
     let expected = claim.granted(lease.creation()).registration;
-    let found = daemon.backend.find(&name("rabbit"), &scope("a")).await.unwrap();
+    let found = daemon.find("rabbit", &scope("a")).await.unwrap().items;
     assert_eq!(found.iter().map(|found| &*found.registration).collect::<Vec<_>>(), [&*expected]);
     let left = found[0].left.unwrap();
     assert!(TTL - Duration::from_secs(5) < left && left <= TTL, "{left:?}");
@@ -111,7 +111,7 @@ async fn register_refuses_a_name_that_another_living_daemon_holds(store: Store) 
     // Another host is another name, and the one that was refused counts as alive.
     let elsewhere = Daemon::on(&store, "b");
     elsewhere.register("rabbit", 300).await.unwrap();
-    assert_eq!(other.backend.daemons(&scope("a")).await.unwrap().len(), 2);
+    assert_eq!(other.backend.daemons(&scope("a")).await.unwrap().items.len(), 2);
 }
 
 async fn register_takes_over_from_a_retired_daemon_and_from_an_earlier_run(store: Store) {
@@ -197,7 +197,7 @@ async fn renew_restores_all_that_an_empty_store_has_lost(store: Store) {
     assert_eq!(daemon.names(&Scope::Cluster).await, ["two@a", "one@a"]);
     assert_eq!(daemon.ports("one", &scope("a.example")).await, [1]);
     assert_eq!(daemon.ports("two", &Scope::Cluster).await, [2]);
-    let found = daemon.backend.find(&name("one"), &scope("a")).await.unwrap();
+    let found = daemon.find("one", &scope("a")).await.unwrap().items;
     assert_eq!(found[0].registration, leases[0].registration);
 }
 
@@ -212,7 +212,7 @@ async fn renew_leads_to_its_leases_again_when_only_the_indexes_were_lost(store: 
     daemon.renew(from_ref(&lease)).await.unwrap();
     assert_eq!(daemon.names(&scope("a.example")).await, ["rabbit@a"]);
     assert_eq!(daemon.ports("rabbit", &Scope::Cluster).await, [100]);
-    assert_eq!(daemon.backend.daemons(&Scope::Cluster).await.unwrap().len(), 1);
+    assert_eq!(daemon.backend.daemons(&Scope::Cluster).await.unwrap().items.len(), 1);
 }
 
 async fn renew_writes_what_has_changed_under_the_same_token(store: Store) {
@@ -222,7 +222,7 @@ async fn renew_writes_what_has_changed_under_the_same_token(store: Store) {
     registration.advertised_port = 7;
     let changed = Lease { token: lease.token, registration: registration.into() };
     assert_eq!(daemon.renew(from_ref(&changed)).await.unwrap(), [Renewal::Held]);
-    let found = daemon.backend.find(&name("rabbit"), &scope("a")).await.unwrap();
+    let found = daemon.find("rabbit", &scope("a")).await.unwrap().items;
     assert_eq!(found[0].registration, changed.registration);
 }
 
@@ -241,7 +241,10 @@ async fn renew_never_overwrites_another_owner(store: Store) {
 async fn renew_without_leases_lets_a_daemon_count_as_alive(store: Store) {
     let daemon = Daemon::on(&store, "a");
     assert_eq!(daemon.renew(&[]).await.unwrap(), []);
-    assert_eq!(daemon.backend.daemons(&scope("a.example")).await.unwrap(), vec![daemon.instance.clone()]);
+    assert_eq!(
+        daemon.backend.daemons(&scope("a.example")).await.unwrap().items,
+        vec![daemon.instance.clone()]
+    );
 }
 
 async fn renew_of_a_large_batch_answers_in_order(store: Store) {
@@ -260,7 +263,7 @@ async fn renew_of_a_large_batch_answers_in_order(store: Store) {
     let renewals = daemon.renew(&leases).await.unwrap();
     let lost: Vec<_> = (0..1001).filter(|index| renewals[*index] != Renewal::Held).collect();
     assert_eq!((renewals.len(), lost), (1001, vec![0, 99, 100, 555, 1000]));
-    let listed = daemon.backend.list(&scope("a")).await.unwrap();
+    let listed = daemon.backend.list(&scope("a")).await.unwrap().items;
     assert_eq!(listed.len(), 1001);
     // Restored in one batch, they keep the order of the batch.
     let ports: Vec<_> = listed.iter().map(port).filter(|port| *port != 1).collect();
@@ -288,7 +291,7 @@ async fn retire_ends_a_daemon_and_not_its_leases(store: Store) {
     let daemon = Daemon::on(&store, "a");
     daemon.register("rabbit", 100).await.unwrap();
     daemon.backend.retire(&daemon.instance).await.unwrap();
-    assert_eq!(daemon.backend.daemons(&Scope::Cluster).await.unwrap(), []);
+    assert_eq!(daemon.backend.daemons(&Scope::Cluster).await.unwrap().items, []);
     assert_eq!(daemon.ports("rabbit", &scope("a")).await, [100]);
 }
 
@@ -331,17 +334,17 @@ async fn list_is_newest_first(store: Store) {
     assert_eq!(a.names(&scope("c")).await, [""; 0]);
     // Another cluster in the same store is another world.
     let settings = Settings::from_url(&store.url(), "other", TTL).unwrap();
-    assert_eq!(Redis::open(settings).list(&Scope::Cluster).await.unwrap(), []);
+    assert_eq!(Redis::open(settings).list(&Scope::Cluster).await.unwrap().items, []);
 }
 
 async fn daemons_are_those_that_count_as_alive(store: Store) {
     let (a, b) = (Daemon::on(&store, "a"), Daemon::on(&store, "b"));
     a.register("rabbit", 1).await.unwrap();
     b.renew(&[]).await.unwrap();
-    let mut daemons = a.backend.daemons(&Scope::Cluster).await.unwrap();
+    let mut daemons = a.backend.daemons(&Scope::Cluster).await.unwrap().items;
     daemons.sort_by(|a, b| a.host.cmp(&b.host));
     assert_eq!(daemons, [a.instance.clone(), b.instance.clone()]);
-    assert_eq!(a.backend.daemons(&scope("b")).await.unwrap(), vec![b.instance.clone()]);
+    assert_eq!(a.backend.daemons(&scope("b")).await.unwrap().items, vec![b.instance.clone()]);
 }
 
 async fn leases_run_out_by_the_clock_of_the_store(store: Store) {
@@ -436,14 +439,13 @@ async fn an_entry_that_cannot_be_read_is_named_and_left_alone(store: Store) {
         let _: u8 = store.query(&node, &["DEL", &node]);
         let _: redis::Value = store.query(&node, foreign);
         let before: Vec<u8> = store.query(&node, &["DUMP", &node]);
-        let errors = [
-            daemon.register("rabbit", 100).await.unwrap_err(),
-            daemon.backend.find(&name("rabbit"), &scope("a")).await.unwrap_err(),
-            daemon.backend.list(&Scope::Cluster).await.unwrap_err(),
-        ];
-        for error in errors {
-            assert!(matches!(&error, BackendError::Corrupt { key, .. } if *key == node), "{error:?}");
-        }
+        let error = daemon.register("rabbit", 100).await.unwrap_err();
+        assert!(matches!(&error, BackendError::Corrupt { key, .. } if *key == node), "{error:?}");
+        // It costs its own name alone, and is told of.
+        let seen = daemon.find("rabbit", &scope("a")).await.unwrap();
+        assert_eq!((seen.items.len(), seen.examples[0].at.as_str()), (0, node.as_str()));
+        let seen = daemon.backend.list(&Scope::Cluster).await.unwrap();
+        assert_eq!((seen.items.len(), seen.unreadable, seen.examples[0].at.as_str()), (1, 1, node.as_str()));
         // The others of its batch are renewed.
         let renewals = daemon.renew(&[lease.clone(), fine.clone()]).await.unwrap();
         assert!(matches!(renewals[..], [Renewal::Conflict { .. }, Renewal::Held]));

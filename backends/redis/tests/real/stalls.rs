@@ -35,7 +35,7 @@ async fn a_stalled_connection_for_look_ups_is_replaced_while_renewals_go_on() {
         // An answer on the other connection is no sign of life of this one.
         let renewal = timeout(DEADLINE, daemon.renew(from_ref(&lease))).await.unwrap();
         assert_eq!(renewal.unwrap(), [Renewal::Held]);
-        if timeout(DEADLINE, daemon.backend.find(&name("rabbit"), &Scope::Cluster)).await.is_ok() {
+        if timeout(DEADLINE, daemon.find("rabbit", &Scope::Cluster)).await.is_ok() {
             break;
         }
         assert!(stalled.elapsed() < Duration::from_secs(3), "it is not replaced");
