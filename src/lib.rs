@@ -11,6 +11,7 @@
 //! | [`printable`] | text of others, shown to people |
 //! | [`hosts_file`] | the hosts of the cluster, for nodes whose resolver does not know them |
 //! | [`settings`] | everything that can be set, from one table |
+//! | [`line_queue`] | lines on their way to a log |
 //! | [`listen`] | addresses and listening sockets |
 //! | [`run`] | one run: sockets, background, signals, end |
 //! | [`telemetry`] | log lines |
@@ -22,6 +23,7 @@
 pub mod admin;
 pub mod cli;
 pub mod hosts_file;
+pub mod line_queue;
 pub mod listen;
 pub mod metrics;
 pub mod printable;

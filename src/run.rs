@@ -97,6 +97,7 @@ pub fn run(
         info!("epmd running - daemon = {}", u8::from(daemon));
     }
     raise_open_files();
+    repmd_sys::ignore_file_size_limit();
     let listeners = match open_listeners(settings, start, environment) {
         Ok(listeners) => listeners,
         Err(error @ ListenError::InUse(_)) if matches!(start, Start::Classic { .. }) => {
@@ -129,14 +130,20 @@ pub fn run(
         // The sockets listen already: whoever waits for this process can connect when it ends.
         match enter_background() {
             Ok(Forked::Parent) => return ExitCode::SUCCESS,
-            Ok(Forked::Child) => telemetry::start(Log::Syslog),
+            Ok(Forked::Child) => drop(telemetry::start(Log::Syslog)),
             Err(error) => {
                 eprintln!("epmd: cannot go into the background: {error}");
                 return ExitCode::FAILURE;
             }
         }
     }
-    let _audit = audit_log.map(telemetry::audit_to);
+    let _audit_log = match audit_log.map(telemetry::audit_to).transpose() {
+        Ok(flush) => flush,
+        Err(error) => {
+            error!(%error, "cannot write an audit log");
+            return ExitCode::FAILURE;
+        }
+    };
     for warning in &settings.warnings {
         warn!("{warning}");
     }
@@ -306,6 +313,7 @@ async fn serve_until_stopped(
         }
         None => (None, None),
     };
+    tokio::spawn(telemetry::tell_of_losses());
     let daemon = Daemon::new(Arc::clone(&registry), policy, topology, settings.limits, stop.clone());
     let daemon = Arc::new(daemon.with_relay(relay));
     let addresses: Vec<_> =

@@ -10,6 +10,8 @@ mod client;
 mod listen;
 #[path = "cli/logs.rs"]
 mod logs;
+#[path = "cli/lost_lines.rs"]
+mod lost_lines;
 #[path = "cli/modern.rs"]
 mod modern;
 #[path = "cli/overview.rs"]

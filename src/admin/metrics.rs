@@ -15,6 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::api::App;
 use crate::metrics::{Counter, Timings};
 use crate::relay::{Refused, Relay};
+use crate::telemetry;
 
 const FORMAT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -157,6 +158,16 @@ pub const TABLE: &[Metric] = &[
         label: "",
         help: "Times that accepting paused, because no descriptor was left.",
         read: Read::Counter(|state| one(state.daemon.stats().pauses.get())),
+    },
+    Metric {
+        name: "repmd_log_lines_lost_total",
+        label: "log",
+        help: "Log lines that were lost, because nobody took them in time or they could not be written: of the log \
+               itself, and of the audit log.",
+        read: Read::Counter(|_| {
+            let [log, audit] = telemetry::lost_lines();
+            vec![("log", log), ("audit", audit)]
+        }),
     },
     Metric {
         name: "repmd_ready",

@@ -83,9 +83,7 @@ pub(super) fn main(
         2 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
-    if !flags.daemon {
-        telemetry::start(Log::Classic(level));
-    }
+    let _log = if flags.daemon { None } else { telemetry::start(Log::Classic(level)) };
     let settings = Values::merge(&flags.settings, environment, None)
         .and_then(|values| Settings::check(&values, open_files(), &|url| backends.check(url)));
     let settings = match settings {

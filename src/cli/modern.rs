@@ -199,7 +199,7 @@ fn serve(matches: &ArgMatches, environment: Environment<'_>, backends: &dyn Back
         .and_then(|values| Settings::check(&values, open_files(), &|url| backends.check(url)));
     match checked {
         Ok(settings) => {
-            telemetry::start(Log::Modern {
+            let _log = telemetry::start(Log::Modern {
                 filter: &settings.log,
                 format: settings.log_format,
                 under_journald: telemetry::is_journald(environment("JOURNAL_STREAM").as_deref()),

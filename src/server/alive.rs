@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 use super::connection::{Then, sleep_if, write_now};
 use super::daemon::Daemon;
 use super::table::{AliveSocket, ClaimId};
+use crate::printable::as_value;
 use crate::protocol::Response;
 use crate::registry::What;
 use crate::telemetry::AUDIT;
@@ -80,7 +81,8 @@ async fn register<'a>(
 
 /// `holder`: the other daemon that has the name; without one it is a node of this daemon.
 async fn refuse<T>(daemon: &Daemon, socket: &AliveSocket, node: &Node, holder: Option<&str>) -> Option<T> {
-    warn!(target: AUDIT, port = node.port, holder, peer = peer(socket), "node name already occupied {}", node.name);
+    let name = as_value(node.name.as_str());
+    warn!(target: AUDIT, port = node.port, holder, peer = peer(socket), "node name already occupied {name}");
     let me = daemon.registry.instance();
     match holder {
         Some(_) => daemon.stats.refused_elsewhere.add(),

@@ -5,5 +5,7 @@
 mod process;
 mod watch;
 
-pub use process::{Forked, adopt_listener, close_inherited, ctime, fork, ignore_hangup};
+pub use process::{
+    Forked, adopt_listener, close_inherited, ctime, fork, ignore_file_size_limit, ignore_hangup,
+};
 pub use watch::{watch_listener, watch_peer};

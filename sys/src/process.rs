@@ -44,6 +44,12 @@ pub fn ignore_hangup() {
     unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
 }
 
+/// Makes a write beyond the limit of the size of files an error. By default it ends the process.
+pub fn ignore_file_size_limit() {
+    // SAFETY: as above.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// Takes over a listening TCP socket that a service manager left open under the number `fd`.
 ///
 /// # Errors

@@ -90,9 +90,10 @@ fn the_background_process_has_left_everything_of_its_caller() {
     assert!(TcpStream::connect(("127.0.0.1", port)).is_ok());
 }
 
-/// As the stock daemon: priority LOG_ERR of the facility for daemons, and faults alone.
+/// As the stock daemon, of which this is a line: `<11>Nov 27 06:54:27 epmd: epmd: got garbage `. Level LOG_ERR of
+/// the facility for users, the local time, the program's name; and faults alone.
 #[test]
-fn the_background_process_logs_faults_to_the_system_log() {
+fn the_background_process_logs_faults_to_the_system_log_as_stock_does() {
     let folder = tempfile::tempdir().unwrap();
     let dev = folder.path().to_str().unwrap();
     run("cp", &["-a", "/dev/null", dev]);
@@ -110,5 +111,10 @@ fn the_background_process_logs_faults_to_the_system_log() {
     bad.send(b"\0\x01?").unwrap();
     assert_eq!(bad.read_to_end(SOON), b"");
     let line = receive(&log);
-    assert!(line.starts_with("<27>epmd: ") && line.contains("peer=127.0.0.1"), "{line}");
+    let (time, text) = line.strip_prefix("<11>").unwrap().split_at("Nov 27 06:54:27".len());
+    let shape: String =
+        time.chars().map(|character| if character.is_ascii_digit() { '0' } else { character }).collect();
+    assert!(shape.ends_with(" 00 00:00:00") || shape.ends_with("  0 00:00:00"), "{line}");
+    assert!(time.starts_with(|month: char| month.is_ascii_uppercase()), "{line}");
+    assert_eq!(text, " epmd: epmd: got unknown request tag 63 peer=127.0.0.1");
 }

@@ -124,6 +124,63 @@ fn each_request_is_a_span_at_debug() {
     assert!(!with_log(&[], |_| None, ask).contains("request{"), "at info");
 }
 
+/// Names that terminals obey, that turn the text around them, and that look like other fields.
+const HOSTILE: [&str; 4] = [
+    "a\u{1b}[2J\u{1b}]52;c;AA\u{7}",
+    "b\rc\u{7f}\u{9b}2J\u{85}",
+    "d\u{202e}exe\u{2028}",
+    "x peer=10.0.0.9 ERROR \"root",
+];
+
+fn register_hostile(port: u16) {
+    for name in HOSTILE {
+        let _node = register(port, name);
+        // Refused, which is said in other words.
+        register(port, name);
+    }
+}
+
+#[test]
+fn no_character_of_a_name_reaches_a_terminal_that_obeys_it() {
+    let folder = TempDir::new().unwrap();
+    let audit = folder.path().join("audit.log");
+    let audit_flags = ["--log", "debug", "--audit-log", audit.to_str().unwrap()];
+    let text = with_log(&audit_flags, |_| None, register_hostile);
+    let json = with_log(&["--log-format", "json"], |_| None, register_hostile);
+    let audit = read_to_string(&audit).unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    let port = free_port();
+    let mut command = crate::epmd(&format!("-port {port} -d -d"));
+    command.stderr(writer);
+    let daemon = Daemon::spawn(command, port);
+    register_hostile(port);
+    drop(daemon);
+    let classic = std::io::read_to_string(reader).unwrap();
+    for (log, end) in [(&text, "\n"), (&json, "\n"), (&audit, "\n"), (&classic, "\r\n")] {
+        let raw = log
+            .replace(end, "")
+            .chars()
+            .find(|character| character.is_control() || "\u{202e}\u{2028}".contains(*character));
+        assert_eq!(raw, None, "{log}");
+        // As it is written in text, and in JSON.
+        assert!(log.contains(r"\u{1b}[2J") || log.contains(r"\u001b[2J"), "{log}");
+    }
+    for (log, said) in [(&json, objects(&json)), (&audit, objects(&audit))] {
+        for name in HOSTILE {
+            assert!(said.iter().any(|line| line["name"] == name), "{name:?}: {log}");
+        }
+    }
+}
+
+#[test]
+fn a_name_cannot_look_like_other_fields_of_its_line() {
+    let log = with_log(&[], |_| None, register_hostile);
+    let about: Vec<_> = log.lines().filter(|line| line.contains("10.0.0.9")).collect();
+    assert_eq!(about.len(), 3, "registered, refused, unregistered: {about:?}");
+    let quoted = r#""x peer=10.0.0.9 ERROR \"root""#;
+    assert!(about.iter().all(|line| line.contains(quoted)), "{about:?}");
+}
+
 #[test]
 fn lines_for_journald_begin_with_their_level_and_have_no_time() {
     let identity = |log: &File| {
