@@ -10,6 +10,7 @@
 //! | [`metrics`] | counters |
 //! | [`printable`] | text of others, shown to people |
 //! | [`hosts_file`] | the hosts of the cluster, for nodes whose resolver does not know them |
+//! | [`service_manager`] | what the service manager is told |
 //! | [`settings`] | everything that can be set, from one table |
 //! | [`line_queue`] | lines on their way to a log |
 //! | [`listen`] | addresses and listening sockets |
@@ -32,6 +33,7 @@ pub mod registry;
 pub mod relay;
 pub mod run;
 pub mod server;
+pub mod service_manager;
 pub mod settings;
 pub mod telemetry;
 mod throttle;

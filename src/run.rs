@@ -11,10 +11,8 @@ use futures_util::future::BoxFuture;
 use repmd_backend_api::{BackendError, HostId, Instance, InstanceId, RegistryBackend, StoreReport};
 use repmd_sys::Forked;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use sd_notify::NotifyState;
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -22,9 +20,10 @@ use tracing::{error, info, warn};
 use crate::admin::{self, About, Token};
 use crate::hosts_file::HostsFile;
 use crate::listen::{ListenError, listen, passed_by_service_manager};
-use crate::registry::{Options, Readiness, Registry};
+use crate::registry::{Options, Registry};
 use crate::relay::{self, Relay};
 use crate::server::{Daemon, Listener, serve};
+use crate::service_manager::ServiceManager;
 use crate::settings::{ADMIN_ADDRESS, Admin, Backend, Settings, machine_name};
 use crate::telemetry::{self, Log};
 
@@ -57,8 +56,8 @@ const STORE_DEADLINE: Duration = Duration::from_millis(500);
 /// The longest that an asker waits to hear whether a node of before still listens.
 const PROBE_TIME: Duration = Duration::from_millis(200);
 
-/// What the service manager shows while all is well.
-const SERVING: &str = "Processing port mapping requests...";
+/// How long the end of the daemon waits for questions to name servers.
+const LAST_QUESTIONS_TIME: Duration = Duration::from_millis(200);
 
 /// In whose manner to start.
 #[derive(Clone, Copy, Debug)]
@@ -147,9 +146,21 @@ pub fn run(
     for warning in &settings.warnings {
         warn!("{warning}");
     }
+    let manager = match start {
+        Start::Classic { systemd: false, .. } => None,
+        Start::Classic { systemd: true, .. } | Start::Modern => ServiceManager::find(environment)
+            .unwrap_or_else(|error| {
+                warn!(%error, "cannot notify the service manager");
+                None
+            }),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime.and_then(|runtime| {
-        runtime.block_on(serve_until_stopped(settings, start, listeners, admin, hosts_file, backends))
+        let served = serve_until_stopped(settings, manager, listeners, admin, hosts_file, backends);
+        let ended = runtime.block_on(served);
+        // A name server that does not answer holds the thread that asks it, for as long as it likes.
+        runtime.shutdown_timeout(LAST_QUESTIONS_TIME);
+        ended
     });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -263,7 +274,7 @@ fn enter_background() -> io::Result<Forked> {
 
 async fn serve_until_stopped(
     settings: &Settings,
-    start: Start,
+    manager: Option<ServiceManager>,
     listeners: Vec<Listener>,
     admin: Option<(TcpListener, Option<Token>)>,
     hosts_file: Option<HostsFile>,
@@ -280,7 +291,6 @@ async fn serve_until_stopped(
         }
         on_signal.cancel();
     });
-    let tells = !matches!(start, Start::Classic { systemd: false, .. });
     let instance = Arc::new(instance(settings));
     let backend = backends.open(settings).map_err(io::Error::other)?;
     let options = Options {
@@ -327,13 +337,8 @@ async fn serve_until_stopped(
         }
         None => None,
     };
-    if tells {
-        tell_service_manager(&[
-            NotifyState::Ready,
-            NotifyState::Status(SERVING),
-            NotifyState::MainPid(std::process::id()),
-        ]);
-        tokio::spawn(tell_readiness(registry.readiness(), stop));
+    if let Some(manager) = manager {
+        manager.keep_informed(registry.readiness(), stop);
     }
     let served = serve(listeners, daemon).await;
     relaying.cancel();
@@ -349,20 +354,6 @@ async fn serve_until_stopped(
         error!("the thread for operators failed");
     }
     served
-}
-
-/// Tells the service manager what operators must know, until the daemon stops.
-async fn tell_readiness(mut readiness: watch::Receiver<Readiness>, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return tell_service_manager(&[NotifyState::Stopping]),
-            changed = readiness.changed() => if changed.is_err() { return },
-        }
-        let complaints = readiness.borrow_and_update().complaints.join("; ");
-        let status =
-            if complaints.is_empty() { SERVING.to_owned() } else { format!("Degraded: {complaints}") };
-        tell_service_manager(&[NotifyState::Status(&status)]);
-    }
 }
 
 /// Who this daemon is.
@@ -418,11 +409,4 @@ async fn somebody_listens(port: u16) -> bool {
         }
     }
     false
-}
-
-/// Does nothing where no service manager listens.
-fn tell_service_manager(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        warn!(%error, "cannot notify the service manager");
-    }
 }

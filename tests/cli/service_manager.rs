@@ -2,8 +2,10 @@
 //! starts the program at the first connection.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use repmd::protocol::decode_names_reply;
 use repmd_test_support::{Daemon, Peer, alive2, free_port};
@@ -116,6 +118,93 @@ fn serve_listens_itself_and_tells_the_manager_where_no_socket_is_passed() {
     command.env(name, path).stderr(Stdio::null());
     let mut daemon = Daemon::spawn(command, port);
     assert!(notifications.next().starts_with("READY=1\n"));
+    daemon.signal(Signal::TERM);
+    assert_eq!(notifications.next(), "STOPPING=1");
+    assert_eq!(daemon.wait(SOON).code(), Some(0));
+}
+
+/// `@name` was taken for a path, and the manager ended the daemon again and again.
+#[test]
+fn a_manager_that_listens_under_an_abstract_name_is_told_too() {
+    let name = format!("repmd-test-{}", std::process::id());
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+    let socket = UnixDatagram::bind_addr(&address).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    let port = free_port();
+    let mut command = repmd(["serve", "--admin", "off", "--port", &port.to_string()]);
+    command.env("NOTIFY_SOCKET", format!("@{name}")).stderr(Stdio::null());
+    let mut daemon = Daemon::spawn(command, port);
+    assert!(receive(&socket).starts_with("READY=1\n"));
+    daemon.signal(Signal::TERM);
+    assert_eq!(receive(&socket).trim(), "STOPPING=1");
+    assert_eq!(daemon.wait(SOON).code(), Some(0));
+}
+
+/// Sends what the manager's queue takes, so that the next message would wait.
+fn fill(socket: &UnixDatagram, notifications: &Notifications) -> usize {
+    socket.set_nonblocking(true).unwrap();
+    let path = notifications.folder.path().join("notify");
+    (0..).take_while(|_| socket.send_to(b"STATUS=of another", &path).is_ok()).count()
+}
+
+#[test]
+fn a_manager_that_does_not_read_holds_nobody_up_and_is_told_when_it_does() {
+    let notifications = Notifications::new();
+    let waiting = fill(&UnixDatagram::unbound().unwrap(), &notifications);
+    assert!(0 < waiting);
+    let port = free_port();
+    let mut command = repmd(["serve", "--admin", "off", "--port", &port.to_string()]);
+    let variable = notifications.variable();
+    let (name, path) = variable.split_once('=').unwrap();
+    command.env(name, path).stderr(Stdio::null());
+    let mut daemon = Daemon::spawn(command, port);
+    let started = Instant::now();
+    assert_eq!(reported_port(&mut Peer::connect(port)), u32::from(port));
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    (0..waiting).for_each(|_| assert_eq!(notifications.next(), "STATUS=of another"));
+    assert!(notifications.next().starts_with("READY=1\n"));
+    fill(&UnixDatagram::unbound().unwrap(), &notifications);
+    let stopped = Instant::now();
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait(SOON).code(), Some(0));
+    assert!(stopped.elapsed() < Duration::from_secs(2), "{:?}", stopped.elapsed());
+}
+
+#[test]
+fn the_watchdog_hears_from_an_event_loop_that_turns_and_from_no_other() {
+    let notifications = Notifications::new();
+    let port = free_port();
+    let mut command = repmd(["serve", "--admin", "off", "--port", &port.to_string()]);
+    let variable = notifications.variable();
+    let (name, path) = variable.split_once('=').unwrap();
+    command.env(name, path).env("WATCHDOG_USEC", "400000").stderr(Stdio::null());
+    let daemon = Daemon::spawn(command, port);
+    let next = || (0..2).map(|_| notifications.next()).find(|said| said == "WATCHDOG=1");
+    assert!(next().is_some());
+    let started = Instant::now();
+    (0..5).for_each(|_| assert_eq!(notifications.next(), "WATCHDOG=1"));
+    let time = started.elapsed();
+    assert!((Duration::from_millis(500)..Duration::from_millis(2500)).contains(&time), "{time:?}");
+    daemon.signal(Signal::STOP);
+    notifications.socket.set_read_timeout(Some(Duration::from_millis(600))).unwrap();
+    let mut text = [0; 100];
+    // One may be under way.
+    let silent = (0..2).any(|_| notifications.socket.recv(&mut text).is_err());
+    daemon.signal(Signal::CONT);
+    assert!(silent, "an event loop that stands still says nothing");
+}
+
+#[test]
+fn a_watchdog_that_waits_for_another_process_is_not_fed() {
+    let notifications = Notifications::new();
+    let port = free_port();
+    let mut command = repmd(["serve", "--admin", "off", "--port", &port.to_string()]);
+    let variable = notifications.variable();
+    let (name, path) = variable.split_once('=').unwrap();
+    command.env(name, path).env("WATCHDOG_USEC", "20000").env("WATCHDOG_PID", "1").stderr(Stdio::null());
+    let mut daemon = Daemon::spawn(command, port);
+    assert!(notifications.next().starts_with("READY=1\n"));
+    std::thread::sleep(Duration::from_millis(100));
     daemon.signal(Signal::TERM);
     assert_eq!(notifications.next(), "STOPPING=1");
     assert_eq!(daemon.wait(SOON).code(), Some(0));

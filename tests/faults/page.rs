@@ -31,9 +31,9 @@ fn each_row_of_the_page_names_its_test_and_each_test_has_its_row() {
 }
 
 #[test]
-fn each_row_about_logs_names_a_test_that_there_is() {
+fn each_row_about_the_daemons_surroundings_names_a_test_that_there_is() {
     let sources = Sources::read();
-    for row in table(PAGE, "## Logs\n") {
+    for row in table(PAGE, "## Logs\n").chain(table(PAGE, "## Service managers\n")) {
         let test = quoted(row.last().unwrap()).next().unwrap();
         assert!(sources.have_test(test), "no test {test}");
     }

@@ -1,0 +1,105 @@
+//! What the service manager is told, by the protocol of systemd's `sd_notify(3)`: that the daemon serves, how it is,
+//! that its event loop turns, and that it stops.
+
+use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::registry::Readiness;
+
+/// What it shows while all is well.
+const SERVING: &str = "Processing port mapping requests...";
+
+/// How long a message may wait for room in the manager's queue.
+const ROOM_TIME: Duration = Duration::from_secs(10);
+const ROOM_PAUSE: Duration = Duration::from_millis(20);
+
+/// Where the service manager listens, and how often it wants to hear from the event loop.
+#[derive(Debug)]
+pub struct ServiceManager {
+    socket: UnixDatagram,
+    address: SocketAddr,
+    /// A longer silence means that the daemon is stuck.
+    watchdog: Option<Duration>,
+}
+
+impl ServiceManager {
+    /// The one that the environment names, for this process. `None`: there is none.
+    ///
+    /// # Errors
+    /// When its address cannot be used.
+    pub fn find(variable: &dyn Fn(&str) -> Option<String>) -> io::Result<Option<Self>> {
+        let Some(name) = variable("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else { return Ok(None) };
+        let address = match name.strip_prefix('@') {
+            // A name of its own, which is no file.
+            Some(name) => SocketAddr::from_abstract_name(name),
+            None => SocketAddr::from_pathname(&name),
+        };
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        let is_for_us = variable("WATCHDOG_PID").is_none_or(|pid| pid == std::process::id().to_string());
+        let watchdog = variable("WATCHDOG_USEC").and_then(|text| text.parse().ok());
+        let watchdog = watchdog.filter(|time| is_for_us && 0 < *time).map(Duration::from_micros);
+        Ok(Some(Self { socket, address: address?, watchdog }))
+    }
+
+    /// Tells that the daemon serves, and then what operators must know, until it stops. To be called where the wire is
+    /// served: the watchdog watches that event loop.
+    pub fn keep_informed(self, readiness: watch::Receiver<Readiness>, stop: CancellationToken) {
+        let manager = Arc::new(self);
+        tokio::spawn(Arc::clone(&manager).feed_watchdog());
+        tokio::spawn(async move { manager.report(readiness, stop).await });
+    }
+
+    async fn report(&self, mut readiness: watch::Receiver<Readiness>, stop: CancellationToken) {
+        self.tell(&format!("READY=1\nSTATUS={SERVING}\nMAINPID={}\n", std::process::id())).await;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return self.tell("STOPPING=1\n").await,
+                changed = readiness.changed() => if changed.is_err() { return },
+            }
+            let complaints = readiness.borrow_and_update().complaints.join("; ");
+            let status =
+                if complaints.is_empty() { SERVING.to_owned() } else { format!("Degraded: {complaints}") };
+            // A newline would begin another assignment.
+            self.tell(&format!("STATUS={}\n", status.replace('\n', " "))).await;
+        }
+    }
+
+    /// At half the time, as `sd_watchdog_enabled(3)` recommends.
+    async fn feed_watchdog(self: Arc<Self>) {
+        let Some(time) = self.watchdog else { return };
+        let mut turns = interval(time / 2);
+        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            turns.tick().await;
+            // If there is no room, the next one will do.
+            let _ = self.send("WATCHDOG=1\n");
+        }
+    }
+
+    /// Waits for room in the manager's queue, though not for ever, and for nothing else.
+    async fn tell(&self, state: &str) {
+        let deadline = Instant::now() + ROOM_TIME;
+        loop {
+            match self.send(state) {
+                Ok(()) => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
+                    sleep(ROOM_PAUSE).await;
+                }
+                Err(error) => return warn!(%error, "cannot notify the service manager"),
+            }
+        }
+    }
+
+    fn send(&self, state: &str) -> io::Result<()> {
+        self.socket.send_to_addr(state.as_bytes(), &self.address).map(drop)
+    }
+}
