@@ -56,7 +56,8 @@ pub trait RegistryBackend: fmt::Debug + Send + Sync + 'static {
     /// a lower number, and one of another run of the same instance name that does not count as alive. An
     /// older lease of a run never replaces a newer one.
     ///
-    /// Answers in the order of `leases`. Idempotent.
+    /// Answers in the order of `leases`. Idempotent. What is wrong with one lease alone is
+    /// [`Renewal::Failed`], and costs no other.
     ///
     /// # Errors
     /// When no lease could be tried; then none is lost, only unknown.

@@ -124,6 +124,12 @@ macro_rules! backend_conformance {
             daemons_are_listed_within_their_scope
             a_retired_daemon_is_not_listed_and_its_names_stay
         );
+        $crate::__conformance_module!($fresh, LASTING, dropping:
+            a_registration_that_was_dropped_can_be_made_again
+            a_renewal_that_was_dropped_can_be_made_again
+            a_release_that_was_dropped_can_be_made_again
+            a_question_that_was_dropped_can_be_asked_again
+        );
         $crate::__conformance_module!($fresh, LASTING, watching:
             what_is_registered_moved_and_released_is_told_to_others
             renewals_are_no_changes

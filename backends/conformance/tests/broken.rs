@@ -130,6 +130,14 @@ caught! {
         finding::every_name_that_a_node_may_have_finds_itself_alone;
     names_compared_without_case: FindIgnoresCase in
         finding::every_name_that_a_node_may_have_finds_itself_alone;
+    a_dropped_registration_that_blocks: DroppedCallsBlock in
+        dropping::a_registration_that_was_dropped_can_be_made_again;
+    a_dropped_renewal_that_blocks: DroppedCallsBlock in
+        dropping::a_renewal_that_was_dropped_can_be_made_again;
+    a_dropped_release_that_blocks: DroppedCallsBlock in
+        dropping::a_release_that_was_dropped_can_be_made_again;
+    a_dropped_question_that_blocks: DroppedCallsBlock in
+        dropping::a_question_that_was_dropped_can_be_asked_again;
     a_list_of_more_than_its_scope: ListIgnoresTheScope in
         listing::a_list_holds_what_is_in_its_scope;
     the_oldest_first: ListStartsWithTheOldest in
@@ -199,6 +207,7 @@ enum Defect {
     FindKnowsOnlyAliases,
     FindMatchesPatterns,
     FindIgnoresCase,
+    DroppedCallsBlock,
     ListIgnoresTheScope,
     ListStartsWithTheOldest,
     ListKeepsThePlaceOfNames,
@@ -227,6 +236,8 @@ struct Passed {
     leases: Vec<Lease>,
     released: Vec<Lease>,
     daemons: Vec<Arc<Instance>>,
+    /// Whether a call is under way, or was dropped.
+    is_busy: bool,
 }
 
 impl Broken {
@@ -245,6 +256,18 @@ impl Broken {
         let seen = self.seen();
         let holds = |lease: &&Lease| found.as_ref().is_some_and(|it| it.registration == lease.registration);
         Ok(seen.leases.iter().rev().find(holds).cloned())
+    }
+
+    /// A call that nobody else may make meanwhile.
+    async fn be_busy(&self) -> Result<(), BackendError> {
+        if self.defect == Defect::DroppedCallsBlock {
+            if std::mem::replace(&mut self.seen().is_busy, true) {
+                return Err(failed("another call is under way"));
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            self.seen().is_busy = false;
+        }
+        Ok(())
     }
 
     async fn evict(&self, wanted: &Registration) -> Result<(), BackendError> {
@@ -306,6 +329,7 @@ impl RegistryBackend for Broken {
     }
 
     async fn register(&self, claim: &Claim) -> Result<Lease, BackendError> {
+        self.be_busy().await?;
         let mut claim = claim.clone();
         let wanted = claim.granted(Creation::FIRST).registration;
         let holder = self.holder(&wanted).await?;
@@ -362,6 +386,7 @@ impl RegistryBackend for Broken {
     }
 
     async fn renew(&self, instance: &Arc<Instance>, leases: &[Lease]) -> Result<Vec<Renewal>, BackendError> {
+        self.be_busy().await?;
         let mut leases = leases.to_vec();
         let asked = leases.len();
         match self.defect {
@@ -416,6 +441,7 @@ impl RegistryBackend for Broken {
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), BackendError> {
+        self.be_busy().await?;
         let again = self.seen().released.iter().any(|released| released.token == lease.token);
         self.seen().released.push(lease.clone());
         match self.defect {
@@ -437,6 +463,7 @@ impl RegistryBackend for Broken {
     }
 
     async fn find(&self, search: &Search<'_>) -> Result<Seen<Found>, BackendError> {
+        self.be_busy().await?;
         let Search { name, scope, .. } = *search;
         if self.defect == Defect::RegistrationsNeverRunOut {
             self.renew_all().await?;

@@ -113,13 +113,15 @@ impl Redis {
             let Registration { node, instance, .. } = &*lease.registration;
             script.arg(instance.host.as_str()).arg(node.name.as_str()).arg(record::encode_lease(lease));
         }
-        let holders: Vec<Option<Vec<u8>>> =
+        let answers: Vec<Option<Vec<u8>>> =
             self.connection.run(Lane::Bulk, &script).await.map_err(|failure| {
                 failure.when(|| format!("renew {} names of {}", leases.len(), instance.name))
             })?;
-        let renewals = holders.into_iter().map(|holder| match holder {
+        let renewals = answers.into_iter().map(|answer| match answer.as_deref() {
             None => Renewal::Held,
-            Some(holder) => Renewal::Conflict { holder: record::decode_holder(&holder) },
+            Some([b'c', holder @ ..]) => Renewal::Conflict { holder: record::decode_holder(holder) },
+            Some([_, reason @ ..]) => Renewal::Failed { reason: record::decode_reason(reason) },
+            Some([]) => Renewal::Failed { reason: String::new() },
         });
         Ok(renewals.collect())
     }
@@ -265,6 +267,7 @@ impl RegistryBackend for Redis {
             seen.add(|| self.keys.node(String::from_utf8_lossy(&entry.0), name.as_str()), found);
         }
         seen.items.retain(|found| scope.covers(&found.registration.instance));
+        seen.items.truncate(*most);
         Ok(seen)
     }
 

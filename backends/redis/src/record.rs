@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
 use repmd_backend_api::{
     AliveName, Creation, EXTRA_BYTES_MAX, HostId, Instance, InstanceId, Lease, LeaseToken, Node, NodeName,
-    NodeType, Registration,
+    NodeType, REASON_CHARS_MAX, Registration,
 };
 use serde::{Deserialize, Serialize};
 
@@ -121,6 +121,11 @@ pub(crate) fn encode_holder(instance: &Instance) -> String {
 /// The name of a daemon, as a script answers it; no more of it than a name may have.
 pub(crate) fn decode_holder(text: &[u8]) -> String {
     percent_decode(text).decode_utf8_lossy().chars().take(NAME_CHARS_MAX).collect()
+}
+
+/// What is wrong with one lease, as a script answers it; it may quote what somebody else wrote.
+pub(crate) fn decode_reason(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).chars().take(REASON_CHARS_MAX).collect()
 }
 
 /// All that the daemon writes of a lease it holds: `TOKEN CREATION HOLDER BODY`.

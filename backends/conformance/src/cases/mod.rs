@@ -3,6 +3,7 @@
 
 pub mod creation;
 pub mod daemons;
+pub mod dropping;
 pub mod expiry;
 pub mod finding;
 pub mod listing;

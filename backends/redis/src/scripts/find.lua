@@ -8,6 +8,8 @@ local hosts = host == '' and {near} or {host}
 for _, other in ipairs(live(host == '' and holders or key('alias', host))) do
   if other ~= hosts[1] then table.insert(hosts, other) end
 end
+-- What an alias leads to may have it no longer, which the caller finds out.
+if host ~= '' then most = math.max(most, READ_MAX) end
 local answers, gone = {}, {}
 for _, host in ipairs(hosts) do
   if #answers == most then break end

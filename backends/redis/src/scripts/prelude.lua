@@ -18,6 +18,7 @@ local INDEX_MS = 86400000       -- an index that nobody has touched for a day; l
 local PERIOD_MS = 600000        -- how often renewals write the indexes, see is_time_to_index
 local COUNTER_MS = 2592000000   -- a name that has been gone for 30 days counts on from the clock
 local PRUNED_MAX = 100          -- what one call may clear away, so that none takes long
+local READ_MAX = 100            -- registrations that one call reads where more might be found
 local OFFLINE = 2147483648      -- creations from here on come from daemons that could not reach their store
 
 local time = redis.call('TIME')

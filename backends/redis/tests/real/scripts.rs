@@ -448,7 +448,7 @@ async fn an_entry_that_cannot_be_read_is_named_and_left_alone(store: Store) {
         assert_eq!((seen.items.len(), seen.unreadable, seen.examples[0].at.as_str()), (1, 1, node.as_str()));
         // The others of its batch are renewed.
         let renewals = daemon.renew(&[lease.clone(), fine.clone()]).await.unwrap();
-        assert!(matches!(renewals[..], [Renewal::Conflict { .. }, Renewal::Held]));
+        assert!(matches!(renewals[..], [Renewal::Failed { .. }, Renewal::Held]), "{renewals:?}");
         daemon.backend.release(&lease).await.unwrap();
         assert_eq!(store.query::<Vec<u8>>(&node, &["DUMP", &node]), before);
     }
