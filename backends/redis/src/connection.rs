@@ -299,8 +299,9 @@ impl Keeper {
 
     async fn connect(&mut self) -> Result<Session, Fault> {
         let address = self.finder.find().await?;
-        let Settings { login, tls, database, .. } = self.finder.settings();
-        let entry = Entry { login, tls: tls.as_ref(), database: *database, protocol: ProtocolVersion::RESP3 };
+        let Settings { login, tls, database, reading, .. } = self.finder.settings();
+        let (tls, database, protocol) = (tls.as_ref(), *database, ProtocolVersion::RESP3);
+        let entry = Entry { login, tls, database, protocol, reading };
         let ended = CancellationToken::new();
         let (ends, changes) = (ended.clone(), self.changes.clone());
         let hear = move |push: PushInfo| {

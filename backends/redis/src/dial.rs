@@ -29,10 +29,6 @@ use crate::settings::{Address, Login, Tls, read};
 /// When the kernel gives up a peer that acknowledges nothing.
 const VANISHED: Duration = Duration::from_secs(5);
 
-/// Who reads files for a connection: one at a time, so that a disk that stands still holds one thread, however
-/// often another attempt is made.
-static READING: Semaphore = Semaphore::const_new(1);
-
 /// A connection that is logged in. It ends when this is dropped.
 pub(crate) struct Line {
     pub(crate) connection: MultiplexedConnection,
@@ -47,6 +43,9 @@ pub(crate) struct Entry<'a> {
     pub(crate) tls: Option<&'a Tls>,
     pub(crate) database: i64,
     pub(crate) protocol: ProtocolVersion,
+    /// Who reads the files: one at a time, so that a disk that stands still holds one thread, however often
+    /// another attempt is made.
+    pub(crate) reading: &'a Arc<Semaphore>,
 }
 
 /// Connects and logs in. Whoever calls has a deadline of its own.
@@ -55,14 +54,14 @@ pub(crate) async fn dial(
     entry: &Entry<'_>,
     config: AsyncConnectionConfig,
 ) -> Result<Line, Fault> {
-    let Entry { login, tls, database, protocol } = entry;
+    let Entry { login, tls, database, protocol, reading } = entry;
     let config = config.set_connection_timeout(None).set_response_timeout(None);
     let mut redis = RedisConnectionInfo::default().set_db(*database).set_protocol(*protocol);
     if let Some(user) = &login.user {
         redis = redis.set_username(user);
     }
     let (of_login, of_tls) = ((*login).clone(), tls.cloned());
-    let turn = READING.acquire().await;
+    let turn = Arc::clone(reading).acquire_owned().await;
     let read = move || {
         let _turn = turn;
         Ok::<_, Fault>((of_login.password()?, of_tls.as_ref().map(client_config).transpose()?))

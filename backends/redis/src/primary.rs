@@ -95,7 +95,8 @@ impl Finder {
 
     async fn connect(&self, address: &Address, login: &Login) -> Result<Line, Fault> {
         let tls = self.settings.tls.as_ref();
-        let entry = Entry { login, tls, database: 0, protocol: ProtocolVersion::RESP2 };
+        let (protocol, reading) = (ProtocolVersion::RESP2, &self.settings.reading);
+        let entry = Entry { login, tls, database: 0, protocol, reading };
         dial(address, &entry, AsyncConnectionConfig::new()).await
     }
 }

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::Semaphore;
 
 use crate::error::Fault;
 
@@ -28,6 +30,8 @@ pub struct Settings {
     pub(crate) login: Login,
     pub(crate) tls: Option<Tls>,
     pub(crate) database: i64,
+    /// For whoever reads the files, see `dial`.
+    pub(crate) reading: Arc<Semaphore>,
 }
 
 /// How the servers are arranged, and so how the primary is found.
@@ -166,7 +170,7 @@ impl Settings {
             },
         };
         let cluster = cluster.to_owned();
-        Ok(Self { cluster, lease_ttl, topology, login, tls, database })
+        Ok(Self { cluster, lease_ttl, topology, login, tls, database, reading: Arc::new(Semaphore::new(1)) })
     }
 
     fn check_files(&self) -> Result<(), SettingsError> {
