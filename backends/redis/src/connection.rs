@@ -116,7 +116,7 @@ impl Connection {
     pub(crate) fn open(settings: Arc<Settings>, keys: &Keys) -> Self {
         let (changes, _) = broadcast::channel(CHANGES_MAX);
         let alone = matches!(settings.topology, Topology::Alone(_));
-        let moved = watch::Sender::new(None);
+        let (moved, reached) = (watch::Sender::new(None), watch::Sender::new(()));
         let keep = |lane| {
             let (sender, state) = watch::channel(State::Connecting);
             let keeper = Keeper {
@@ -126,6 +126,7 @@ impl Connection {
                 state: sender,
                 changes: changes.clone(),
                 moved: moved.clone(),
+                reached: reached.clone(),
             };
             Kept { state, _keeper: AbortOnDropHandle::new(tokio::spawn(keeper.run())) }
         };
@@ -245,18 +246,23 @@ struct Keeper {
     state: watch::Sender<State>,
     changes: broadcast::Sender<Change>,
     moved: watch::Sender<Option<Fault>>,
+    /// Changes when a lane has reached the store.
+    reached: watch::Sender<()>,
 }
 
 impl Keeper {
     async fn run(mut self) {
         let mut backoff = BACKOFF.0;
         let mut is_first = true;
+        let mut reached = self.reached.subscribe();
         loop {
+            reached.borrow_and_update();
             match timeout(CONNECT, self.connect()).await.unwrap_or(Err(Fault::Silent)) {
                 Ok(session) => {
                     let since = Instant::now();
                     let session = Arc::new(session);
                     self.state.send_replace(State::Up(Arc::clone(&session)));
+                    self.reached.send_replace(());
                     if self.lane == Lane::Changes && !is_first {
                         // What happened while nobody listened is not told again. It fails when nobody watches.
                         let _ = self.changes.send(Change::Missed);
@@ -268,6 +274,7 @@ impl Keeper {
                         backoff = BACKOFF.0;
                         continue;
                     }
+                    reached.borrow_and_update();
                     // Such as a replica where a primary was expected: the next session may fare as badly.
                     let why = session.why.get().cloned();
                     self.state.send_replace(why.map_or(State::Connecting, State::Down));
@@ -278,7 +285,14 @@ impl Keeper {
             }
             // Not all daemons at once.
             let random = RandomState::new().build_hasher().finish();
-            sleep(backoff.mul_f64(0.5 + 0.5 * random as f64 / u64::MAX as f64)).await;
+            let pause = sleep(backoff.mul_f64(0.5 + 0.5 * random as f64 / u64::MAX as f64));
+            tokio::select! {
+                () = pause => {}
+                // The store is back, and nobody shall hear from one lane that it is and from another that it is not.
+                Ok(()) = reached.changed() => {
+                    self.state.send_replace(State::Connecting);
+                }
+            }
             backoff = (backoff * 2).min(BACKOFF.1);
         }
     }

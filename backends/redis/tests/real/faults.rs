@@ -168,15 +168,6 @@ async fn a_read_only_replica_as_the_only_address_is_refused() {
 }
 
 #[tokio::test]
-async fn a_wrong_type_under_a_counter_is_refused() {
-    let store = Store::redis();
-    let counter = key("creation:a/rabbit");
-    let _: u8 = store.query(&counter, &["RPUSH", &counter, "x"]);
-    let error = Daemon::on(&store, "a").register("rabbit", 1).await.unwrap_err();
-    assert!(matches!(error, BackendError::Denied { .. }), "{error:?}");
-}
-
-#[tokio::test]
 async fn a_fail_over_by_sentinel_is_followed_and_what_it_lost_is_restored() {
     fails_over(Store::sentinel()).await;
 }
@@ -250,4 +241,28 @@ async fn a_registry_that_is_dropped_leaves_no_connection() {
     until("it has its connections", async || connections() == before + 3).await;
     drop(registry);
     until("they are closed", async || connections() == before).await;
+}
+
+#[tokio::test]
+async fn once_one_kind_of_call_reaches_a_store_that_was_away_all_do() {
+    let mut store = Store::redis();
+    let daemon = Daemon::on(&store, "a");
+    for _ in 0..10 {
+        store.kill();
+        // Long enough that each waits longer for its next attempt.
+        let away = Instant::now();
+        while away.elapsed() < Duration::from_secs(1) {
+            let _ = futures_util::join!(daemon.find("rabbit", &Scope::Cluster), daemon.renew(&[]));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let mut revived = tokio::task::spawn_blocking(move || {
+            store.revive();
+            store
+        });
+        while daemon.renew(&[]).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        daemon.find("rabbit", &Scope::Cluster).await.unwrap();
+        store = (&mut revived).await.unwrap();
+    }
 }
