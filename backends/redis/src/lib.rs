@@ -80,6 +80,9 @@ struct Scripts {
 /// An entry that was found: what it is called within its key, its value, and the milliseconds left to it.
 type Entry = (Vec<u8>, Vec<u8>, i64);
 
+/// A key, and what is wrong with what is there.
+type Problem = (Vec<u8>, Vec<u8>);
+
 impl Redis {
     /// A registry whose store is, or will be, where `settings` say. Does not wait for it: until it is
     /// reached, and whenever it is away, calls fail with [`BackendError::Unavailable`] or
@@ -152,10 +155,22 @@ impl Redis {
 
 /// A registration that was found, and its place in the order.
 fn read(host: &HostId, name: &AliveName, (_, value, left): &Entry) -> Result<(u64, Found), Unreadable> {
-    // Nothing of ours is without an end, and what has none would be believed for ever.
-    let left = u64::try_from(*left).map_err(|_| Unreadable::Endless)?;
+    let left = Some(time_left(*left)?);
     let Stored { order, lease } = record::decode_lease(value)?.under(host, name)?;
-    Ok((order, Found { registration: lease.registration, left: Some(Duration::from_millis(left)) }))
+    Ok((order, Found { registration: lease.registration, left }))
+}
+
+/// Nothing of ours is without an end, and what has none would be believed for ever.
+fn time_left(milliseconds: i64) -> Result<Duration, Unreadable> {
+    milliseconds.try_into().map(Duration::from_millis).map_err(|_| Unreadable::Endless)
+}
+
+/// Takes note of what the scripts could not read.
+fn note<T>(seen: &mut Seen<T>, problems: &[Problem]) {
+    for (key, reason) in problems {
+        let text = |bytes| String::from_utf8_lossy(bytes);
+        seen.add(|| text(key).into_owned(), Err(text(reason)));
+    }
 }
 
 /// A host, as it is written in an index.
@@ -165,7 +180,8 @@ fn read_host(text: &[u8]) -> Result<HostId, Unreadable> {
 }
 
 /// A daemon that was found.
-fn read_daemon(id: &[u8], value: &[u8]) -> Result<Arc<Instance>, Unreadable> {
+fn read_daemon((id, value, left): &Entry) -> Result<Arc<Instance>, Unreadable> {
+    time_left(*left)?;
     let id = std::str::from_utf8(id).map_err(|_| Unreadable::Version)?;
     Ok(Arc::new(record::decode_instance(record::decode_id(id)?, value)?))
 }
@@ -256,12 +272,13 @@ impl RegistryBackend for Redis {
         let Search { name, scope, near, most } = search;
         let mut script = self.start(&self.scripts.find);
         script.arg(name.as_str()).arg(host_of(scope)).arg(near.as_str()).arg(*most);
-        let entries: Vec<Entry> = self
+        let (entries, problems): (Vec<Entry>, Vec<Problem>) = self
             .connection
             .run(Lane::Quick, &script)
             .await
             .map_err(|failure| failure.when(|| format!("find {name}")))?;
         let mut seen = Seen::default();
+        note(&mut seen, &problems);
         for entry in &entries {
             let found = read_host(&entry.0).and_then(|host| Ok(read(&host, name, entry)?.1));
             seen.add(|| self.keys.node(String::from_utf8_lossy(&entry.0), name.as_str()), found);
@@ -276,12 +293,13 @@ impl RegistryBackend for Redis {
     async fn list(&self, scope: &Scope) -> Result<Seen<Found>, BackendError> {
         let mut script = self.start(&self.scripts.names);
         script.arg(host_of(scope));
-        let names: Vec<(Vec<u8>, Vec<Vec<u8>>)> = self
+        let (names, problems): (Vec<(Vec<u8>, Vec<Vec<u8>>)>, Vec<Problem>) = self
             .connection
             .run(Lane::Bulk, &script)
             .await
             .map_err(|failure| failure.when(|| "list names".to_owned()))?;
         let mut seen = Seen::default();
+        note(&mut seen, &problems);
         let mut batches = Vec::new();
         for (host, names) in &names {
             match read_host(host) {
@@ -300,14 +318,15 @@ impl RegistryBackend for Redis {
 
     async fn daemons(&self, scope: &Scope) -> Result<Seen<Arc<Instance>>, BackendError> {
         let script = self.start(&self.scripts.daemons);
-        let entries: Vec<(Vec<u8>, Vec<u8>)> = self
+        let (entries, problems): (Vec<Entry>, Vec<Problem>) = self
             .connection
             .run(Lane::Quick, &script)
             .await
             .map_err(|failure| failure.when(|| "list daemons".to_owned()))?;
         let mut seen = Seen::default();
-        for (id, value) in &entries {
-            seen.add(|| self.keys.instance(&String::from_utf8_lossy(id)), read_daemon(id, value));
+        note(&mut seen, &problems);
+        for entry in &entries {
+            seen.add(|| self.keys.instance(&String::from_utf8_lossy(&entry.0)), read_daemon(entry));
         }
         seen.items.retain(|instance| scope.covers(instance));
         Ok(seen)

@@ -5,7 +5,7 @@
 --
 --   node:HOST/NAME      a registration; expires with its lease
 --   instance:ID         a daemon; expires when it no longer counts as alive
---   creation:HOST/NAME  the last creation that was given out
+--   creation:HOST       the last creation that was given out on a host
 --   names:HOST          sorted sets, scored by the time in ms at which the member may be forgotten:
 --   holders:NAME        the names of a host, the hosts of a name, the hosts that answer to an alias,
 --   alias:HOST          all hosts, and the daemons that count as alive. They only say where to look:
@@ -16,26 +16,35 @@
 
 local INDEX_MS = 86400000       -- an index that nobody has touched for a day; leases are far shorter
 local PERIOD_MS = 600000        -- how often renewals write the indexes, see is_time_to_index
-local COUNTER_MS = 2592000000   -- a name that has been gone for 30 days counts on from the clock
+local COUNTER_MS = 86400000     -- how long a counter is kept once the clock is past it, see count
 local PRUNED_MAX = 100          -- what one call may clear away, so that none takes long
-local READ_MAX = 100            -- registrations that one call reads where more might be found
+local READ_MAX = 500            -- hosts of a name or of an alias that one call looks at
+local HOSTS_MAX = 16384         -- hosts of a cluster, and daemons
+local NAMES_MAX = 65536         -- names of a host: there are no more ports
+local LIST_MAX = 500000         -- names that one call lists, and bytes of one list
+local LIST_BYTES_MAX = 16777216
+local ENTRY_MAX = 400000        -- bytes of an entry; those of a node are most of a registration
+local HOLDER_MAX = 1020         -- bytes of the name of a daemon
 local OFFLINE = 2147483648      -- creations from here on come from daemons that could not reach their store
+local CREATION_MAX = 4294967295
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local far = now + 2 * INDEX_MS  -- no daemon writes a later time into an index: leases last an hour at most
 
 local function key(kind, id)
   return KEYS[1] .. kind .. ':' .. id
 end
 
--- An entry, or false. Something of another type is as unreadable as an empty entry, and is no reason to
--- fail a whole batch.
+-- An entry, or false. Something of another type, or too long, is as unreadable as an empty entry, and is no
+-- reason to fail a whole batch.
 local function fetch(name)
   local value = redis.pcall('GET', name)
   if type(value) == 'table' then
     if string.find(value.err, 'WRONGTYPE', 1, true) then return '' end
     return redis.call('GET', name)
   end
+  if value and ENTRY_MAX < #value then return '' end
   return value
 end
 
@@ -44,19 +53,26 @@ local function tell(sign, host, name)
   redis.pcall('PUBLISH', KEYS[1] .. 'changes', sign .. host .. '/' .. name)
 end
 
+-- The number that `text` is, if it is that of a creation.
+local function to_creation(text)
+  local creation = string.find(text, '^%d+$') and #text <= 10 and tonumber(text)
+  return creation and 4 <= creation and creation <= CREATION_MAX and creation
+end
+
 -- What a verb needs of a registration, or nil if it cannot be read. record.rs has the format.
 local function parse(value)
   local instance, number, creation, holder = string.match(value, '^1 %d+ (%x+)%-(%d+) (%d+) (%S*) ')
-  if not instance then return nil end
+  creation = instance and to_creation(creation)
+  if not creation then return nil end
   return {
     token = instance .. '-' .. number,
     instance = instance,
-    creation = tonumber(creation),
-    holder = holder,
+    creation = creation,
+    holder = string.sub(holder, 1, HOLDER_MAX),
   }
 end
 
--- Whether a run of a daemon made the claim `token` before the claim `other`. Numbers of 64 bits are more than
+-- Whether a run of a daemon made the claim `token` after the claim `other`. Numbers of 64 bits are more than
 -- Lua can count to, so their digits are compared.
 local function is_newer(token, other)
   local run, number = string.match(token, '^(%x+)%-(%d+)$')
@@ -66,32 +82,50 @@ local function is_newer(token, other)
   return other_number < number
 end
 
+-- Whether a daemon counts as alive. A key that never expires is none of ours.
+local function is_alive(id)
+  return 0 < redis.call('PTTL', key('instance', id))
+end
+
 -- Whether a registration is what the daemon `holder` itself has left behind: an older claim of this run, or
 -- one of another run, which no longer counts as alive.
 local function is_past(registration, token, holder)
   if registration.instance == string.match(token, '^%x+') then return is_newer(token, registration.token) end
-  return registration.holder == holder and redis.call('EXISTS', key('instance', registration.instance)) == 0
+  return registration.holder == holder and not is_alive(registration.instance)
 end
 
--- The members of an index that have not expired.
-local function live(index)
-  return redis.call('ZRANGEBYSCORE', index, '(' .. now, '+inf')
+-- The members of an index that have not expired, `most` of them at most.
+local function live(index, most)
+  return redis.call('ZRANGEBYSCORE', index, '(' .. now, far, 'LIMIT', 0, most)
+end
+
+-- The same, or {err = ...} where something else is in the place of the index.
+local function try_live(index, most)
+  local members = redis.pcall('ZRANGEBYSCORE', index, '(' .. now, far, 'LIMIT', 0, most)
+  if members.err and not string.find(members.err, 'WRONGTYPE', 1, true) then return live(index, most) end
+  return members
 end
 
 -- Keeps a member in an index for at least as long as `expires`.
 local function keep(index, member, expires)
-  local score = redis.call('ZSCORE', index, member)
-  if not score or tonumber(score) < expires then redis.call('ZADD', index, expires, member) end
+  local score = tonumber(redis.call('ZSCORE', index, member) or nil)
+  if not score or score < expires or far < score then redis.call('ZADD', index, expires, member) end
   redis.call('PEXPIRE', index, INDEX_MS)
 end
 
--- Clears away what was found to be gone, a part of it at a time.
+-- Clears away what was found to be gone.
 local function forget(index, gone)
-  if 0 < #gone then redis.call('ZREM', index, unpack(gone, 1, math.min(#gone, PRUNED_MAX))) end
+  for at = 1, #gone, PRUNED_MAX do
+    redis.call('ZREM', index, unpack(gone, at, math.min(#gone, at + PRUNED_MAX - 1)))
+  end
 end
 
 local function prune(index)
   forget(index, redis.call('ZRANGEBYSCORE', index, '-inf', now, 'LIMIT', 0, PRUNED_MAX))
+  -- What no daemon has written is rare, and nobody reads it.
+  if now % 16 == 0 then
+    forget(index, redis.call('ZRANGEBYSCORE', index, '(' .. far, '+inf', 'LIMIT', 0, PRUNED_MAX))
+  end
 end
 
 -- Clears names away whose leases have run out, and says so; whoever clears them away first says it.
@@ -125,7 +159,10 @@ local function stay_alive(id, value, host, aliases, liveness, ttl)
   end
   keep(KEYS[1] .. 'instances', id, now + liveness)
   keep(KEYS[1] .. 'hosts', host, now + ttl)
-  for alias in string.gmatch(aliases, '%S+') do keep(key('alias', alias), host, now + ttl) end
+  for alias in string.gmatch(aliases, '%S+') do
+    keep(key('alias', alias), host, now + ttl)
+    prune(key('alias', alias))
+  end
   prune(KEYS[1] .. 'instances')
   for _, host in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1] .. 'hosts', '-inf', now, 'LIMIT', 0, 1)) do
     bury_host(host)
@@ -133,19 +170,29 @@ local function stay_alive(id, value, host, aliases, liveness, ttl)
   prune(key('names', host))
 end
 
--- The last creation of a name, as far as anybody knows; a creation without the store counts for nothing.
-local function last_creation(host, name, known)
-  local last = tonumber(redis.call('GET', key('creation', host .. '/' .. name)))
-  -- In 64ths of a second: after a loss of the counters a name may come back at once.
-  if not last then last = math.max(math.floor(now * 64 / 1000) % OFFLINE, 4) end
+-- In 64ths of a second, so that it is past all that a lost counter has given out: no host registers so many
+-- nodes for long.
+local clock = math.max(math.floor(now * 64 / 1000) % OFFLINE, 4)
+
+-- The last creation of a host, as far as anybody knows; a creation without the store counts for nothing. A
+-- counter that is none is as good as lost.
+local function last_creation(host, known)
+  local counter = redis.pcall('GET', key('creation', host))
+  local last = type(counter) == 'string' and to_creation(counter)
+  if not last or OFFLINE <= last then last = clock end
   for _, creation in ipairs(known) do
     if creation < OFFLINE then last = math.max(last, creation) end
   end
   return last
 end
 
-local function count(host, name, creation)
-  redis.call('SET', key('creation', host .. '/' .. name), string.format('%d', creation), 'PX', COUNTER_MS)
+-- One counter a host and not a name: names come and go without end, and leave nothing behind. It is kept until
+-- the clock is past it, which is at once unless somebody brought a high one, and for a day more: the next clock
+-- that counts may be that of another server.
+local function count(host, creation)
+  local kept = COUNTER_MS + math.ceil(math.max(creation - clock, 0) * 1000 / 64)
+  local counter = key('creation', host)
+  redis.call('SET', counter, string.format('%d', creation), 'PX', string.format('%d', kept))
 end
 
 -- Writes a registration; `place` orders those of one call.

@@ -7,14 +7,13 @@ local liveness, ttl = tonumber(ARGV[10]), tonumber(ARGV[11])
 
 local value = fetch(key('node', host .. '/' .. name))
 local previous = value and parse(value)
-local is_alive = previous and redis.call('EXISTS', key('instance', previous.instance)) == 1
 
 local answer
 if value and not previous then
   answer = {'unreadable', value}
 elseif previous and previous.token == token then
   answer = {'held', value}
-elseif previous and (previous.holder ~= holder and is_alive or is_newer(previous.token, token)) then
+elseif previous and (previous.holder ~= holder and is_alive(previous.instance) or is_newer(previous.token, token)) then
   answer = {'taken', previous.holder}
 end
 if answer then
@@ -24,12 +23,12 @@ end
 
 local known = {last}
 if previous then table.insert(known, previous.creation) end
-local creation = math.max((last_creation(host, name, known) + 1) % OFFLINE, 4)
+local creation = math.max((last_creation(host, known) + 1) % OFFLINE, 4)
 -- First, because a full store refuses it: then nothing has changed.
-count(host, name, creation)
+count(host, creation)
 stay_alive(id, instance, host, aliases, liveness, ttl)
-value = write(host, name, token .. string.format(' %d ', creation) .. holder .. ' ' .. body, ttl, 0)
 index(host, name, ttl)
+value = write(host, name, token .. string.format(' %d ', creation) .. holder .. ' ' .. body, ttl, 0)
 prune(key('holders', name))
 tell('+', host, name)
 return {'held', value}

@@ -1,4 +1,4 @@
--- Extends leases; writes what is absent, and what has changed under the same token.
+-- Extends leases; writes what is absent, what has changed under the same token, and over one's own past.
 -- Answers, lease by lease, false (held), 'c' and the name of the holder, or 'f' and what is wrong with this one.
 
 local id, instance, host, aliases = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -24,9 +24,10 @@ local function renew(host, name, token_and_rest, place)
   -- A store that lost its counters must not count from below what is known to have been given out.
   local known = {tonumber(creation)}
   if previous then table.insert(known, previous.creation) end
-  if math.min(unpack(known)) < OFFLINE then count(host, name, last_creation(host, name, known)) end
-  write(host, name, token_and_rest, ttl, place)
+  if math.min(unpack(known)) < OFFLINE then count(host, last_creation(host, known)) end
+  -- First, because it is what may fail: a registration that nobody is led to must not pass for a held one.
   index(host, name, ttl)
+  write(host, name, token_and_rest, ttl, place)
   tell('+', host, name)
   return false
 end

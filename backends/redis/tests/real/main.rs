@@ -6,6 +6,7 @@ mod arrangements;
 mod conformance;
 mod daemon;
 mod faults;
+mod foreign;
 mod proxy;
 mod scripts;
 mod stalls;

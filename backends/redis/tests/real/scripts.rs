@@ -38,6 +38,9 @@ on_every_release! {
     register_refuses_a_name_that_another_living_daemon_holds
     register_takes_over_from_a_retired_daemon_and_from_an_earlier_run
     register_never_repeats_a_creation
+    a_counter_that_is_none_is_as_good_as_lost
+    names_that_come_and_go_leave_nothing_behind
+    a_counter_is_kept_until_the_clock_is_past_it
     register_counts_on_from_what_the_claimant_remembers_but_not_from_the_upper_half
     renew_extends_what_is_held_and_tells_nobody
     renew_restores_all_that_an_empty_store_has_lost
@@ -84,9 +87,7 @@ async fn register_writes_all_that_is_known_of_a_node(store: Store) {
     assert_eq!(found.iter().map(|found| &*found.registration).collect::<Vec<_>>(), [&*expected]);
     let left = found[0].left.unwrap();
     assert!(TTL - Duration::from_secs(5) < left && left <= TTL, "{left:?}");
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    let clock = Creation::from_ticks(now).get();
-    assert!(lease.creation().get().abs_diff(clock) < 10 * 64, "{} is not near {clock}", lease.creation());
+    assert!(is_near_the_clock(lease.creation()), "{}", lease.creation());
 }
 
 async fn register_with_the_same_token_gets_the_same_lease(store: Store) {
@@ -150,6 +151,54 @@ async fn register_never_repeats_a_creation(store: Store) {
     daemon.backend.release(&behind).await.unwrap();
     let next = daemon.register("rabbit", 100).await.unwrap().creation();
     assert!(Creation::new(1_000_000) < Some(next), "{next} is not from the clock");
+}
+
+async fn a_counter_that_is_none_is_as_good_as_lost(store: Store) {
+    let daemon = Daemon::on(&store, "a");
+    let (counter, node) = (key("creation:a"), key("node:a/rabbit"));
+    for foreign in ["nan", "inf", "-inf", "0x10", "1e9", "3", "2147483648", "99999999999999999999", "", "10 "]
+    {
+        let _: () = store.query(&counter, &["SET", &counter, foreign]);
+        let creation = daemon.register("rabbit", 1).await.unwrap().creation();
+        assert!(is_near_the_clock(creation), "{creation} after {foreign:?}");
+        assert_eq!(store.query::<String>(&counter, &["GET", &counter]), creation.to_string());
+        let _: u8 = store.query(&node, &["DEL", &node]);
+    }
+    let _: u8 = store.query(&counter, &["DEL", &counter]);
+    let _: u8 = store.query(&counter, &["RPUSH", &counter, "x"]);
+    assert!(is_near_the_clock(daemon.register("rabbit", 1).await.unwrap().creation()));
+}
+
+async fn names_that_come_and_go_leave_nothing_behind(store: Store) {
+    let daemon = Daemon::on(&store, "a");
+    let keys = || store.query::<Vec<String>>(&key(""), &["KEYS", "*"]);
+    daemon.backend.release(&daemon.register("first", 1).await.unwrap()).await.unwrap();
+    let before = keys();
+    for number in 0..300 {
+        let lease = daemon.register(&format!("n{number}"), 1).await.unwrap();
+        daemon.backend.release(&lease).await.unwrap();
+    }
+    assert_eq!(keys().len(), before.len(), "{:?}", keys());
+}
+
+async fn a_counter_is_kept_until_the_clock_is_past_it(store: Store) {
+    let daemon = Daemon::on(&store, "a");
+    let counter = key("creation:a");
+    let kept = || Duration::from_millis(store.query::<u64>(&counter, &["PTTL", &counter]));
+    let first = daemon.register("rabbit", 1).await.unwrap().creation();
+    let day = Duration::from_secs(86_400);
+    assert!(day - Duration::from_secs(10) < kept() && kept() < day + Duration::from_secs(10), "{:?}", kept());
+    // An hour ahead of the clock.
+    let mut claim = daemon.claim("rabbit", 1);
+    claim.last = Creation::new(first.get() + 3600 * 64);
+    daemon.backend.register(&claim).await.unwrap();
+    let ahead = kept() - day;
+    assert!((3500..3700).contains(&ahead.as_secs()), "{ahead:?}");
+}
+
+fn is_near_the_clock(creation: Creation) -> bool {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    creation.get().abs_diff(Creation::from_ticks(now).get()) < 10 * 64
 }
 
 async fn register_counts_on_from_what_the_claimant_remembers_but_not_from_the_upper_half(store: Store) {
@@ -452,11 +501,17 @@ async fn an_entry_that_cannot_be_read_is_named_and_left_alone(store: Store) {
         daemon.backend.release(&lease).await.unwrap();
         assert_eq!(store.query::<Vec<u8>>(&node, &["DUMP", &node]), before);
     }
-    // Under the key of an index it is an operator's matter.
-    let index = key("names:a");
+    let future = key("instance:00ff");
+    let _: () = store.query(&future, &["SET", &future, "2 from the future", "PX", "60000"]);
+    let score = store.query::<f64>(&key(""), &["ZSCORE", &key("instances"), &daemon.instance.id.to_string()]);
+    let _: u8 = store.query(&key(""), &["ZADD", &key("instances"), &score.to_string(), "00ff"]);
+    let daemons = daemon.backend.daemons(&Scope::Cluster).await.unwrap();
+    assert_eq!((&daemons.items[..], &*daemons.examples[0].at), (from_ref(&daemon.instance), &*future));
+    // Under the key that leads to all hosts it is an operator's matter.
+    let index = key("hosts");
     let _: u8 = store.query(&index, &["DEL", &index]);
     let _: () = store.query(&index, &["SET", &index, "mine"]);
-    let error = daemon.backend.list(&scope("a")).await.unwrap_err();
+    let error = daemon.backend.list(&Scope::Cluster).await.unwrap_err();
     assert!(matches!(&error, BackendError::Denied { action, .. } if action == "list names"), "{error:?}");
 }
 
