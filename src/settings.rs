@@ -249,7 +249,8 @@ pub const TABLE: &[Setting] = &[
         key: "log",
         variables: &["REPMD_LOG"],
         value: "LEVEL",
-        help: "What to log: `error`, `warn`, `info`, `debug` or `trace`, or a filter such as `repmd=debug`",
+        help: "What to log: `error`, `warn`, `info`, `debug` or `trace`, or a filter such as \
+               `info,repmd::requests=debug`, which adds each request and its answer",
         default: "info",
     },
     Setting {

@@ -16,7 +16,7 @@ use tracing::level_filters::LevelFilter;
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber, error, warn};
 use tracing_subscriber::field::MakeExt as _;
-use tracing_subscriber::filter::dynamic_filter_fn;
+use tracing_subscriber::filter::{Targets, dynamic_filter_fn};
 use tracing_subscriber::fmt::format::{FmtSpan, Writer, debug_fn};
 use tracing_subscriber::fmt::writer::EitherWriter;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
@@ -51,6 +51,9 @@ pub enum Log<'a> {
 /// The target of events that say who did what to the daemon's nodes, from where: what an audit log keeps.
 pub const AUDIT: &str = "repmd::audit";
 
+/// The target of events that say what a request was answered, at the level of debugging: one for each request.
+pub const REQUESTS: &str = "repmd::requests";
+
 /// The lines of standard error, and, counted alone, those of the system's log.
 static LOG: LineQueue = LineQueue::new(1 << 20);
 
@@ -73,7 +76,7 @@ pub fn start(log: Log<'_>) -> Option<Flush> {
         }
         Log::Classic(level) => {
             let lines = lines.with_writer(StandardError).fmt_fields(debug_fn(write_field).delimited(" "));
-            let lines = lines.event_format(ClassicLine::Stderr).with_filter(level).boxed();
+            let lines = lines.event_format(ClassicLine::Stderr).with_filter(classic(level)).boxed();
             (lines, queue_standard_error())
         }
         Log::Modern { filter, format, under_journald } => {
@@ -144,6 +147,12 @@ async fn tell_of_losses_of(log: &LineQueue, begins: impl Fn(&str), ended: impl F
         ended(lost - told);
         told = lost;
     }
+}
+
+/// The stock daemon says each request and answer from the first `-d` on.
+fn classic(level: LevelFilter) -> Targets {
+    let requests = if level < LevelFilter::INFO { level } else { level.max(LevelFilter::DEBUG) };
+    Targets::new().with_default(level).with_target(REQUESTS, requests)
 }
 
 /// Whether journald reads standard error: `stream` is the variable `JOURNAL_STREAM`, which is also there in

@@ -1,8 +1,8 @@
 //! Which node a look-up means: a row for each rule, and for each pair of rules that can meet.
 //!
-//! Five daemons share one registry. The one that is asked, `here`, holds `app`, `plain`, and a node whose
-//! name is literally `odd@there`; it answers at 127.0.0.9 for the host `there`. A second daemon of the same
-//! host holds `side`.
+//! Five daemons share one registry. The one that is asked, `here`, holds `app`, `plain`, and nodes whose names are
+//! literally full names of other nodes and daemons, with whereabouts of their own making; it answers at 127.0.0.9
+//! for the host `there`. A second daemon of the same host holds `side`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use repmd::registry::{Lookup, Options, Registry};
 use repmd::server::{Daemon, Limits, Listener, Names, Policy, Topology, serve};
 use repmd_backend_api::{AliveName, HostId, Instance, InstanceId, Lease, Node};
 use repmd_backend_memory::Memory;
-use repmd_test_support::{Peer, alive2, in_own_network, run, wait_until};
+use repmd_test_support::{Peer, in_own_network, run, wait_until};
 use tokio_util::sync::CancellationToken;
 
 const WITHIN: Duration = Duration::from_secs(10);
@@ -95,7 +95,9 @@ impl Asked {
         });
         let mut asked = Self { port, stop, thread: Some(thread), nodes: Vec::new() };
         asked.register("app", 1001);
-        asked.register("odd@there", 1003);
+        for (literal, port) in LITERALS {
+            asked.register(literal, *port);
+        }
         asked.register("plain", 1005);
         asked.register("former", 1004);
         asked.nodes.pop();
@@ -105,7 +107,11 @@ impl Asked {
 
     fn register(&mut self, name: &str, port: u16) {
         let mut node = Peer::connect(self.port);
-        node.send(&alive2(name, port)).unwrap();
+        let mut registering = Node::ordinary(AliveName::parse(name.as_bytes()).unwrap(), port);
+        if LITERALS.contains(&(name, port)) {
+            registering.extra = FORGED.as_bytes().into();
+        }
+        node.send(&encode_request(&Request::Alive2(registering))).unwrap();
         assert_eq!(node.read(2, WITHIN), [118, 0], "{name} is not registered");
         self.nodes.push(node);
     }
@@ -149,10 +155,37 @@ const HERE_ITSELF: &str = "repmd/1 addr=127.0.0.1 host=here";
 const OF_THERE: &str = "repmd/1 addr=10.0.0.2 host=there";
 const OF_YONDER: &str = "repmd/1 addr=10.0.0.3 host=yonder";
 
+/// Nodes of this daemon that would stand in for others. The last two are nobody else's.
+const LITERALS: &[(&str, u16)] = &[
+    ("odd@there", 1003),
+    ("ghost@there", 1006),
+    ("app@yonder", 1007),
+    ("ghost@nowhere", 1008),
+    ("@there", 1009),
+    ("@here", 1010),
+    ("plain@here", 1011),
+    ("lonely@here", 1012),
+    ("odd@", 1013),
+];
+const FORGED: &str = "  repmd/1 addr=127.0.0.66 host=there";
+
 /// Rule or rules, where it is asked, for what, and the answer.
 const ROWS: &[(&str, &str, &str, Expected)] = &[
     ("1: a literal match", HERE, "app", Some((1001, ""))),
-    ("1 before 2: a literal match may have an @", HERE, "odd@there", Some((1003, ""))),
+    ("2 before 1: another host's full name is no literal's", HERE, "odd@there", Some((3003, OF_THERE))),
+    ("2 before 1: nor at the address of a virtual host", THERE, "odd@there", Some((3003, OF_THERE))),
+    ("2 before 1: nor where no such node is", HERE, "ghost@there", None),
+    ("2 before 1: nor where no such host is", HERE, "ghost@nowhere", None),
+    ("2 before 1: nor by an alias of that host", HERE, "app@YONDER", Some((4001, OF_YONDER))),
+    ("2: a literal's own full name", HERE, "odd@there@here", Some((1003, OF_HERE))),
+    ("2 before 1: this host's node", HERE, "plain@here", Some((1005, OF_HERE))),
+    (
+        "1: this host's full name that no node has, without forged whereabouts",
+        HERE,
+        "lonely@here",
+        Some((1012, "")),
+    ),
+    ("1: what is no full name, without forged whereabouts", HERE, "odd@", Some((1013, ""))),
     ("1 before 3: a literal match wins at the address of a virtual host", THERE, "app", Some((1001, ""))),
     ("1 before 4: a literal match wins over other hosts", HERE, "app", Some((1001, ""))),
     ("2: a full name", HERE, "solo@there", Some((3002, OF_THERE))),
@@ -162,7 +195,6 @@ const ROWS: &[(&str, &str, &str, Expected)] = &[
     ("2: alive names are compared with case", HERE, "Solo@there", None),
     ("2: each host has its own", HERE, "app@there", Some((3001, OF_THERE))),
     ("2: each host has its own", HERE, "app@yonder", Some((4001, OF_YONDER))),
-    ("2: this host by its full name", HERE, "plain@here", Some((1005, OF_HERE))),
     ("2: this host by an alias", HERE, "plain@here.example", Some((1005, OF_HERE))),
     (
         "2: a port that is another outside, and the address to use it at",
@@ -229,8 +261,9 @@ fn a_daemon_that_looks_up_on_its_host_alone_answers_no_bare_name_from_elsewhere(
 #[test]
 fn names_are_those_of_the_host_that_was_asked() {
     let asked = Asked::start(Lookup::Cluster, Names::Host);
-    let here = [("app", 1001), ("odd@there", 1003), ("plain", 1005), ("side", 2002)]
-        .map(|(name, port)| (name.to_owned(), port));
+    let mut here = [&[("app", 1001), ("plain", 1005), ("side", 2002)], LITERALS].concat();
+    here.sort_unstable();
+    let here: Vec<_> = here.into_iter().map(|(name, port)| (name.to_owned(), port)).collect();
     let there = [("app", 3001), ("both", 3004), ("former", 3005), ("odd", 3003), ("solo", 3002)];
     let there = there.map(|(name, port)| (name.to_owned(), port));
     assert_eq!(asked.names(HERE), here);
@@ -240,8 +273,9 @@ fn names_are_those_of_the_host_that_was_asked() {
 #[test]
 fn names_of_a_scope_are_those_of_this_host_and_of_its_virtual_hosts() {
     let asked = Asked::start(Lookup::Cluster, Names::Scope);
-    let names: Vec<_> = asked.names(HERE).into_iter().map(|(name, _)| name).collect();
-    assert_eq!(names, ["app", "app", "both", "former", "odd", "odd@there", "plain", "side", "solo"]);
+    let names = asked.names(HERE).into_iter().map(|(name, _)| name);
+    let names: Vec<_> = names.filter(|name| !name.contains('@')).collect();
+    assert_eq!(names, ["app", "app", "both", "former", "odd", "plain", "side", "solo"]);
 }
 
 /// RabbitMQ's monitor asks at its host's own address, and would adopt the port that only others can use.
@@ -264,7 +298,7 @@ fn another_machine_is_told_the_advertised_port_and_this_one_the_nodes_own_at_whi
             assert_eq!(find("app").port, port, "from {source}");
             let full = find("app@here");
             assert_eq!((full.port, &*full.extra), (port, whereabouts.as_bytes()), "from {source}");
-            assert_eq!(find("odd@there").port, 1003, "a port that is no other outside, from {source}");
+            assert_eq!(find("lonely@here").port, 1012, "a port that is no other outside, from {source}");
             assert!(names.nodes().any(|node| node == ("app", port)), "from {source}");
         }
     });

@@ -8,15 +8,14 @@ use repmd_backend_api::AliveName;
 use serde_json::json;
 
 use super::api::{App, failure, milliseconds};
-use crate::registry::{Answer, Source};
-use crate::server::Explained;
+use crate::registry::{Answer, Told};
 
 /// Answers `/api/v1/lookups/{name}`.
 pub(super) async fn answer(State(state): App, Path(name): Path<String>) -> Response {
     if let Err(error) = AliveName::check(name.as_bytes()) {
         return failure(StatusCode::BAD_REQUEST, &error.to_string());
     }
-    let Explained { answer, source, age } = state.daemon.explain(&name).await;
+    let Told { answer, source, asked } = state.daemon.explain(&name).await;
     let (node, port, instance) = match &answer {
         Answer::Node(registration) => (
             Some(registration.node_name().to_string()),
@@ -28,12 +27,6 @@ pub(super) async fn answer(State(state): App, Path(name): Path<String>) -> Respo
         }
         Answer::Absent => (None, None, None),
     };
-    let from = match source {
-        Source::Here => "here",
-        Source::Registry => "registry",
-        Source::Cache => "cache",
-        Source::Stale => "stale",
-    };
     let answer = json!({
         "name": name,
         "is_found": node.is_some(),
@@ -41,8 +34,8 @@ pub(super) async fn answer(State(state): App, Path(name): Path<String>) -> Respo
         "port": port,
         "addresses": instance.map_or(&[][..], |instance| &instance.addresses),
         "daemon": instance.map(|instance| &instance.name),
-        "from": from,
-        "age_ms": age.map(milliseconds),
+        "from": source.as_str(),
+        "age_ms": asked.map(|asked| milliseconds(asked.elapsed())),
     });
     Json(answer).into_response()
 }

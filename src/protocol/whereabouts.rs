@@ -12,6 +12,9 @@ use super::FIELD_BYTES_MAX;
 
 const MAGIC: &str = "repmd/1";
 
+/// What the first word begins with in every version.
+const RESERVED: &[u8] = b"repmd/";
+
 /// A host, and where its nodes are reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Whereabouts {
@@ -34,6 +37,14 @@ pub fn encode_whereabouts(addresses: &[IpAddr], host: &HostId) -> Vec<u8> {
         words += &address;
     }
     (words + &rest).into_bytes()
+}
+
+/// Whether a client could take a node's own extra for a daemon's words, of this version or another. Some clients
+/// pass over spaces that come first.
+#[must_use]
+pub fn is_reserved(extra: &[u8]) -> bool {
+    let first = extra.iter().position(|byte| *byte != b' ').unwrap_or_default();
+    extra[first..].starts_with(RESERVED)
 }
 
 /// Reads the extra of a look-up's answer. `None`: it is a node's own.
@@ -74,6 +85,16 @@ mod tests {
     fn the_words_are_those_that_clients_know() {
         let extra = encode_whereabouts(&["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()], &host());
         assert_eq!(extra, b"repmd/1 addr=10.0.0.1,10.0.0.2 host=hosta");
+    }
+
+    #[test]
+    fn what_a_client_takes_for_whereabouts_is_reserved_and_nothing_else() {
+        for extra in [&b"repmd/1 addr=10.0.0.1 host=hosta"[..], b"  repmd/1 x", b"repmd/2 x", b"repmd/1"] {
+            assert!(is_reserved(extra), "{}", extra.escape_ascii());
+        }
+        for extra in [&b""[..], b" ", b"repmd", b"x repmd/1 addr=10.0.0.1 host=hosta", b"\xffrepmd/1"] {
+            assert!(!is_reserved(extra), "{}", extra.escape_ascii());
+        }
     }
 
     #[test]

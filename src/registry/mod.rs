@@ -112,6 +112,30 @@ pub enum Source {
     Stale,
 }
 
+/// An answer, and where it is known from.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// What is known.
+    pub answer: Answer,
+    /// Where from.
+    pub source: Source,
+    /// When the registry was asked for it; `None` where it was not.
+    pub asked: Option<Instant>,
+}
+
+impl Source {
+    /// In one word, as the API and the log say it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Here => "here",
+            Self::Registry => "registry",
+            Self::Cache => "cache",
+            Self::Stale => "stale",
+        }
+    }
+}
+
 /// A node is refused, because another daemon of this host holds its name.
 #[derive(Debug, thiserror::Error)]
 #[error("{name} is registered by {holder}")]
@@ -349,20 +373,21 @@ impl Registry {
 
     /// The answer to `question`, if it is known without waiting.
     #[must_use]
-    pub fn known(&self, question: &Question) -> Option<Answer> {
+    pub fn known(&self, question: &Question) -> Option<Told> {
+        let here = |answer| Some(Told { answer, source: Source::Here, asked: None });
         match question {
             Question::Daemon(host) if self.instance.answers_to(host) => {
-                return Some(Answer::Daemon(Arc::clone(&self.instance)));
+                return here(Answer::Daemon(Arc::clone(&self.instance)));
             }
-            _ if !self.is_shared() => return Some(Answer::Absent),
+            _ if !self.is_shared() => return here(Answer::Absent),
             _ => {}
         }
         let slot = self.answers.get(question);
         let fresh = slot.as_ref().and_then(|slot| slot.fresh(Remembered::is_fresh));
         match fresh {
-            Some(remembered) => {
+            Some(Known { value, asked }) => {
                 self.stats.remembered.add();
-                Some(remembered.answer)
+                Some(Told { answer: value.answer, source: Source::Cache, asked: Some(asked) })
             }
             None if self.health.is_away() => Some(self.stale(slot.as_deref())),
             None => None,
@@ -370,42 +395,27 @@ impl Registry {
     }
 
     /// The answer to `question`, from memory or from the store.
-    pub async fn look_up(&self, question: Question) -> Answer {
-        if let Some(answer) = self.known(&question) {
-            return answer;
+    pub async fn look_up(&self, question: &Question) -> Told {
+        if let Some(told) = self.known(question) {
+            return told;
         }
-        let slot = slot_of(&self.answers, &question);
-        match slot.fresh_or(Remembered::is_fresh, self.load(&question)).await {
-            Some(remembered) => {
+        let slot = slot_of(&self.answers, question);
+        match slot.fresh_or(Remembered::is_fresh, self.load(question)).await {
+            Some(Known { value, asked }) => {
                 self.stats.loaded.add();
-                remembered.answer
+                Told { answer: value.answer, source: Source::Registry, asked: Some(asked) }
             }
             None => self.stale(Some(&slot)),
         }
     }
 
-    /// [`Registry::look_up`], with where the answer is known from, and how long ago the store was asked.
-    pub async fn explain(&self, question: Question) -> (Answer, Source, Option<Duration>) {
-        let started = Instant::now();
-        let answer = self.look_up(question.clone()).await;
-        let is_own = matches!(&question, Question::Daemon(host) if self.instance.answers_to(host));
-        if is_own || !self.is_shared() {
-            return (answer, Source::Here, None);
-        }
-        let asked = self.answers.get(&question).and_then(|slot| slot.last()).map(|known| known.asked);
-        let source = match asked {
-            Some(asked) if started <= asked => Source::Registry,
-            Some(_) if !self.health.is_away() => Source::Cache,
-            _ => Source::Stale,
-        };
-        (answer, source, asked.map(|asked| asked.elapsed()))
-    }
-
     /// The last known answer, while it may serve.
-    fn stale(&self, slot: Option<&Slot<Remembered>>) -> Answer {
+    fn stale(&self, slot: Option<&Slot<Remembered>>) -> Told {
         self.stats.stale.add();
         let last = slot.and_then(Slot::last).filter(|last| self.may_serve(last.asked, last.value.left));
-        last.map_or(Answer::Absent, |last| last.value.answer)
+        let asked = last.as_ref().map(|last| last.asked);
+        let answer = last.map_or(Answer::Absent, |last| last.value.answer);
+        Told { answer, source: Source::Stale, asked }
     }
 
     /// Asks the store. `None`: it did not answer.
@@ -473,7 +483,7 @@ impl Registry {
             return Some(Arc::default());
         }
         let slot = self.lists.get(host);
-        let fresh = slot.as_ref().and_then(|slot| slot.fresh(is_fresh_list));
+        let fresh = slot.as_ref().and_then(|slot| slot.fresh(is_fresh_list)).map(|known| known.value);
         fresh.or_else(|| self.health.is_away().then(|| self.stale_nodes(slot.as_deref())))
     }
 
@@ -489,7 +499,8 @@ impl Registry {
             found.retain(|found| found.registration.instance.id != self.instance.id);
             Some(Arc::new(found))
         };
-        slot.fresh_or(is_fresh_list, load).await.unwrap_or_else(|| self.stale_nodes(Some(&slot)))
+        let fresh = slot.fresh_or(is_fresh_list, load).await;
+        fresh.map_or_else(|| self.stale_nodes(Some(&slot)), |known| known.value)
     }
 
     fn stale_nodes(&self, slot: Option<&Slot<Arc<Vec<Found>>>>) -> Arc<Vec<Found>> {

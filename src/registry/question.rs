@@ -2,6 +2,8 @@
 //!
 //! Pure functions: the rules of resolution are here, the waiting is not.
 
+use std::fmt;
+
 use repmd_backend_api::{AliveName, Found, HostId, Instance, NodeName, Scope};
 
 /// How far a bare name reaches.
@@ -43,6 +45,16 @@ impl Question {
             Self::Bare(_) if lookup == Lookup::Cluster && !held_here => Scope::Cluster,
             Self::Bare(_) => Scope::Host(own.clone()),
             Self::On(host, _) | Self::Daemon(host) => Scope::Host(host.clone()),
+        }
+    }
+}
+
+impl fmt::Display for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bare(alive) => write!(f, "{alive}"),
+            Self::On(host, alive) => write!(f, "{alive}@{host}"),
+            Self::Daemon(host) => write!(f, "@{host}"),
         }
     }
 }

@@ -20,7 +20,7 @@ use super::table::{AliveSocket, ClaimId};
 use crate::printable::as_value;
 use crate::protocol::Response;
 use crate::registry::What;
-use crate::telemetry::AUDIT;
+use crate::telemetry::{AUDIT, REQUESTS};
 
 /// Registers a node and holds its connection, which is the registration: any byte or end from the peer
 /// unregisters it. A refused one is closed.
@@ -65,6 +65,7 @@ async fn register<'a>(
                 let Node { name, port, .. } = &node;
                 // The peer is asked for only where the line is wanted.
                 info!(target: AUDIT, %name, port, %creation, peer = peer(socket), "registered");
+                debug!(target: REQUESTS, %name, peer = peer(socket), "** sent ALIVE2_RESP for {:?}", name.as_str());
                 daemon.stats.granted.add();
                 let node = lease.registration.node_name();
                 let port = Some(lease.registration.node.port);

@@ -2,6 +2,7 @@
 //!
 //! What this daemon knows by itself is answered at once; only what the registry must be asked for waits.
 
+use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::slice;
@@ -13,13 +14,15 @@ use tracing::{debug, info, warn};
 
 use super::daemon::Daemon;
 use super::policy::is_local;
+use super::resolve::{Resolution, VirtualHost};
 use super::table::Listing;
 use super::topology::Names;
 use crate::protocol::{
-    DecodeError, Request, Response, decode_request, encode_whereabouts, write_active_line, write_names_line,
+    DecodeError, Request, Response, decode_request, encode_whereabouts, is_reserved, write_active_line,
+    write_names_line,
 };
-use crate::registry::{self, Question};
-use crate::telemetry::AUDIT;
+use crate::registry::{self, Question, Source};
+use crate::telemetry::{AUDIT, REQUESTS};
 
 /// Where a request came from.
 #[derive(Clone, Copy, Debug)]
@@ -67,13 +70,6 @@ pub(super) enum Later {
     LookUp(Question, Option<VirtualHost>),
     /// The nodes of `hosts`, for NAMES or DUMP.
     List(List),
-}
-
-/// Another host, and the address at which this daemon stands for it.
-#[derive(Clone, Debug)]
-pub(super) struct VirtualHost {
-    address: IpAddr,
-    host: HostId,
 }
 
 /// A list of names that is asked for.
@@ -146,53 +142,62 @@ pub(super) async fn answer_later(
 ) -> Answer {
     match later {
         Later::LookUp(question, relayed_at) => {
-            let found = daemon.registry.look_up(question).await;
-            found_elsewhere(daemon, found, relayed_at, asker, out)
+            let told = daemon.registry.look_up(&question).await;
+            found_elsewhere(daemon, told.answer, relayed_at, asker, out);
+            tell_look_up(&question, told.source, asker, out);
+            Answer::Reply
         }
         Later::List(list) => {
             let mut nodes = Vec::with_capacity(list.hosts.len());
             for host in &list.hosts {
                 nodes.push(daemon.registry.nodes(host).await);
             }
-            Answer::List(write_list(daemon, &list, &nodes))
+            tell_list(&list, asker, write_list(daemon, &list, &nodes))
         }
     }
 }
 
 fn look_up(daemon: &Daemon, name: &str, asker: Asker<'_>, out: &mut Vec<u8>) -> Answer {
-    if let Some(registration) = daemon.table().find(name) {
-        return found_here(daemon, registration, asker, &registration.node.extra, out);
-    }
-    let Some((question, relayed_at)) = question(daemon, name, asker) else { return not_found(daemon, out) };
-    let me = daemon.registry.instance();
-    if let Question::On(host, alive) = &question
-        && me.answers_to(host)
-        && let Some(registration) = daemon.table().find(alive.as_str())
-    {
-        let (_, addresses) = way_here(registration, &asker);
-        return found_here(daemon, registration, asker, &encode_whereabouts(addresses, &me.host), out);
-    }
-    match daemon.registry.known(&question) {
-        Some(found) => found_elsewhere(daemon, found, relayed_at, asker, out),
-        None => Answer::Later(Later::LookUp(question, relayed_at)),
-    }
+    let source = match daemon.resolve(name, || daemon.topology.virtual_host(|| asker.local())) {
+        Resolution::Here(registration) => {
+            found_here(daemon, &registration, asker, own_extra(&registration), out);
+            Source::Here
+        }
+        Resolution::HereByFullName(registration) => {
+            let (_, addresses) = way_here(&registration, &asker);
+            let extra = encode_whereabouts(addresses, &daemon.registry.instance().host);
+            found_here(daemon, &registration, asker, &extra, out);
+            Source::Here
+        }
+        Resolution::Registry(question, relayed_at) => match daemon.registry.known(&question) {
+            Some(told) => {
+                found_elsewhere(daemon, told.answer, relayed_at, asker, out);
+                told.source
+            }
+            None => return Answer::Later(Later::LookUp(question, relayed_at)),
+        },
+        Resolution::Nobody => {
+            not_found(daemon, out);
+            Source::Here
+        }
+    };
+    tell_look_up(&name, source, asker, out);
+    Answer::Reply
 }
 
-/// What a name that is not registered here literally asks for, and where it is relayed if it is a node of
-/// the virtual host that is asked. `None`: nothing that there could be.
-fn question(daemon: &Daemon, name: &str, asker: Asker<'_>) -> Option<(Question, Option<VirtualHost>)> {
-    if !daemon.registry.is_shared() && !name.contains('@') {
-        return None;
-    }
-    let asked_at = daemon.topology.virtual_host(|| asker.local());
-    let question = match (Question::parse(name)?, asked_at) {
-        (Question::Bare(alive), Some((_, host))) => Question::On(host.clone(), alive),
-        (question, _) => question,
-    };
-    let relayed_at = asked_at
-        .filter(|(_, asked)| matches!(&question, Question::On(host, _) if host == *asked))
-        .map(|(address, host)| VirtualHost { address, host: host.clone() });
-    Some((question, relayed_at))
+/// Says what was answered to a look-up, in the words of the stock daemon. Costs nothing where nobody reads it.
+fn tell_look_up(name: &dyn Display, source: Source, asker: Asker<'_>, reply: &[u8]) {
+    let found = reply.get(1) == Some(&0);
+    let result = if found { "ok" } else { "error" };
+    debug!(target: REQUESTS, %name, found, from = %source.as_str(), peer = %asker.peer,
+        "** sent PORT2_RESP ({result}) for {:?}", name.to_string());
+}
+
+/// A node's own extra, as it registered it. One that clients could take for a daemon's words is left out: it would
+/// send them anywhere.
+fn own_extra(registration: &Registration) -> &[u8] {
+    let extra = &*registration.node.extra;
+    if is_reserved(extra) { &[] } else { extra }
 }
 
 /// The port of a node of this daemon, and the addresses to use it at. Address and port go together: where other
@@ -212,10 +217,10 @@ fn found_here(
     asker: Asker<'_>,
     extra: &[u8],
     out: &mut Vec<u8>,
-) -> Answer {
+) {
     daemon.stats.found_here.add();
     let (port, _) = way_here(registration, &asker);
-    reply(Response::PortFound { node: &registration.node, port, extra }, out)
+    Response::PortFound { node: &registration.node, port, extra }.encode(out);
 }
 
 /// `relayed_at`: the asker reaches the node's host at this address, so a relay answers with a port of it.
@@ -225,7 +230,7 @@ fn found_elsewhere(
     relayed_at: Option<VirtualHost>,
     asker: Asker<'_>,
     out: &mut Vec<u8>,
-) -> Answer {
+) {
     match found {
         registry::Answer::Node(registration)
             if let (Some(relay), Some(VirtualHost { address, host })) = (&daemon.relay, &relayed_at) =>
@@ -235,7 +240,7 @@ fn found_elsewhere(
             };
             daemon.stats.found_elsewhere.add();
             let extra = encode_whereabouts(slice::from_ref(address), host);
-            reply(Response::PortFound { node: &registration.node, port, extra: &extra }, out)
+            Response::PortFound { node: &registration.node, port, extra: &extra }.encode(out);
         }
         registry::Answer::Node(registration) => {
             daemon.stats.found_elsewhere.add();
@@ -246,7 +251,7 @@ fn found_elsewhere(
                 (*advertised_port, &*instance.addresses)
             };
             let extra = encode_whereabouts(addresses, &instance.host);
-            reply(Response::PortFound { node, port, extra: &extra }, out)
+            Response::PortFound { node, port, extra: &extra }.encode(out);
         }
         registry::Answer::Daemon(instance) => {
             let Ok(name) = AliveName::parse(format!("@{}", instance.host).as_bytes()) else {
@@ -255,15 +260,15 @@ fn found_elsewhere(
             daemon.stats.found_elsewhere.add();
             let (node, port) = (Node::ordinary(name, instance.port), instance.port);
             let extra = encode_whereabouts(&instance.addresses, &instance.host);
-            reply(Response::PortFound { node: &node, port, extra: &extra }, out)
+            Response::PortFound { node: &node, port, extra: &extra }.encode(out);
         }
         registry::Answer::Absent => not_found(daemon, out),
     }
 }
 
-fn not_found(daemon: &Daemon, out: &mut Vec<u8>) -> Answer {
+fn not_found(daemon: &Daemon, out: &mut Vec<u8>) {
     daemon.stats.not_found.add();
-    reply(Response::PortNotFound, out)
+    Response::PortNotFound.encode(out);
 }
 
 fn list(daemon: &Daemon, asker: Asker<'_>, is_dump: bool) -> Answer {
@@ -282,9 +287,15 @@ fn list(daemon: &Daemon, asker: Asker<'_>, is_dump: bool) -> Answer {
     let list = List { is_dump, listing, hosts };
     let known: Option<Vec<_>> = list.hosts.iter().map(|host| daemon.registry.known_nodes(host)).collect();
     match known {
-        Some(nodes) => Answer::List(write_list(daemon, &list, &nodes)),
+        Some(nodes) => tell_list(&list, asker, write_list(daemon, &list, &nodes)),
         None => Answer::Later(Later::List(list)),
     }
+}
+
+fn tell_list(list: &List, asker: Asker<'_>, reply: Arc<Vec<u8>>) -> Answer {
+    let verb = if list.is_dump { "DUMP" } else { "NAMES" };
+    debug!(target: REQUESTS, bytes = reply.len(), peer = %asker.peer, "** sent {verb}_RESP");
+    Answer::List(reply)
 }
 
 /// `elsewhere`: what the registry knows of each of the list's hosts, beside this daemon's own nodes.
@@ -316,7 +327,9 @@ fn write_list(daemon: &Daemon, list: &List, elsewhere: &[Arc<Vec<Found>>]) -> Ar
 fn stop(daemon: &Daemon, name: &[u8], asker: Asker<'_>, out: &mut Vec<u8>) -> Answer {
     daemon.stats.stop.add();
     let known = std::str::from_utf8(name).is_ok_and(|name| daemon.table().stop(name));
+    let result = if known { "STOPPED" } else { "NOEXIST" };
     info!(target: AUDIT, name = %name.escape_ascii(), known, peer = %asker.peer, "STOP_REQ");
+    debug!(target: REQUESTS, name = %name.escape_ascii(), peer = %asker.peer, "** sent STOP_RESP {result}");
     reply(if known { Response::Stopped } else { Response::StopUnknown }, out)
 }
 
@@ -332,7 +345,7 @@ fn not_allowed(daemon: &Daemon, asker: Asker<'_>, request: &str) -> Answer {
 }
 
 /// Logs what a peer did wrong, within bounds: a stranger must not be able to fill the disk.
-pub(super) fn complain(daemon: &Daemon, asker: Asker<'_>, what: &dyn std::fmt::Display) {
+pub(super) fn complain(daemon: &Daemon, asker: Asker<'_>, what: &dyn Display) {
     match daemon.complaints.pass() {
         Some(0) => warn!(target: AUDIT, peer = %asker.peer, "{what}"),
         Some(left_out) => warn!(target: AUDIT, peer = %asker.peer, left_out, "{what}"),

@@ -11,12 +11,12 @@ mod daemon;
 mod explain;
 mod limits;
 mod policy;
+mod resolve;
 mod stats;
 mod table;
 mod topology;
 
 pub use daemon::Daemon;
-pub use explain::Explained;
 pub use limits::Limits;
 pub use policy::Policy;
 pub use stats::Stats;

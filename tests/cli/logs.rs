@@ -4,7 +4,7 @@ use std::fs::{File, read_to_string};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use repmd_test_support::{Daemon, Peer, free_port, lookup_port, wait_until};
+use repmd_test_support::{Daemon, Peer, epmd_program, free_port, lookup_port, wait_until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -119,7 +119,11 @@ fn an_audit_log_that_cannot_be_opened_stops_the_start() {
 fn each_request_is_a_span_at_debug() {
     let ask = |port| assert!(lookup_port(port, "n").is_none());
     let log = with_log(&["--log", "debug"], |_| None, ask);
-    let span = log.lines().find(|line| line.contains("request{peer=127.0.0.1 tag=z}")).unwrap();
+    let of_request: Vec<_> =
+        log.lines().filter(|line| line.contains("request{peer=127.0.0.1 tag=z}")).collect();
+    let [answer, span] = of_request[..] else { panic!("{log}") };
+    let said = " DEBUG request{peer=127.0.0.1 tag=z}: ** sent PORT2_RESP (error) for \"n\" name=n found=false from=here peer=";
+    assert!(answer.contains(said), "{answer}");
     assert!(span.contains(" DEBUG ") && span.contains("close time.busy="), "{span}");
     assert!(!with_log(&[], |_| None, ask).contains("request{"), "at info");
 }
@@ -199,4 +203,65 @@ fn lines_for_journald_begin_with_their_level_and_have_no_time() {
     // The variable is there in all that a unit starts, also where standard error leads elsewhere.
     let log = with_log(&[], |_| Some("8:1".to_owned()), warned);
     assert!(log.lines().all(|line| line.starts_with("20")), "{log}");
+}
+
+/// The first thing that an operator looks for: who asked for what, and what they were told.
+#[test]
+fn each_request_and_its_answer_is_said_once_by_a_log_that_is_asked_for_it_and_by_no_other() {
+    let act = |port| {
+        let _node = register(port, "foo");
+        assert!(lookup_port(port, "foo").is_some());
+        assert!(lookup_port(port, "no\"body").is_none());
+        ask(port, b"\0\x01n");
+        ask(port, b"\0\x01d");
+    };
+    let said = |flags: &[&str]| {
+        let log = objects(&with_log(&[&["--log-format", "json"], flags].concat(), |_| None, act));
+        let is_answer = |line: &Value| line["message"].as_str().unwrap().starts_with("** sent");
+        log.into_iter().filter(is_answer).collect::<Vec<_>>()
+    };
+    assert_eq!(said(&["--log", "info"]), [Value::Null; 0]);
+    let said = said(&["--log", "info,repmd::requests=debug"]);
+    let messages: Vec<_> = said.iter().map(|line| line["message"].as_str().unwrap()).collect();
+    let expected = [
+        "** sent ALIVE2_RESP for \"foo\"",
+        "** sent PORT2_RESP (ok) for \"foo\"",
+        "** sent PORT2_RESP (error) for \"no\\\"body\"",
+        "** sent NAMES_RESP",
+        "** sent DUMP_RESP",
+    ];
+    assert_eq!(messages, expected);
+    for line in &said {
+        assert_eq!((&line["level"], &line["peer"]), (&"DEBUG".into(), &"127.0.0.1".into()), "{line}");
+    }
+    let answers = [1, 2].map(|at| ["name", "found", "from"].map(|key| said[at][key].clone()));
+    assert_eq!(
+        answers,
+        [[json!("foo"), true.into(), "here".into()], [json!("no\"body"), false.into(), "here".into()]]
+    );
+}
+
+/// With `-d`, as those of the stock daemon, whose lines scripts search for.
+#[test]
+fn answers_are_said_in_the_stock_daemon_s_words_and_format_with_one_d() {
+    let folder = TempDir::new().unwrap();
+    let (path, port) = (folder.path().join("log"), free_port());
+    let mut command = std::process::Command::new(epmd_program(env!("CARGO_BIN_EXE_repmd"), folder.path()));
+    command.args(["-d", "-port", &port.to_string()]).stderr(File::create(&path).unwrap());
+    let mut daemon = Daemon::spawn(command, port);
+    let _node = register(port, "foo");
+    assert!(lookup_port(port, "foo").is_some() && lookup_port(port, "nobody").is_none());
+    ask(port, b"\0\x01n");
+    daemon.signal(Signal::TERM);
+    daemon.wait(SOON);
+    let log = read_to_string(path).unwrap();
+    for line in [
+        "** sent ALIVE2_RESP for \"foo\"",
+        "** sent PORT2_RESP (ok) for \"foo\"",
+        "** sent PORT2_RESP (error) for \"nobody\"",
+        "** sent NAMES_RESP",
+    ] {
+        assert_eq!(log.matches(line).count(), 1, "{line}: {log}");
+    }
+    assert!(log.lines().all(|line| line.starts_with("epmd: ")), "{log}");
 }

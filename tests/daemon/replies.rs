@@ -4,7 +4,8 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use repmd::protocol::decode_names_reply;
+use repmd::protocol::{Request, decode_names_reply, encode_request};
+use repmd_backend_api::{AliveName, Node};
 use repmd_test_support::{Daemon, Peer, alive2, lookup_port, wait_until};
 use socket2::{Domain, Socket, Type};
 
@@ -35,6 +36,24 @@ fn every_reply_comes_in_one_read() {
         peer.send(&alive2(&format!("new{number}"), 1)).unwrap();
         assert!(peer.fill(Instant::now() + SOON));
         assert_eq!(peer.received().len(), 6);
+    }
+}
+
+/// `repmd_epmd` would dial what they name.
+#[test]
+fn a_node_s_extra_that_reads_like_a_daemon_s_words_is_not_passed_on() {
+    let daemon = start(&[]);
+    let extras = ["repmd/1 addr=127.0.0.66 host=other", " repmd/1 addr=127.0.0.66 host=other", "repmd/2"];
+    for (extra, passed_on) in
+        extras.map(|extra| (extra, "")).into_iter().chain([("repmd", "repmd"), (" ", " ")])
+    {
+        let mut node = Node::ordinary(AliveName::parse(b"forger").unwrap(), 1234);
+        node.extra = extra.as_bytes().into();
+        let mut peer = Peer::connect(daemon.port());
+        peer.send(&encode_request(&Request::Alive2(node))).unwrap();
+        assert_eq!(peer.read(2, SOON), [118, 0]);
+        let found = lookup_port(daemon.port(), "forger").unwrap();
+        assert_eq!((found.port, &*found.extra), (1234, passed_on.as_bytes()), "{extra:?}");
     }
 }
 
