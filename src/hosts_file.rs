@@ -62,11 +62,11 @@ impl HostsFile {
             match registry.daemons(&Scope::Cluster).await {
                 Some(daemons) => {
                     let own = registry.instance();
-                    self.update(daemons.iter().chain([own]).map(|daemon| &**daemon), lease_ttl);
+                    self.update(daemons.iter().chain([&own]).map(|daemon| &**daemon), lease_ttl);
                     self.write().await;
                 }
                 None if self.written.is_none() && !self.path.exists() => {
-                    self.update([&**registry.instance()], lease_ttl);
+                    self.update([&*registry.instance()], lease_ttl);
                     self.write().await;
                 }
                 // Nobody knows of their daemons: this time does not count.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -291,7 +291,7 @@ async fn serve_until_stopped(
         }
         on_signal.cancel();
     });
-    let instance = Arc::new(instance(settings));
+    let instance = instance(settings);
     let backend = backends.open(settings).map_err(io::Error::other)?;
     let options = Options {
         lookup: settings.lookup,
@@ -300,7 +300,18 @@ async fn serve_until_stopped(
         clock: Arc::new(|| SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()),
         probe: Arc::new(|port| Box::pin(somebody_listens(port))),
     };
-    let registry = Arc::new(Registry::new(backend, instance, options));
+    let registry = Registry::new(backend, Arc::new(instance.clone()), options);
+    let registry = Arc::new(match (&settings.backend, &settings.advertise) {
+        (Backend::Shared(_), None) => {
+            let aliases = settings.aliases.clone();
+            registry.with_addresses_of_the_connection(Box::new(move |on_connection| {
+                let addresses: Vec<_> = own_address(on_connection).into_iter().collect();
+                let aliases = aliases.clone().unwrap_or_else(|| aliases_of(&instance.host, &addresses));
+                Instance { addresses, aliases, ..instance.clone() }
+            }))
+        }
+        (Backend::Memory, _) | (_, Some(_)) => registry,
+    });
     let keeping = CancellationToken::new();
     let keeper = {
         let (registry, keeping) = (Arc::clone(&registry), keeping.clone());
@@ -356,49 +367,42 @@ async fn serve_until_stopped(
     served
 }
 
-/// Who this daemon is.
+/// Who this daemon is, as far as its settings say.
 fn instance(settings: &Settings) -> Instance {
-    let addresses = settings.advertise.clone().unwrap_or_else(|| match &settings.backend {
-        Backend::Memory => Vec::new(),
-        Backend::Shared(url) => address_towards(url).into_iter().collect(),
-    });
-    let aliases = settings.aliases.clone().unwrap_or_else(|| {
-        let full_name = HostId::parse(&machine_name()).ok();
-        let addresses = addresses.iter().flat_map(|address| HostId::parse(&address.to_string()));
-        full_name.into_iter().chain(addresses).filter(|alias| *alias != settings.host).collect()
-    });
+    let addresses = settings.advertise.clone().unwrap_or_default();
     Instance {
         id: InstanceId::random(),
         name: settings.instance_name.clone(),
         host: settings.host.clone(),
-        aliases,
+        aliases: settings.aliases.clone().unwrap_or_else(|| aliases_of(&settings.host, &addresses)),
         addresses,
         port: settings.port,
     }
 }
 
-/// The address of the interface that leads to the host of `url`, or else to other networks. Only the
-/// routes are asked: no packet is sent.
-fn address_towards(url: &str) -> Option<IpAddr> {
-    let host = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-    let host = host.split(['/', ',', '?']).next().unwrap_or_default();
-    let host = if host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
-        host.to_owned()
-    } else {
-        format!("{host}:6379")
-    };
-    let store = host.to_socket_addrs().into_iter().flatten();
+/// What else the host is called unless somebody says so: by its full name, and by its addresses.
+fn aliases_of(host: &HostId, addresses: &[IpAddr]) -> Vec<HostId> {
+    let full_name = HostId::parse(&machine_name()).ok();
+    let addresses = addresses.iter().flat_map(|address| HostId::parse(&address.to_string()));
+    full_name.into_iter().chain(addresses).filter(|alias| alias != host).collect()
+}
+
+/// This machine's address for others: the one on the connection to the store, unless the store, or a tunnel to it, is on
+/// this machine; else that of the interface which leads to other networks. Only the routes are asked: no packet is sent.
+fn own_address(on_connection: Option<IpAddr>) -> Option<IpAddr> {
     // Addresses for documentation: whatever leads there leads anywhere.
     let anywhere = [SocketAddr::from(([192, 0, 2, 1], 9)), ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 9).into()];
-    store.chain(anywhere).find_map(|target| {
+    let towards = |target: SocketAddr| {
         let any: IpAddr =
             if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let socket = UdpSocket::bind((any, 0)).ok()?;
         socket.connect(target).ok()?;
-        let address = socket.local_addr().ok()?.ip();
-        (!address.is_loopback() && !address.is_unspecified()).then_some(address)
-    })
+        Some(socket.local_addr().ok()?.ip())
+    };
+    let is_for_others = |address: &IpAddr| !address.is_loopback() && !address.is_unspecified();
+    on_connection
+        .filter(is_for_others)
+        .or_else(|| anywhere.into_iter().filter_map(towards).find(is_for_others))
 }
 
 /// Whether something accepts connections on `port` of this host: it connects, and closes at once.

@@ -89,7 +89,7 @@ pub const TABLE: &[Setting] = &[
         variables: &["REPMD_ADVERTISE"],
         value: "ADDRESS,...",
         help: "Where nodes of this host are reached from others",
-        default: "the address of the interface that leads to the store",
+        default: "this machine's address on the connection to the store, as it changes",
     },
     Setting {
         key: "advertise-port",

@@ -52,6 +52,7 @@ impl Registry {
                 () = sleep_until(next_round) => {}
                 () = self.nudge.notified(), if failures == 0 => {}
             }
+            self.follow_addresses();
             let started = Instant::now();
             let is_round = next_round <= started || self.health.is_away();
             let result = if self.health.is_away() {
@@ -62,6 +63,8 @@ impl Registry {
             } else {
                 self.renew(Which::Unpublished, Duration::ZERO).await
             };
+            // The first connection may have come meanwhile, and a new one may lead from elsewhere.
+            let has_moved = self.follow_addresses();
             self.tell_readiness(lease_ttl);
             match result {
                 Err(BackendError::Unavailable { .. }) => {
@@ -72,13 +75,22 @@ impl Registry {
                 // What the store refuses does not pass by itself, so it waits for the next round too.
                 Ok(()) | Err(_) => failures = 0,
             }
-            if is_round {
+            if has_moved {
+                next_round = started;
+            } else if is_round {
                 next_round = started + interval;
             }
             if !knows_its_past {
                 knows_its_past = self.learn_of_its_past().await;
             }
         }
+    }
+
+    /// Whether this daemon has other addresses than before: what it published says the old ones.
+    fn follow_addresses(&self) -> bool {
+        let Some(instance) = self.addresses.follow(|| self.backend.local_address()) else { return false };
+        self.leases.hold_as(&instance);
+        true
     }
 
     /// Asks an absent store for a sign of life, and if there is one brings everything back.
@@ -109,8 +121,8 @@ impl Registry {
         let mut leases = batch.to_vec();
         self.leases.keep_held(&mut leases);
         let asked = Instant::now();
-        let renewals =
-            self.call("renew", RENEWAL_PATIENCE, self.backend.renew(&self.instance, &leases)).await?;
+        let instance = self.instance();
+        let renewals = self.call("renew", RENEWAL_PATIENCE, self.backend.renew(&instance, &leases)).await?;
         for lease in self.leases.note(&leases, renewals, asked) {
             // Its node left while the renewal was under way, which may have come after the release.
             self.call("release", 1, self.backend.release(&lease)).await?;
@@ -186,7 +198,9 @@ impl Registry {
         let mut complaints = self.health.complaints(lease_ttl);
         complaints.extend(self.leases.complaints());
         self.readiness.send_if_modified(|readiness| {
-            let now = Readiness { complaints, notes: self.unreadable.in_words() };
+            let mut notes = self.unreadable.in_words();
+            notes.extend(self.addresses.complaint());
+            let now = Readiness { complaints, notes };
             let is_new = *readiness != now;
             *readiness = now;
             is_new

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use repmd_backend_api::{Lease, Renewal};
+use repmd_backend_api::{Instance, Lease, Registration, Renewal};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -106,6 +106,15 @@ impl Leases {
         let held = self.lock();
         let due = held.values().filter(|held| which == Which::All || held.state == State::Unpublished);
         due.map(|held| held.lease.clone()).collect()
+    }
+
+    /// From now on, `instance` holds all of them: the same daemon at other addresses.
+    pub(super) fn hold_as(&self, instance: &Arc<Instance>) {
+        for Held { lease, .. } in self.lock().values_mut() {
+            let registration =
+                Registration { instance: Arc::clone(instance), ..(*lease.registration).clone() };
+            lease.registration = Arc::new(registration);
+        }
     }
 
     /// Leaves only the leases that are still held.

@@ -5,6 +5,7 @@
 //! waits at all while the store is known to be away. It knows no backend by name, no wire and no socket,
 //! so that a simulation can run many of it on a clock of its own.
 
+mod addresses;
 mod events;
 mod health;
 mod keeper;
@@ -15,6 +16,7 @@ mod slot;
 mod stats;
 mod unreadable;
 
+pub use addresses::{InstanceAt, NO_ADDRESS};
 pub use events::{EVENTS_MAX, Event, Events, What};
 pub use health::StoreAway;
 pub use leases::{Held, LeaseCounts, State};
@@ -37,6 +39,7 @@ use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use crate::throttle::Throttle;
+use addresses::Addresses;
 use health::Health;
 use leases::Leases;
 use past::Past;
@@ -170,7 +173,9 @@ pub struct Cluster {
 #[derive(Debug)]
 pub struct Registry {
     backend: Arc<dyn RegistryBackend>,
+    /// This daemon as it started. Its id, name, host and port stay; for the rest see [`Registry::instance`].
     instance: Arc<Instance>,
+    addresses: Addresses,
     options: Options,
     health: Health,
     leases: Leases,
@@ -205,6 +210,7 @@ impl Registry {
         Self {
             past: Mutex::new(Past::new(instance.id.0)),
             backend,
+            addresses: Addresses::new(Arc::clone(&instance)),
             instance,
             options,
             health: Health::new(Arc::clone(&events)),
@@ -222,10 +228,27 @@ impl Registry {
         }
     }
 
-    /// The daemon whose view this is.
+    /// The same view, of a daemon that was told no address: `instance_at` makes it anew for this machine's address on
+    /// the connection to the store, if one is open. Asked again for each new connection.
     #[must_use]
-    pub fn instance(&self) -> &Arc<Instance> {
-        &self.instance
+    pub fn with_addresses_of_the_connection(self, instance_at: InstanceAt) -> Self {
+        Self { addresses: self.addresses.followed_by(instance_at), ..self }
+    }
+
+    /// The daemon whose view this is, with its addresses and aliases of now.
+    #[must_use]
+    pub fn instance(&self) -> Arc<Instance> {
+        self.addresses.instance()
+    }
+
+    /// A node of this daemon, with the daemon's addresses of now.
+    #[must_use]
+    pub fn with_addresses_of_now(&self, registration: Arc<Registration>) -> Arc<Registration> {
+        let instance = self.instance();
+        if Arc::ptr_eq(&instance, &registration.instance) || registration.instance.id != instance.id {
+            return registration;
+        }
+        Arc::new(Registration { instance, ..(*registration).clone() })
     }
 
     /// Whether other daemons use the same registry.
@@ -314,7 +337,7 @@ impl Registry {
     pub async fn register(&self, number: u64, node: Node, advertised_port: u16) -> Result<Lease, Taken> {
         let now = (self.options.clock)();
         let last = self.past().last_creation(&node.name);
-        let instance = Arc::clone(&self.instance);
+        let instance = self.instance();
         let registered_at = SystemTime::UNIX_EPOCH + now;
         let claim = Claim { number, node, advertised_port, instance, registered_at, last };
         let lease = match self.ask("register", || self.backend.register(&claim)).await {
@@ -340,8 +363,15 @@ impl Registry {
 
     /// A registry of this process alone needs no renewals.
     fn hold(&self, lease: &Lease, is_published: bool) {
-        if self.is_shared() {
-            self.leases.hold(lease.clone(), is_published);
+        if !self.is_shared() {
+            return;
+        }
+        // The daemon may have got other addresses while the store was asked.
+        let registration = self.with_addresses_of_now(Arc::clone(&lease.registration));
+        let is_current = Arc::ptr_eq(&registration, &lease.registration);
+        self.leases.hold(Lease { registration, ..lease.clone() }, is_published && is_current);
+        if !is_current {
+            self.nudge.notify_one();
         }
     }
 
@@ -376,8 +406,8 @@ impl Registry {
     pub fn known(&self, question: &Question) -> Option<Told> {
         let here = |answer| Some(Told { answer, source: Source::Here, asked: None });
         match question {
-            Question::Daemon(host) if self.instance.answers_to(host) => {
-                return here(Answer::Daemon(Arc::clone(&self.instance)));
+            Question::Daemon(host) if self.instance().answers_to(host) => {
+                return here(Answer::Daemon(self.instance()));
             }
             _ if !self.is_shared() => return here(Answer::Absent),
             _ => {}

@@ -8,7 +8,7 @@ use std::os::fd::BorrowedFd;
 use std::slice;
 use std::sync::Arc;
 
-use repmd_backend_api::{AliveName, Found, HostId, Node, Registration};
+use repmd_backend_api::{AliveName, Found, HostId, Instance, Node, Registration};
 use rustix::net::getsockname;
 use tracing::{debug, info, warn};
 
@@ -164,8 +164,9 @@ fn look_up(daemon: &Daemon, name: &str, asker: Asker<'_>, out: &mut Vec<u8>) -> 
             Source::Here
         }
         Resolution::HereByFullName(registration) => {
-            let (_, addresses) = way_here(&registration, &asker);
-            let extra = encode_whereabouts(addresses, &daemon.registry.instance().host);
+            let me = daemon.registry.instance();
+            let (_, addresses) = way_here(&registration, &me, &asker);
+            let extra = encode_whereabouts(addresses, &me.host);
             found_here(daemon, &registration, asker, &extra, out);
             Source::Here
         }
@@ -202,13 +203,22 @@ fn own_extra(registration: &Registration) -> &[u8] {
 
 /// The port of a node of this daemon, and the addresses to use it at. Address and port go together: where other
 /// machines use another port than the node's own, this one reaches it by the asker's address.
-fn way_here<'a>(registration: &'a Registration, asker: &'a Asker<'_>) -> (u16, &'a [IpAddr]) {
-    let Registration { node, advertised_port, instance, .. } = registration;
-    if node.port != *advertised_port && asker.is_local() {
-        (node.port, slice::from_ref(&asker.peer))
+fn way_here<'a>(registration: &Registration, me: &'a Instance, asker: &'a Asker<'_>) -> (u16, &'a [IpAddr]) {
+    let addresses = if is_behind_another_port(registration, asker) {
+        slice::from_ref(&asker.peer)
     } else {
-        (*advertised_port, &instance.addresses)
-    }
+        &*me.addresses
+    };
+    (port_here(registration, asker), addresses)
+}
+
+fn port_here(registration: &Registration, asker: &Asker<'_>) -> u16 {
+    let Registration { node, advertised_port, .. } = registration;
+    if is_behind_another_port(registration, asker) { node.port } else { *advertised_port }
+}
+
+fn is_behind_another_port(registration: &Registration, asker: &Asker<'_>) -> bool {
+    registration.node.port != registration.advertised_port && asker.is_local()
 }
 
 fn found_here(
@@ -219,7 +229,7 @@ fn found_here(
     out: &mut Vec<u8>,
 ) {
     daemon.stats.found_here.add();
-    let (port, _) = way_here(registration, &asker);
+    let port = port_here(registration, &asker);
     Response::PortFound { node: &registration.node, port, extra }.encode(out);
 }
 
@@ -245,8 +255,9 @@ fn found_elsewhere(
         registry::Answer::Node(registration) => {
             daemon.stats.found_elsewhere.add();
             let Registration { node, advertised_port, instance, .. } = &*registration;
+            let me = daemon.registry.instance();
             let (port, addresses) = if daemon.registry.is_ours_of_before(&registration) {
-                way_here(&registration, &asker)
+                way_here(&registration, &me, &asker)
             } else {
                 (*advertised_port, &*instance.addresses)
             };

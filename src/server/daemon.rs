@@ -96,7 +96,8 @@ impl Daemon {
     /// The nodes that are registered with this daemon, oldest first.
     #[must_use]
     pub fn registered(&self) -> Vec<Arc<Registration>> {
-        self.table().registered()
+        let registered = self.table().registered();
+        registered.into_iter().map(|node| self.registry.with_addresses_of_now(node)).collect()
     }
 
     /// How many nodes are registered with this daemon, or about to be.

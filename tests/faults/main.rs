@@ -15,6 +15,7 @@ mod hostile_store;
 mod hosts_file;
 mod link;
 mod load;
+mod name_server;
 mod page;
 mod refusals;
 mod stage;

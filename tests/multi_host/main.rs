@@ -5,6 +5,7 @@
 //! this, as root.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod addresses;
 mod families;
 mod lab;
 mod names;

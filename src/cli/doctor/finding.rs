@@ -81,6 +81,8 @@ kinds! {
         "see the findings on the store; the daemon publishes it as soon as the store lets it";
     ENTRY_UNREADABLE = Warning "entry-unreadable"
         "update the daemons that are older than the one which wrote it, or delete what is not repmd's: it costs its own name alone";
+    DAEMON_NO_ADDRESS = Warning "daemon-no-address"
+        "set `advertise` of the daemon, or give this machine a route; nodes elsewhere that dial by addresses do not reach those of this host";
     SETTINGS_DIFFER = Warning "settings-differ"
         "give this command the settings of the daemon: the same --config, flags and variables";
     STORE_AWAY = Failure "store-away"

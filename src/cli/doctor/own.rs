@@ -5,14 +5,16 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use serde_json::Value;
 
 use super::finding::{
-    API_OTHER, API_TOKEN, DAEMON_ABSENT, DAEMON_DEGRADED, DAEMON_SILENT, DAEMON_STOCK, ENTRY_UNREADABLE,
-    NODE_CONFLICT, NODE_UNPUBLISHED, PORT_FOREIGN, PORT_SHARED, PORT_SYSTEMD, SETTINGS_DIFFER,
+    API_OTHER, API_TOKEN, DAEMON_ABSENT, DAEMON_DEGRADED, DAEMON_NO_ADDRESS, DAEMON_SILENT, DAEMON_STOCK,
+    ENTRY_UNREADABLE, NODE_CONFLICT, NODE_UNPUBLISHED, PORT_FOREIGN, PORT_SHARED, PORT_SYSTEMD,
+    SETTINGS_DIFFER,
 };
 use super::listeners::{Listeners, Process};
 use super::{CONNECT_TIME, Doctor, ask, is_repmd};
 use crate::cli::api::{Api, ApiError};
 use crate::cli::client::AskError;
 use crate::protocol::{Request, decode_names_reply};
+use crate::registry::NO_ADDRESS;
 use crate::settings::machine_name;
 
 impl Doctor<'_> {
@@ -113,7 +115,8 @@ impl Doctor<'_> {
             self.report.found(DAEMON_DEGRADED, reason);
         }
         for note in super::strings(&status["notes"]) {
-            self.report.found(ENTRY_UNREADABLE, note);
+            let finding = if note == NO_ADDRESS { DAEMON_NO_ADDRESS } else { ENTRY_UNREADABLE };
+            self.report.found(finding, note);
         }
         let shown = self.settings.shown.iter().find(|shown| shown.key == "backend");
         let (own, its) = (shown.map_or("memory", |shown| &shown.value), &status["registry"]["backend"]);
