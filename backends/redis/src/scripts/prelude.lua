@@ -170,20 +170,24 @@ local function stay_alive(id, value, host, aliases, liveness, ttl)
   prune(key('names', host))
 end
 
--- In 64ths of a second, so that it is past all that a lost counter has given out: no host registers so many
--- nodes for long.
+-- In 64ths of a second, so that it is past all that was given out, whatever of it a counter that was lost, or came
+-- back from a replica as it was before, does not know: no host registers so many nodes for long.
 local clock = math.max(math.floor(now * 64 / 1000) % OFFLINE, 4)
 
--- The last creation of a host, as far as anybody knows; a creation without the store counts for nothing. A
--- counter that is none is as good as lost.
+-- The last creation of a host, as far as anybody knows; a creation without the store counts for nothing, and a
+-- counter that is none neither.
 local function last_creation(host, known)
   local counter = redis.pcall('GET', key('creation', host))
-  local last = type(counter) == 'string' and to_creation(counter)
-  if not last or OFFLINE <= last then last = clock end
+  counter = type(counter) == 'string' and to_creation(counter)
+  local last = math.max(clock, counter and counter < OFFLINE and counter or clock)
   for _, creation in ipairs(known) do
     if creation < OFFLINE then last = math.max(last, creation) end
   end
   return last
+end
+
+local function next_creation(creation)
+  return math.max((creation + 1) % OFFLINE, 4)
 end
 
 -- One counter a host and not a name: names come and go without end, and leave nothing behind. It is kept until

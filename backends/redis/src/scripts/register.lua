@@ -21,9 +21,16 @@ if answer then
   return answer
 end
 
-local known = {last}
+local known = {}
+if 0 < last then table.insert(known, last) end
 if previous then table.insert(known, previous.creation) end
-local creation = math.max((last_creation(host, known) + 1) % OFFLINE, 4)
+local creation = next_creation(last_creation(host, known))
+-- Nodes below version 6 are told one of three numbers by it, and another one than those of the lives before.
+for _ = 1, 2 do
+  for _, before in ipairs(known) do
+    if creation % 3 == before % 3 then creation = next_creation(creation) end
+  end
+end
 -- First, because a full store refuses it: then nothing has changed.
 count(host, creation)
 stay_alive(id, instance, host, aliases, liveness, ttl)

@@ -38,6 +38,8 @@ on_every_release! {
     register_refuses_a_name_that_another_living_daemon_holds
     register_takes_over_from_a_retired_daemon_and_from_an_earlier_run
     register_never_repeats_a_creation
+    a_replica_that_never_heard_of_the_last_lives_repeats_no_creation
+    the_next_life_of_a_name_is_another_one_of_three
     a_counter_that_is_none_is_as_good_as_lost
     names_that_come_and_go_leave_nothing_behind
     a_counter_is_kept_until_the_clock_is_past_it
@@ -153,6 +155,41 @@ async fn register_never_repeats_a_creation(store: Store) {
     assert!(Creation::new(1_000_000) < Some(next), "{next} is not from the clock");
 }
 
+async fn a_replica_that_never_heard_of_the_last_lives_repeats_no_creation(store: Store) {
+    let daemon = Daemon::on(&store, "a");
+    let mut seen = HashSet::new();
+    for _ in 0..10 {
+        seen.insert(daemon.register("rabbit", 100).await.unwrap().creation());
+    }
+    let first = seen.iter().min().unwrap().to_string();
+    let (counter, node) = (key("creation:a"), key("node:a/rabbit"));
+    let _: () = store.query(&counter, &["SET", &counter, &first, "PX", "60000"]);
+    let _: u8 = store.query(&node, &["DEL", &node]);
+    // A fail-over takes longer.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let next = daemon.register("rabbit", 100).await.unwrap().creation();
+    assert!(seen.insert(next), "{next} came again");
+}
+
+async fn the_next_life_of_a_name_is_another_one_of_three(store: Store) {
+    let daemon = Daemon::on(&store, "a");
+    let mut last = daemon.register("rabbit", 100).await.unwrap();
+    for life in 0..100 {
+        // Other names of the host count as well.
+        for _ in 0..life % 4 {
+            daemon.register("other", 1).await.unwrap();
+        }
+        if life % 2 == 0 {
+            daemon.backend.release(&last).await.unwrap();
+        }
+        let mut claim = daemon.claim("rabbit", 100);
+        claim.last = Some(last.creation());
+        let next = daemon.backend.register(&claim).await.unwrap();
+        assert_ne!(next.creation().as_legacy(), last.creation().as_legacy(), "in life {life}");
+        last = next;
+    }
+}
+
 async fn a_counter_that_is_none_is_as_good_as_lost(store: Store) {
     let daemon = Daemon::on(&store, "a");
     let (counter, node) = (key("creation:a"), key("node:a/rabbit"));
@@ -203,7 +240,7 @@ fn is_near_the_clock(creation: Creation) -> bool {
 
 async fn register_counts_on_from_what_the_claimant_remembers_but_not_from_the_upper_half(store: Store) {
     let daemon = Daemon::on(&store, "a");
-    for (last, expected) in [(2_000_000_000, 2_000_000_001), ((1 << 31) - 1, 4)] {
+    for (last, expected) in [(2_000_000_000, 2_000_000_001), ((1 << 31) - 1, 5)] {
         let _: () = store.query(&key(""), &["FLUSHALL"]);
         let mut claim = daemon.claim("rabbit", 100);
         claim.last = Creation::new(last);
