@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use repmd_backend_api::BackendError;
+use repmd_backend_api::{BackendError, REASON_CHARS_MAX};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -138,7 +138,7 @@ impl State {
     }
 }
 
-/// An error with its causes, on one line. Some say all that their cause says.
+/// An error with its causes, on one line that is not too long. Some say all that their cause says.
 fn chain(problem: &BackendError) -> String {
     let mut text = problem.to_string();
     let mut cause = std::error::Error::source(problem);
@@ -148,6 +148,9 @@ fn chain(problem: &BackendError) -> String {
             text += &format!(": {more}");
         }
         cause = error.source();
+    }
+    if let Some((cut, _)) = text.char_indices().nth(REASON_CHARS_MAX) {
+        text.truncate(cut);
     }
     text
 }
@@ -173,6 +176,12 @@ mod tests {
         assert_eq!(health.complaints(QUIET), ["register: the registry refuses to register b@h: no"]);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(health.complaints(QUIET), [""; 0]);
+    }
+
+    #[test]
+    fn a_reason_is_cut_at_300_characters() {
+        let error = BackendError::Denied { action: "a".to_owned(), source: "é".repeat(50_000_000).into() };
+        assert_eq!(chain(&error).chars().count(), 300);
     }
 
     #[test]

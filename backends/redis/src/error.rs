@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{ErrorKind, RedisError};
-use repmd_backend_api::BackendError;
+use repmd_backend_api::{BackendError, REASON_CHARS_MAX};
 
 /// Why there is no answer. Shared by all calls that it ends.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -108,10 +108,7 @@ impl Failure {
     }
 }
 
-/// How much of a reason is told, in characters: a store may say anything, and it goes to logs and pages.
-const REASON_MAX: usize = 300;
-
-/// What is wrong, short enough for one line of a log.
+/// What is wrong, short enough for one line of a log: a store may say anything.
 pub(crate) fn reason(error: &impl fmt::Display) -> Box<dyn Error + Send + Sync> {
     /// Takes what fits, and lets the rest be written into nothing: it may be long.
     struct Cut {
@@ -130,7 +127,7 @@ pub(crate) fn reason(error: &impl fmt::Display) -> Box<dyn Error + Send + Sync> 
             Ok(())
         }
     }
-    let mut cut = Cut { text: String::new(), left: REASON_MAX };
+    let mut cut = Cut { text: String::new(), left: REASON_CHARS_MAX };
     // It fails where it was cut.
     let _ = write!(cut, "{error}");
     cut.text.into()

@@ -148,7 +148,7 @@ impl Redis {
 
     fn read_lease(&self, host: &HostId, name: &AliveName, value: &[u8]) -> Result<Stored, BackendError> {
         record::decode_lease(value).and_then(|stored| stored.under(host, name)).map_err(|error| {
-            BackendError::Corrupt { key: self.keys.node(host, name.as_str()), source: error.into() }
+            BackendError::Corrupt { key: self.keys.node(host, name.as_str()), source: error::reason(&error) }
         })
     }
 }
