@@ -5,7 +5,7 @@
 -export([main/1]).
 -export([releases/0, otp/1, address/1, address6/1]).
 -export([with/2, module_flags/1]).
--export([repmd/2, repmd/3, stock_epmd/1, node/3, node/4]).
+-export([repmd/2, repmd/3, stock_epmd/1, redis/0, store/0, node/3, node/4, register/1, outside/1]).
 -export([spawn_node/4, spawn_in_root/3, stop/1, is_alive/1, pid/1]).
 -export([evaluate/4, run/3, wait_until/1, registered/2, accepts/2, link/2]).
 
@@ -59,6 +59,26 @@ stock_epmd(Host) ->
     Program = spawn_in_root(Host, bookworm, ["epmd"]),
     wait_until(fun() -> is_list(names(Host)) end),
     Program.
+
+%% A store that every host reaches, at store/0.
+redis() ->
+    Store = spawn_in_root(lab, bookworm, ["redis-server", "--save", "", "--protected-mode", "no"]),
+    wait_until(fun() -> accepts(lab, 6379) end),
+    Store.
+
+store() -> "redis://" ++ address(lab).
+
+%% Registers any name with the daemon of lab, as a node does, for as long as the socket is open.
+register(Name) ->
+    Alive = unicode:characters_to_binary(Name),
+    Request = <<$x, 4711:16, 77, 0, 6:16, 5:16, (byte_size(Alive)):16, Alive/binary, 0:16>>,
+    {ok, Socket} = gen_tcp:connect({127, 0, 0, 1}, 4369, [binary, {active, false}]),
+    ok = gen_tcp:send(Socket, [<<(byte_size(Request)):16>>, Request]),
+    {ok, <<118, 0, _Creation:32>>} = gen_tcp:recv(Socket, 6, ?WITHIN_MS),
+    Socket.
+
+%% The path of a file of these suites for programs outside of their root.
+outside(File) -> filename:join(os:getenv("CACHE"), "bookworm") ++ File.
 
 node(Host, Release, Name) -> node(Host, Release, Name, []).
 

@@ -102,29 +102,93 @@ an_option_that_is_none_is_refused_test_() ->
 without_options_the_application_connects_to_nobody_test() ->
     ?assertMatch({ok, {_, []}}, repmd_app:init([])).
 
-%% ---- The API
+%% ---- The API of a real daemon
 
-api_test_() ->
-    Node = <<"{\"nodes\": [{\"name\":\"foo@hosta\",\"host\":{\"name\":\"hosta\"},"
-             "\"x\":\"\\\"name\\\":\\\"a@b\\\"\"},\n{\"port\":1, \"name\" : \"bar@hostb.example\"}]}">>,
-    Ok = <<"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n">>,
-    [?_assertEqual(Expected, answered(Reply))
-     || {Expected, Reply} <- [{{ok, ["foo@hosta", "bar@hostb.example"]}, <<Ok/binary, Node/binary>>},
-                              {{ok, []}, <<Ok/binary, "{\"nodes\":[]}">>},
-                              {{error, {status, <<"503">>}}, <<"HTTP/1.0 503 Unavailable\r\n\r\n{}">>},
-                              {{error, not_http}, <<"w">>},
-                              {{error, not_http}, <<>>}]] ++
-    [?_assertMatch({error, _}, repmd_api:names(Url))
-     || Url <- ["https://127.0.0.1", "127.0.0.1:80", "", "http://no.invalid", "http://127.0.0.1:1"]].
+-define(API, "http://127.0.0.1:4370").
 
-%% What repmd_api makes of an API that answers with `Reply'.
-answered(Reply) ->
-    {ok, Listener} = gen_tcp:listen(0, [binary, {ip, {127, 0, 0, 1}}, {active, false}]),
-    {ok, Port} = inet:port(Listener),
-    spawn_link(fun() ->
-                       {ok, Socket} = gen_tcp:accept(Listener),
-                       {ok, <<"GET /api/v1/nodes HTTP/1.0\r\n", _/binary>>} = gen_tcp:recv(Socket, 0),
-                       ok = gen_tcp:send(Socket, Reply),
-                       gen_tcp:close(Socket)
-               end),
-    repmd_api:names("http://127.0.0.1:" ++ integer_to_list(Port)).
+%% Two hosts that share a store. The daemon of lab shows the nodes of both.
+with_store(Arguments, Tests) ->
+    Start = fun() ->
+                    Store = lab:redis(),
+                    [Store | [lab:repmd(Host, ["--backend", lab:store() | More])
+                              || {Host, More} <- [{lab, Arguments}, {alpha, []}]]]
+            end,
+    with(Start, Tests).
+
+api_lists_the_nodes_of_all_hosts_test_() ->
+    with_store([],
+               [fun() ->
+                        Nodes = [lab:node(lab, bookworm, "one@lab"), lab:node(alpha, bookworm, "two@alpha")],
+                        Expected = {ok, ["one@lab", "two@alpha"]},
+                        lab:wait_until(fun() -> sorted(repmd_api:names(?API)) =:= Expected end),
+                        ?assertEqual(['one@lab', 'two@alpha'],
+                                     lists:usort(dials([{api, ?API}], dial, []))),
+                        lists:foreach(fun lab:stop/1, Nodes)
+                end]).
+
+a_node_of_another_host_connects_by_the_api_test_() ->
+    with_store([],
+               [fun() ->
+                        One = lab:node(lab, bookworm, "one@lab"),
+                        ?assertEqual("true", bar([{api, ?API}], "Wait(['one@lab'])")),
+                        lab:stop(One)
+                end]).
+
+an_api_with_thousands_of_names_is_read_to_its_end_test_() ->
+    with(fun() -> [lab:repmd(lab, [])] end,
+         [fun() ->
+                  Names = [lists:flatten(io_lib:format("n~4..0w", [Number])) || Number <- lists:seq(1, 2500)],
+                  Sockets = [lab:register(Name) || Name <- Names],
+                  Expected = {ok, [Name ++ "@lab" || Name <- Names]},
+                  lab:wait_until(fun() -> sorted(repmd_api:names(?API)) =:= Expected end),
+                  lists:foreach(fun gen_tcp:close/1, Sockets)
+          end]).
+
+an_api_that_wants_a_token_gets_it_from_its_file_test_() ->
+    File = "/tmp/token",
+    Token = "0123456789abcdef",
+    with(fun() ->
+                 ok = file:write_file(File, [Token, "\n"]),
+                 [lab:repmd(lab, ["--admin-token-file", lab:outside(File)])]
+         end,
+         [fun() ->
+                  Socket = lab:register("one"),
+                  ?assertEqual({error, {status, <<"401">>}}, repmd_api:names(?API)),
+                  ?assertEqual({ok, ["one@lab"]}, repmd_api:names(?API, [{token_file, File}])),
+                  ?assertEqual(['one@lab'], lists:usort(dials([{api, ?API}, {token_file, File}], dial, []))),
+                  ok = file:write_file(File, "another token, which is wrong"),
+                  ?assertEqual({error, {status, <<"401">>}}, repmd_api:names(?API, [{token_file, File}])),
+                  ?assertMatch({error, enoent}, repmd_api:names(?API, [{token_file, "/nowhere"}])),
+                  gen_tcp:close(Socket)
+          end]).
+
+%% A shell or a health check is gone at the next look; what is no node's name is never one.
+only_names_that_stay_become_atoms_and_not_more_than_allowed_test_() ->
+    with(fun() -> [lab:repmd(lab, [])] end,
+         [fun() ->
+                  Stay = [lab:register(Name) || Name <- ["one", "stays1", "stays2", "stays3", "no good", "x@y"]],
+                  Passing = [begin
+                                 Socket = lab:register("passes" ++ integer_to_list(Number)),
+                                 timer:sleep(20),
+                                 gen_tcp:close(Socket),
+                                 Number
+                             end || Number <- lists:seq(1, 3)],
+                  Dialled = lists:usort(dials([{api, ?API}, {max_nodes, 2}], dial, [])),
+                  ?assertMatch([_, _, _], Dialled),
+                  ?assert(lists:member('one@lab', Dialled)),
+                  [?assertError(badarg, list_to_existing_atom("passes" ++ integer_to_list(Number) ++ "@lab"))
+                   || Number <- Passing],
+                  ?assertError(badarg, list_to_existing_atom("no good@lab")),
+                  lists:foreach(fun gen_tcp:close/1, Stay)
+          end]).
+
+what_is_no_api_is_an_error_test_() ->
+    with(fun() -> [lab:repmd(lab, [])] end,
+         [?_assertEqual({error, {status, <<"404">>}}, repmd_api:names(?API ++ "/elsewhere")),
+          %% EPMD itself.
+          ?_assertEqual({error, not_http}, repmd_api:names("http://127.0.0.1:4369"))] ++
+         [?_assertMatch({error, _}, repmd_api:names(Url))
+          || Url <- ["https://127.0.0.1", "127.0.0.1:80", "", "http://no.invalid", "http://127.0.0.1:1"]]).
+
+sorted({ok, Names}) -> {ok, lists:sort(Names)};
+sorted(Error) -> Error.

@@ -5,13 +5,10 @@
 
 -import(lab, [module_flags/1, with/2]).
 
--define(STORE, "redis://10.77.0.254").
-
 %% The store, and a daemon on each host.
 start(Hosts) ->
-    Store = lab:spawn_in_root(lab, bookworm, ["redis-server", "--save", "", "--protected-mode", "no"]),
-    lab:wait_until(fun() -> lab:accepts(lab, 6379) end),
-    [Store | [lab:repmd(Host, ["--backend", ?STORE, "--lease-ttl", "3s"]) || Host <- Hosts]].
+    Store = lab:redis(),
+    [Store | [lab:repmd(Host, ["--backend", lab:store(), "--lease-ttl", "3s"]) || Host <- Hosts]].
 
 on_beta(Release, Flags, Expression) -> lab:evaluate(beta, {Release, "bar@beta"}, Flags, Expression).
 

@@ -7,8 +7,10 @@ use std::time::{Duration, SystemTime};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, LINK};
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use repmd_backend_api::{HostId, NodeType, Registration};
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +68,18 @@ pub(super) struct Filter {
     limit: Option<usize>,
     /// What the answer before gave as `next`.
     after: Option<String>,
+    #[serde(default)]
+    format: Format,
+}
+
+/// How the answer is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Format {
+    #[default]
+    Json,
+    /// A node name a line, for shells and for programs without a JSON parser. No name has a newline.
+    Names,
 }
 
 #[derive(Serialize)]
@@ -119,8 +133,33 @@ pub(super) async fn list(State(state): App, filter: Result<Query<Filter>, QueryR
         format!("{host} {daemon} {name}")
     });
     let now = SystemTime::now();
+    if filter.format == Format::Names {
+        return names(page, &filter, next.as_deref(), limit);
+    }
     let nodes = page.iter().map(|entry| entry.shown(now)).collect();
     Json(Page { total: entries.len(), nodes, next, age }).into_response()
+}
+
+/// A node name a line. Where there are more, the header `Link` has the rest (RFC 8288).
+fn names(page: &[Entry], filter: &Filter, next: Option<&str>, limit: usize) -> Response {
+    let mut text = String::new();
+    for Entry { registration, .. } in page {
+        text += &format!("{}\n", registration.node_name());
+    }
+    let mut response = ([(CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response();
+    if let Some(next) = next {
+        let mut link = format!("</api/v1/nodes?format=names&limit={limit}");
+        let given =
+            [("after", Some(next)), ("host", filter.host.as_deref()), ("name", filter.name.as_deref())];
+        for (key, value) in given {
+            let Some(value) = value else { continue };
+            link += &format!("&{key}={}", utf8_percent_encode(value, NON_ALPHANUMERIC));
+        }
+        link += ">; rel=\"next\"";
+        let link = HeaderValue::try_from(link).expect("what is percent-encoded is ASCII");
+        response.headers_mut().insert(LINK, link);
+    }
+    response
 }
 
 /// Answers `/api/v1/nodes/{node}`: `name@host`.

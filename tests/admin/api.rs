@@ -247,3 +247,23 @@ fn the_stock_command_line_shows_nothing_unless_it_is_told_to() {
     wait_until("it has one", crate::SOON, || has_thread(&shows));
     assert_eq!(json(admin, "/livez")["live"], true);
 }
+
+#[test]
+fn names_alone_are_told_a_line_each_and_a_link_leads_to_the_rest() {
+    let (daemon, admin) = serve(&[]);
+    let _nodes = ["a", "b b", "c\u{1b}", "d@e"].map(|name| register(daemon.port(), name));
+    let all = get(admin, "/api/v1/nodes?format=names", &[]);
+    assert_eq!(all.body, "a@here\nb b@here\nc\u{1b}@here\nd@e@here\n");
+    assert_eq!((all.header("content-type"), all.header("link")), (Some("text/plain; charset=utf-8"), None));
+
+    let (mut path, mut pages) = ("/api/v1/nodes?format=names&host=here&limit=1".to_owned(), Vec::new());
+    loop {
+        let page = get(admin, &path, &[]);
+        assert_eq!(page.status, 200, "{path}");
+        pages.push(page.body.clone());
+        let Some(link) = page.header("link") else { break };
+        path = link.strip_prefix('<').unwrap().strip_suffix(">; rel=\"next\"").unwrap().to_owned();
+        assert!(path.ends_with("&host=here"), "{path}");
+    }
+    assert_eq!(pages, ["a@here\n", "b b@here\n", "c\u{1b}@here\n", "d@e@here\n"]);
+}

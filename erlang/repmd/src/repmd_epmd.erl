@@ -16,7 +16,7 @@
 %% What the distribution of OTP 23 to 29 calls; the optional ones too, so that tools may.
 -export([start_link/0, register_node/2, register_node/3, listen_port_please/2]).
 -export([address_please/3, port_please/2, port_please/3, names/0, names/1]).
--export([exchange/4]).
+-export([exchange/5]).
 
 -define(MAGIC, "repmd/1").
 -define(DIST_LOW, 5).
@@ -24,6 +24,9 @@
 %% A connection asks for its address twice; both together, and names/1 with its two questions, are to take
 %% no longer than 1.5 s.
 -define(WITHIN_MS, 700).
+%% What an answer may have: whoever answers must not fill this node's memory.
+-define(FOUND_BYTES_MAX, 4096).
+-define(NAMES_BYTES_MAX, 16 * 1024 * 1024).
 
 -type address() :: inet:ip_address().
 -type family() :: inet | inet6.
@@ -71,7 +74,7 @@ names(Host) ->
 %% erl_epmd waits for as long as the kernel tries to connect.
 names_at(Address, Port) ->
     try
-        <<_Port:32, Lines/binary>> = exchange(Address, Port, <<1:16, $n>>, ?WITHIN_MS),
+        <<_Port:32, Lines/binary>> = exchange(Address, Port, <<1:16, $n>>, ?WITHIN_MS, ?NAMES_BYTES_MAX),
         {ok, [{Name, list_to_integer(At)}
               || Line <- string:lexemes(unicode:characters_to_list(Lines), "\n"),
                  ["name", Name, "at", "port", At] <- [string:lexemes(Line, " ")]]}
@@ -89,7 +92,7 @@ find(Name, Host, Family) ->
         Request = <<(byte_size(FullName) + 1):16, $z, FullName/binary>>,
         <<$w, 0, Port:16, _Type, _Protocol, High:16, Low:16,
           NameLen:16, _:NameLen/binary, ExtraLen:16, Extra:ExtraLen/binary>> =
-            exchange(loopback(Family), epmd_port(), Request, ?WITHIN_MS),
+            exchange(loopback(Family), epmd_port(), Request, ?WITHIN_MS, ?FOUND_BYTES_MAX),
         %% Another program's node may have an Extra of its own.
         [?MAGIC | Words] = string:lexemes(binary_to_list(Extra), " "),
         [Address | _] = [Address || "addr=" ++ Addresses <- Words,
@@ -102,22 +105,24 @@ find(Name, Host, Family) ->
         _:_ -> none
     end.
 
-%% Sends `Request' and gives all that comes back until the other side closes.
--spec exchange(address(), inet:port_number(), iodata(), Milliseconds :: pos_integer()) -> binary().
-exchange(Address, Port, Request, Within) ->
+%% Sends `Request' and gives all that comes back until the other side closes, `Most' bytes of it.
+-spec exchange(address(), inet:port_number(), iodata(), Milliseconds :: pos_integer(), Most :: pos_integer()) ->
+          binary().
+exchange(Address, Port, Request, Within, Most) ->
     Until = now_ms() + Within,
     Options = [binary, family_of(Address), {active, false}, {nodelay, true}],
     {ok, Socket} = gen_tcp:connect(Address, Port, Options, Within),
     try
         ok = gen_tcp:send(Socket, Request),
-        receive_all(Socket, Until, [])
+        receive_all(Socket, Until, Most, [])
     after
         gen_tcp:close(Socket)
     end.
 
-receive_all(Socket, Until, Received) ->
+receive_all(Socket, Until, Left, Received) ->
     case gen_tcp:recv(Socket, 0, max(0, Until - now_ms())) of
-        {ok, Bytes} -> receive_all(Socket, Until, [Received, Bytes]);
+        {ok, Bytes} when byte_size(Bytes) =< Left ->
+            receive_all(Socket, Until, Left - byte_size(Bytes), [Received, Bytes]);
         {error, closed} -> iolist_to_binary(Received)
     end.
 
