@@ -14,7 +14,8 @@
 //! | [`settings`] | everything that can be set, from one table |
 //! | [`line_queue`] | lines on their way to a log |
 //! | [`listen`] | addresses and listening sockets |
-//! | [`run`] | one run: sockets, background, signals, end |
+//! | [`run`] | one run: sockets, signals, end |
+//! | `background` | `-daemon`: leaving whoever started the program |
 //! | [`telemetry`] | log lines |
 //! | [`cli`] | the two command lines |
 //!
@@ -22,6 +23,7 @@
 //! `registry`; `server` -> `protocol`; `registry`, `protocol` -> the contract in `backends/api`. Only the program names a concrete backend.
 
 pub mod admin;
+mod background;
 pub mod cli;
 pub mod hosts_file;
 pub mod line_queue;

@@ -1,7 +1,8 @@
 //! One run of the daemon: sockets, the step into the background, and the event loop until the end.
 
+use std::fmt::Display;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,7 +10,6 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
 use repmd_backend_api::{BackendError, HostId, Instance, InstanceId, RegistryBackend, StoreReport};
-use repmd_sys::Forked;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::admin::{self, About, Token};
+use crate::background::{self, Background};
 use crate::hosts_file::HostsFile;
 use crate::listen::{ListenError, listen, passed_by_service_manager};
 use crate::registry::{Options, Registry};
@@ -56,6 +57,9 @@ const STORE_DEADLINE: Duration = Duration::from_millis(500);
 /// The longest that an asker waits to hear whether a node of before still listens.
 const PROBE_TIME: Duration = Duration::from_millis(200);
 
+/// What a daemon has open without any connection, and a few of these.
+const FILES_MIN: usize = 16;
+
 /// How long the end of the daemon waits for questions to name servers.
 const LAST_QUESTIONS_TIME: Duration = Duration::from_millis(200);
 
@@ -81,7 +85,7 @@ pub fn open_files() -> usize {
 }
 
 /// Runs a daemon until a signal or a KILL ends it. For the background, the calling process ends with 0 as
-/// soon as its child listens.
+/// soon as its child serves.
 pub fn run(
     settings: &Settings,
     start: Start,
@@ -97,67 +101,65 @@ pub fn run(
     }
     raise_open_files();
     repmd_sys::ignore_file_size_limit();
+    let fail = |error: &dyn Display| {
+        if in_background {
+            // Standard error may be closed.
+            let _ = writeln!(io::stderr(), "epmd: {error}");
+        } else {
+            error!("{error}");
+        }
+        ExitCode::FAILURE
+    };
+    if open_files() < FILES_MIN {
+        return fail(&format_args!("cannot serve with fewer than {FILES_MIN} open files: see ulimit -n"));
+    }
     let listeners = match open_listeners(settings, start, environment) {
         Ok(listeners) => listeners,
         Err(error @ ListenError::InUse(_)) if matches!(start, Start::Classic { .. }) => {
             info!("{error}");
             return ExitCode::SUCCESS;
         }
-        Err(error) if in_background => {
-            eprintln!("epmd: {error}");
-            return ExitCode::FAILURE;
-        }
-        Err(error) => {
-            error!("{error}");
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return fail(&error),
     };
     let opened = open_admin(settings, start)
         .and_then(|admin| Ok((admin, open_hosts_file(settings)?, open_audit_log(settings)?)));
     let (admin, hosts_file, audit_log) = match opened {
         Ok(opened) => opened,
-        Err(error) => {
-            if in_background {
-                eprintln!("epmd: {error}");
-            } else {
-                error!("{error}");
-            }
-            return ExitCode::FAILURE;
+        Err(error) => return fail(&error),
+    };
+    let mut waiting = if in_background {
+        match background::enter() {
+            Ok(Background::Caller(status)) => return status,
+            Ok(Background::Daemon(waiting)) => Some(waiting),
+            Err(error) => return fail(&format_args!("cannot go into the background: {error}")),
         }
+    } else {
+        None
     };
     if in_background {
-        // The sockets listen already: whoever waits for this process can connect when it ends.
-        match enter_background() {
-            Ok(Forked::Parent) => return ExitCode::SUCCESS,
-            Ok(Forked::Child) => drop(telemetry::start(Log::Syslog)),
-            Err(error) => {
-                eprintln!("epmd: cannot go into the background: {error}");
-                return ExitCode::FAILURE;
+        drop(telemetry::start(Log::Syslog));
+    }
+    let ended = audit_log.map(telemetry::audit_to).transpose().and_then(|_flush| {
+        for warning in &settings.warnings {
+            warn!("{warning}");
+        }
+        let manager = match start {
+            Start::Classic { systemd: false, .. } => None,
+            Start::Classic { systemd: true, .. } | Start::Modern => ServiceManager::find(environment)
+                .unwrap_or_else(|error| {
+                    warn!(%error, "cannot notify the service manager");
+                    None
+                }),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let on_serving = || {
+            if let Some(waiting) = waiting.take() {
+                waiting.tell_serving();
             }
-        }
-    }
-    let _audit_log = match audit_log.map(telemetry::audit_to).transpose() {
-        Ok(flush) => flush,
-        Err(error) => {
-            error!(%error, "cannot write an audit log");
-            return ExitCode::FAILURE;
-        }
-    };
-    for warning in &settings.warnings {
-        warn!("{warning}");
-    }
-    let manager = match start {
-        Start::Classic { systemd: false, .. } => None,
-        Start::Classic { systemd: true, .. } | Start::Modern => ServiceManager::find(environment)
-            .unwrap_or_else(|error| {
-                warn!(%error, "cannot notify the service manager");
-                None
-            }),
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let ended = runtime.and_then(|runtime| {
-        let served = serve_until_stopped(settings, manager, listeners, admin, hosts_file, backends);
-        let ended = runtime.block_on(served);
+        };
+        let ended = runtime.block_on(serve_until_stopped(
+            settings, manager, listeners, admin, hosts_file, backends, on_serving,
+        ));
         // A name server that does not answer holds the thread that asks it, for as long as it likes.
         runtime.shutdown_timeout(LAST_QUESTIONS_TIME);
         ended
@@ -166,6 +168,9 @@ pub fn run(
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!(%error, "the daemon cannot run");
+            if let Some(waiting) = waiting {
+                waiting.tell_failure(&format_args!("the daemon cannot run: {error}"));
+            }
             ExitCode::FAILURE
         }
     }
@@ -252,26 +257,6 @@ fn reported_port(socket: &TcpListener, settings: &Settings) -> u16 {
     socket.local_addr().map_or(settings.port, |address| address.port())
 }
 
-/// Leaves the session, the terminal and the working directory. Both parents return [`Forked::Parent`].
-fn enter_background() -> io::Result<Forked> {
-    if repmd_sys::fork()? == Forked::Parent {
-        return Ok(Forked::Parent);
-    }
-    rustix::process::setsid()?;
-    // The first child's end must not hang up on the second.
-    repmd_sys::ignore_hangup();
-    if repmd_sys::fork()? == Forked::Parent {
-        return Ok(Forked::Parent);
-    }
-    rustix::process::chdir("/")?;
-    rustix::process::umask(rustix::fs::Mode::empty());
-    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
-    rustix::stdio::dup2_stdin(&null)?;
-    rustix::stdio::dup2_stdout(&null)?;
-    rustix::stdio::dup2_stderr(&null)?;
-    Ok(Forked::Child)
-}
-
 async fn serve_until_stopped(
     settings: &Settings,
     manager: Option<ServiceManager>,
@@ -279,18 +264,20 @@ async fn serve_until_stopped(
     admin: Option<(TcpListener, Option<Token>)>,
     hosts_file: Option<HostsFile>,
     backends: &dyn Backends,
+    on_serving: impl FnOnce(),
 ) -> io::Result<()> {
     let stop = CancellationToken::new();
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let on_signal = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        // As the stock daemon and `nohup` have it: what whoever started the program ignores, it ignores too.
+        if repmd_sys::is_ignored(kind.as_raw_value()) {
+            continue;
         }
-        on_signal.cancel();
-    });
+        let (mut signal, stop) = (signal(kind)?, stop.clone());
+        tokio::spawn(async move {
+            signal.recv().await;
+            stop.cancel();
+        });
+    }
     let instance = instance(settings);
     let backend = backends.open(settings).map_err(io::Error::other)?;
     let options = Options {
@@ -351,6 +338,7 @@ async fn serve_until_stopped(
     if let Some(manager) = manager {
         manager.keep_informed(registry.readiness(), stop);
     }
+    on_serving();
     let served = serve(listeners, daemon).await;
     relaying.cancel();
     keeping.cancel();

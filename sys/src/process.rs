@@ -44,6 +44,17 @@ pub fn ignore_hangup() {
     unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
 }
 
+/// Whether the process ignores a signal, most likely because whoever started it does.
+#[must_use]
+pub fn is_ignored(signal: i32) -> bool {
+    // SAFETY: an all-zero `sigaction` is a value, and nothing is changed.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0
+            && action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
 /// Makes a write beyond the limit of the size of files an error. By default it ends the process.
 pub fn ignore_file_size_limit() {
     // SAFETY: as above.

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use repmd_test_support::{Peer, free_port, run, wait_for, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{Done, SOON, done, epmd, receive};
+use crate::{Done, SOON, done, epmd, receive, register};
 
 /// A daemon in the background, found by its command line and ended with this value.
 struct Background(Pid);
@@ -88,6 +88,79 @@ fn the_background_process_has_left_everything_of_its_caller() {
     assert_eq!(fields[4], "0", "no terminal");
     kill_process(daemon.0, Signal::HUP).unwrap();
     assert!(TcpStream::connect(("127.0.0.1", port)).is_ok());
+}
+
+/// Starts a daemon in the background by way of `wrapper`, and says how that went.
+fn start_through(wrapper: &[&str], port: u16) -> Done {
+    let mut command = Command::new(wrapper[0]);
+    command.args(&wrapper[1..]).arg(env!("CARGO_BIN_EXE_repmd"));
+    done(command.args(["epmd", "-port", &port.to_string(), "-daemon"]).stdin(Stdio::null()))
+}
+
+/// It returned 0, and nothing listened. The stock daemon serves there.
+#[test]
+fn a_root_without_dev_null_has_a_daemon_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = format!("mount --bind {} /dev && exec \"$@\"", folder.path().display());
+    let port = free_port();
+    let wrapper = ["unshare", "-m", "sh", "-c", &script, "sh"];
+    assert_eq!(start_through(&wrapper, port), Done::new(0, "", ""));
+    let _node = register(port, "n");
+    assert_eq!(done(&mut epmd(&format!("-port {port} -daemon"))).exit, 0);
+    assert_eq!(done(&mut epmd(&format!("-port {port} -kill"))).exit, 1, "it has a node");
+    drop(_node);
+    wait_until("it has ended", SOON, || done(&mut epmd(&format!("-port {port} -kill"))).exit == 0);
+}
+
+#[test]
+fn whatever_its_caller_left_behind_a_daemon_that_returns_0_serves() {
+    for wrapper in [
+        &["env", "--ignore-signal=CHLD", "--ignore-signal=PIPE"][..],
+        &["env", "--block-signal=TERM", "--block-signal=CHLD", "--block-signal=PIPE", "--block-signal=HUP"],
+        &["env", "-i"],
+        &["sh", "-c", "exec \"$@\" <&- >&- 2>&-", "sh"],
+        &["sh", "-c", "ulimit -n 16; exec \"$@\"", "sh"],
+        &["sh", "-c", "ulimit -f 0; exec \"$@\"", "sh"],
+        &["sh", "-c", "umask 777; exec \"$@\"", "sh"],
+        &["sh", "-c", "mkdir /tmp/gone.$$ && cd /tmp/gone.$$ && rmdir /tmp/gone.$$ && exec \"$@\"", "sh"],
+    ] {
+        let port = free_port();
+        assert_eq!(start_through(wrapper, port), Done::new(0, "", ""), "{wrapper:?}");
+        drop(register(port, "n"));
+        let kill = || done(&mut epmd(&format!("-port {port} -kill"))).exit == 0;
+        wait_until(&format!("{wrapper:?}: it ends when told to"), SOON, kill);
+    }
+}
+
+/// As the stock daemon: `nohup`, or the shell of a job in the background.
+#[test]
+fn a_signal_that_its_caller_ignores_does_not_end_the_daemon() {
+    let port = free_port();
+    let wrapper = ["env", "--ignore-signal=TERM", "--ignore-signal=INT"];
+    assert_eq!(start_through(&wrapper, port), Done::new(0, "", ""));
+    let daemon = Background::of(port);
+    let _node = register(port, "n");
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        kill_process(daemon.0, signal).unwrap();
+    }
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert!(repmd_test_support::lookup_port(port, "n").is_some());
+    drop(_node);
+    wait_until("it ends when told to", SOON, || done(&mut epmd(&format!("-port {port} -kill"))).exit == 0);
+}
+
+#[test]
+fn a_daemon_that_cannot_run_in_the_background_says_why_and_returns_1() {
+    let port = free_port();
+    let result = start_through(&["sh", "-c", "ulimit -n 10; exec \"$@\"", "sh"], port);
+    let said = "epmd: cannot serve with fewer than 16 open files: see ulimit -n\n";
+    assert_eq!(result, Done::new(1, "", said));
+    // What only the child finds out.
+    let script = format!("ulimit -n 16; REPMD_ADMIN=127.0.0.1:{} exec \"$@\"", free_port());
+    let result = start_through(&["sh", "-c", &script, "sh"], port);
+    let said = "epmd: the daemon cannot run: Too many open files (os error 24)\n";
+    assert_eq!(result, Done::new(1, "", said));
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
 }
 
 /// As the stock daemon, of which this is a line: `<11>Nov 27 06:54:27 epmd: epmd: got garbage `. Level LOG_ERR of
