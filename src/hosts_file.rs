@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use repmd_backend_api::{HostId, Instance, Scope};
+use repmd_backend_api::{HostId, Instance};
 use tempfile::NamedTempFile;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
@@ -59,10 +59,10 @@ impl HostsFile {
         let mut newest = registry.events().newest();
         let mut seen = *newest.borrow();
         loop {
-            match registry.daemons(&Scope::Cluster).await {
+            match registry.daemons().await {
                 Some(daemons) => {
                     let own = registry.instance();
-                    self.update(daemons.iter().chain([&own]).map(|daemon| &**daemon), lease_ttl);
+                    self.update(daemons.all().iter().chain([&own]).map(|daemon| &**daemon), lease_ttl);
                     self.write().await;
                 }
                 None if self.written.is_none() && !self.path.exists() => {

@@ -199,6 +199,13 @@ pub const TABLE: &[Metric] = &[
         }),
     },
     Metric {
+        name: "repmd_registry_questions_left_out_total",
+        label: "",
+        help: "Questions that the store was not asked, because too many of their asker's, or in all, were under way; \
+               they are answered as while it is away.",
+        read: Read::Counter(|state| one(state.daemon.registry().questions_left_out())),
+    },
+    Metric {
         name: "repmd_registry_ambiguous_total",
         label: "",
         help: "Times that the store was asked for a name without a host, and several hosts have it.",

@@ -175,6 +175,10 @@ impl Registry {
 
     fn changed(&self, name: AliveName, host: HostId) {
         self.cluster.out_of_date();
+        // A host that is not in the list has a daemon by now.
+        if self.daemons.last().is_some_and(|known| known.value.of(&host).is_empty()) {
+            self.daemons.out_of_date();
+        }
         self.lists.get(&host).inspect(|list| list.out_of_date());
         for question in [Question::Bare(name.clone()), Question::On(host, name.clone())] {
             let Some(slot) = self.answers.get(&question) else { continue };
@@ -190,6 +194,7 @@ impl Registry {
 
     fn missed_changes(&self) {
         self.cluster.out_of_date();
+        self.daemons.out_of_date();
         self.answers.iter().for_each(|(_, slot)| slot.out_of_date());
         self.lists.iter().for_each(|(_, list)| list.out_of_date());
     }

@@ -6,17 +6,20 @@
 //! so that a simulation can run many of it on a clock of its own.
 
 mod addresses;
+mod daemons;
 mod events;
 mod health;
 mod keeper;
 mod leases;
 mod past;
 mod question;
+mod questions;
 mod slot;
 mod stats;
 mod unreadable;
 
 pub use addresses::{InstanceAt, NO_ADDRESS};
+pub use daemons::Daemons;
 pub use events::{EVENTS_MAX, Event, Events, What};
 pub use health::StoreAway;
 pub use leases::{Held, LeaseCounts, State};
@@ -25,6 +28,7 @@ pub use stats::{Stats, VERBS};
 
 use std::fmt;
 use std::hash::Hash;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -32,7 +36,8 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::BoxFuture;
 use quick_cache::sync::Cache;
 use repmd_backend_api::{
-    BackendError, Claim, Found, HostId, Instance, Lease, Node, Registration, RegistryBackend, Scope, Search,
+    AliveName, BackendError, Claim, Found, HostId, Instance, Lease, Node, Registration, RegistryBackend,
+    Scope, Search,
 };
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
@@ -44,6 +49,7 @@ use health::Health;
 use leases::Leases;
 use past::Past;
 use question::{Choice, choose};
+use questions::Questions;
 use slot::{Known, Slot};
 use unreadable::Unreadable;
 
@@ -185,6 +191,9 @@ pub struct Registry {
     lists: Cache<HostId, Arc<Slot<Arc<Vec<Found>>>>>,
     /// The same of all hosts.
     cluster: Slot<Arc<Vec<Found>>>,
+    /// All daemons: one list for every question that is about them.
+    daemons: Slot<Arc<Daemons>>,
+    questions: Questions,
     readiness: watch::Sender<Readiness>,
     /// There is something to publish, or the store went away.
     nudge: Notify,
@@ -200,6 +209,7 @@ pub struct Registry {
 struct Remembered {
     answer: Answer,
     left: Option<Duration>,
+    fresh_for: Duration,
 }
 
 impl Registry {
@@ -218,6 +228,8 @@ impl Registry {
             answers: Cache::new(ANSWERS_MAX),
             lists: Cache::new(LISTS_MAX),
             cluster: Slot::default(),
+            daemons: Slot::default(),
+            questions: Questions::default(),
             readiness: watch::Sender::default(),
             nudge: Notify::new(),
             hands_over: AtomicBool::new(false),
@@ -279,6 +291,12 @@ impl Registry {
     #[must_use]
     pub fn unreadable_entries(&self) -> u64 {
         self.unreadable.count.get()
+    }
+
+    /// Questions that the store was not asked, because too many were under way.
+    #[must_use]
+    pub fn questions_left_out(&self) -> u64 {
+        self.questions.left_out.get()
     }
 
     /// Since when and why the store does not answer, if it does not.
@@ -410,7 +428,8 @@ impl Registry {
                 return here(Answer::Daemon(self.instance()));
             }
             _ if !self.is_shared() => return here(Answer::Absent),
-            _ => {}
+            Question::Daemon(host) => return self.known_daemon(host),
+            Question::Bare(_) | Question::On(..) => {}
         }
         let slot = self.answers.get(question);
         let fresh = slot.as_ref().and_then(|slot| slot.fresh(Remembered::is_fresh));
@@ -424,13 +443,19 @@ impl Registry {
         }
     }
 
-    /// The answer to `question`, from memory or from the store.
-    pub async fn look_up(&self, question: &Question) -> Told {
+    /// The answer to `question`, from memory or from the store. `asker`: for whom it is, if not for this daemon
+    /// itself. Where too much is asked of the store, the answer is as if it were away.
+    pub async fn look_up(&self, question: &Question, asker: Option<IpAddr>) -> Told {
         if let Some(told) = self.known(question) {
             return told;
         }
+        let (scope, name) = match question {
+            Question::Daemon(host) => return self.look_up_daemon(host).await,
+            Question::Bare(name) => (self.scope_of(name), name),
+            Question::On(host, name) => (Scope::Host(host.clone()), name),
+        };
         let slot = slot_of(&self.answers, question);
-        match slot.fresh_or(Remembered::is_fresh, self.load(question)).await {
+        match slot.fresh_or(Remembered::is_fresh, self.load(question, name, &scope, asker)).await {
             Some(Known { value, asked }) => {
                 self.stats.loaded.add();
                 Told { answer: value.answer, source: Source::Registry, asked: Some(asked) }
@@ -448,31 +473,38 @@ impl Registry {
         Told { answer, source: Source::Stale, asked }
     }
 
-    /// Asks the store. `None`: it did not answer.
-    async fn load(&self, question: &Question) -> Option<Remembered> {
-        let held_here = match question {
-            Question::Bare(name) => self.past().had(name),
-            Question::On(..) | Question::Daemon(_) => false,
-        };
-        let scope = question.scope(&self.instance.host, self.options.lookup, held_here);
-        let name = match question {
-            Question::Bare(name) | Question::On(_, name) => name,
-            Question::Daemon(host) => return self.load_daemon(host, &scope).await,
-        };
-        let search = Search { name, scope: &scope, near: &self.instance.host, most: FOUND_MAX };
+    /// How far a bare name reaches.
+    fn scope_of(&self, name: &AliveName) -> Scope {
+        if self.options.lookup == Lookup::Cluster && !self.past().had(name) {
+            Scope::Cluster
+        } else {
+            Scope::Host(self.instance.host.clone())
+        }
+    }
+
+    /// Asks the store. `None`: it did not answer, or too much is asked of it.
+    async fn load(
+        &self,
+        question: &Question,
+        name: &AliveName,
+        scope: &Scope,
+        asker: Option<IpAddr>,
+    ) -> Option<Remembered> {
+        if self.health.is_away() {
+            return None;
+        }
+        let permit = self.questions.admit(asker, self.options.deadline).await?;
+        let search = Search { name, scope, near: &self.instance.host, most: FOUND_MAX };
         let found = self.unreadable.note(self.ask("find", || self.backend.find(&search)).await.ok()?);
+        drop(permit);
         match choose(question, &found, &self.instance) {
             Choice::One(found) => {
-                let answer = if self.is_ours_of_before(&found.registration) {
-                    // Its nodes are about to come back here; until then this daemon answers for those that live.
-                    let is_alive = (self.options.probe)(found.registration.node.port).await;
-                    if is_alive { Answer::Node(Arc::clone(&found.registration)) } else { Answer::Absent }
-                } else {
-                    Answer::Node(Arc::clone(&found.registration))
-                };
-                Some(Remembered { answer, left: found.left })
+                // Its nodes are about to come back here; until then this daemon answers for those that live.
+                let is_gone = self.is_ours_of_before(&found.registration)
+                    && !(self.options.probe)(found.registration.node.port).await;
+                Some(if is_gone { Remembered::absent(FRESH_ABSENCE) } else { Remembered::node(found) })
             }
-            Choice::None => Some(Remembered { answer: Answer::Absent, left: None }),
+            Choice::None => Some(Remembered::absent(FRESH_ABSENCE)),
             Choice::Several(candidates) => {
                 self.stats.ambiguous.add();
                 if let Some(left_out) = self.ambiguities.pass() {
@@ -480,22 +512,53 @@ impl Registry {
                         candidates.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                     warn!(%name, candidates, left_out, "not found: more than one node is meant");
                 }
-                Some(Remembered { answer: Answer::Absent, left: None })
+                // As long as a node's: it is known who has the name, and changes there are heard of.
+                Some(Remembered::absent(FRESH))
             }
         }
     }
 
-    /// The daemons within `scope` that count as alive. `None`: the store does not say.
-    pub async fn daemons(&self, scope: &Scope) -> Option<Vec<Arc<Instance>>> {
-        Some(self.unreadable.note(self.ask("daemons", || self.backend.daemons(scope)).await.ok()?))
+    /// The daemons that count as alive, as the store said within the last second. `None`: it does not say, or there
+    /// is no shared one.
+    pub async fn daemons(&self) -> Option<Arc<Daemons>> {
+        if !self.is_shared() {
+            return None;
+        }
+        let load = async {
+            let seen = self.ask("daemons", || self.backend.daemons(&Scope::Cluster)).await.ok()?;
+            Some(Arc::new(Daemons::new(self.unreadable.note(seen))))
+        };
+        Some(self.daemons.fresh_or(is_fresh_list, load).await?.value)
     }
 
-    async fn load_daemon(&self, host: &HostId, scope: &Scope) -> Option<Remembered> {
-        let daemons = self.daemons(scope).await?;
-        // All daemons of one host answer alike; which of them is named must not change with each look-up.
-        let first = daemons.into_iter().min_by_key(|daemon| (daemon.host != *host, daemon.name.clone()));
-        let answer = first.map_or(Answer::Absent, Answer::Daemon);
-        Some(Remembered { answer, left: self.backend.lease_ttl() })
+    fn known_daemon(&self, host: &HostId) -> Option<Told> {
+        match self.daemons.fresh(is_fresh_list) {
+            Some(known) => {
+                self.stats.remembered.add();
+                Some(daemon_of(&known, host, Source::Cache))
+            }
+            None if self.health.is_away() => Some(self.stale_daemon(host)),
+            None => None,
+        }
+    }
+
+    async fn look_up_daemon(&self, host: &HostId) -> Told {
+        match self.daemons().await.and_then(|_| self.daemons.last()) {
+            Some(known) => {
+                self.stats.loaded.add();
+                daemon_of(&known, host, Source::Registry)
+            }
+            None => self.stale_daemon(host),
+        }
+    }
+
+    fn stale_daemon(&self, host: &HostId) -> Told {
+        self.stats.stale.add();
+        let last = self.daemons.last().filter(|last| self.may_serve(last.asked, self.backend.lease_ttl()));
+        match last {
+            Some(known) => daemon_of(&known, host, Source::Stale),
+            None => Told { answer: Answer::Absent, source: Source::Stale, asked: None },
+        }
     }
 
     /// Whether an earlier run of this daemon registered the node, which has not come back yet.
@@ -592,6 +655,13 @@ impl Registry {
     }
 }
 
+/// The first daemon of `host` in a list.
+fn daemon_of(known: &Known<Arc<Daemons>>, host: &HostId, source: Source) -> Told {
+    let first = known.value.of(host).first();
+    let answer = first.map_or(Answer::Absent, |daemon| Answer::Daemon(Arc::clone(daemon)));
+    Told { answer, source, asked: Some(known.asked) }
+}
+
 /// The slot of `key`, which is made if there is none.
 fn slot_of<K: Clone + Eq + Hash, T: Clone>(slots: &Cache<K, Arc<Slot<T>>>, key: &K) -> Arc<Slot<T>> {
     slots.get(key).unwrap_or_else(|| {
@@ -602,15 +672,21 @@ fn slot_of<K: Clone + Eq + Hash, T: Clone>(slots: &Cache<K, Arc<Slot<T>>>, key: 
 }
 
 impl Remembered {
+    fn node(found: &Found) -> Self {
+        let fresh_for = found.left.map_or(FRESH, |left| left.min(FRESH));
+        Self { answer: Answer::Node(Arc::clone(&found.registration)), left: found.left, fresh_for }
+    }
+
+    /// `fresh_for`: how long that counts. Nothing that lives speaks for it longer.
+    fn absent(fresh_for: Duration) -> Self {
+        Self { answer: Answer::Absent, left: None, fresh_for }
+    }
+
     fn is_fresh(known: &Known<Self>) -> bool {
-        let for_now = match known.value.answer {
-            Answer::Node(_) | Answer::Daemon(_) => known.value.left.map_or(FRESH, |left| left.min(FRESH)),
-            Answer::Absent => FRESH_ABSENCE,
-        };
-        known.asked.elapsed() < for_now
+        known.asked.elapsed() < known.value.fresh_for
     }
 }
 
-fn is_fresh_list(known: &Known<Arc<Vec<Found>>>) -> bool {
+fn is_fresh_list<T>(known: &Known<T>) -> bool {
     known.asked.elapsed() < FRESH
 }

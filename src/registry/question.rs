@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use repmd_backend_api::{AliveName, Found, HostId, Instance, NodeName, Scope};
+use repmd_backend_api::{AliveName, Found, HostId, Instance, NodeName};
 
 /// How far a bare name reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,15 +37,6 @@ impl Question {
             return Some(Self::Daemon(host));
         }
         AliveName::parse(alive.as_bytes()).ok().map(|alive| Self::On(host, alive))
-    }
-
-    /// Where a registry must look to answer it. `held_here`: this host has had the name of late.
-    pub(super) fn scope(&self, own: &HostId, lookup: Lookup, held_here: bool) -> Scope {
-        match self {
-            Self::Bare(_) if lookup == Lookup::Cluster && !held_here => Scope::Cluster,
-            Self::Bare(_) => Scope::Host(own.clone()),
-            Self::On(host, _) | Self::Daemon(host) => Scope::Host(host.clone()),
-        }
     }
 }
 

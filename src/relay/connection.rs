@@ -67,7 +67,7 @@ pub(super) async fn serve(
 /// Looks the node up for this one connection, because it may have restarted on another port.
 async fn dial(relay: &Relay, door: &Door) -> Result<TcpStream, Refusal> {
     let question = Question::On(door.host.clone(), door.alive.clone());
-    let Answer::Node(registration) = relay.registry.look_up(&question).await.answer else {
+    let Answer::Node(registration) = relay.registry.look_up(&question, None).await.answer else {
         return Err(Refusal::Gone);
     };
     let mut refusal = Refusal::Network { node: registration.node_name() };

@@ -142,7 +142,7 @@ pub(super) async fn answer_later(
 ) -> Answer {
     match later {
         Later::LookUp(question, relayed_at) => {
-            let told = daemon.registry.look_up(&question).await;
+            let told = daemon.registry.look_up(&question, Some(asker.peer)).await;
             found_elsewhere(daemon, told.answer, relayed_at, asker, out);
             tell_look_up(&question, told.source, asker, out);
             Answer::Reply

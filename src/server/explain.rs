@@ -13,7 +13,7 @@ impl Daemon {
             Resolution::Here(registration) | Resolution::HereByFullName(registration) => {
                 here(Answer::Node(registration))
             }
-            Resolution::Registry(question, _) => self.registry.look_up(&question).await,
+            Resolution::Registry(question, _) => self.registry.look_up(&question, None).await,
             Resolution::Nobody => here(Answer::Absent),
         }
     }

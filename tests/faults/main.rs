@@ -10,6 +10,7 @@ mod away;
 mod clock;
 mod daemons;
 mod fail_over;
+mod floods;
 mod fresh;
 mod hostile_store;
 mod hosts_file;

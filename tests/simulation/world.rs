@@ -256,7 +256,7 @@ impl World {
         let of = dice.pick(&self.daemons).host.clone();
         let question = if dice.chance(0.3) { Question::Bare(name) } else { Question::On(of, name) };
         let asker = self.daemons[at].name;
-        match running.registry.look_up(&question).await.answer {
+        match running.registry.look_up(&question, None).await.answer {
             Answer::Node(found) => {
                 let port = found.node.port;
                 let of_before = found.instance.name == asker;
