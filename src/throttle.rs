@@ -1,5 +1,7 @@
 //! A bound on how often a fault is logged.
 
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,6 +41,27 @@ impl Throttle {
     }
 }
 
+/// Groups of peers, so that the noise of one does not hide what another does.
+const GROUPS: usize = 16;
+
+/// A throttle for each kind of line and each group of peers. Which peers share a group differs from run to run, so
+/// that nobody can choose whose lines to hide.
+#[derive(Debug)]
+pub(crate) struct Throttles<const KINDS: usize> {
+    kinds: [[Throttle; GROUPS]; KINDS],
+    groups: RandomState,
+}
+
+impl<const KINDS: usize> Throttles<KINDS> {
+    pub(crate) fn new() -> Self {
+        Self { kinds: std::array::from_fn(|_| Default::default()), groups: RandomState::new() }
+    }
+
+    pub(crate) fn of(&self, kind: usize, peer: IpAddr) -> &Throttle {
+        &self.kinds[kind][self.groups.hash_one(peer) as usize % GROUPS]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,5 +74,18 @@ mod tests {
         assert_eq!(passed, 10);
         assert_eq!(throttle.pass_at(start + WINDOW), Some(90));
         assert_eq!(throttle.pass_at(start + WINDOW), Some(0));
+    }
+
+    #[test]
+    fn the_noise_of_one_peer_or_kind_does_not_hide_the_lines_of_others() {
+        let throttles = Throttles::<2>::new();
+        let noisy = IpAddr::from([192, 0, 2, 1]);
+        while throttles.of(0, noisy).pass().is_some() {}
+        assert_eq!(throttles.of(1, noisy).pass(), Some(0), "another kind");
+        let others = (2..202).map(|last| IpAddr::from([192, 0, 2, last]));
+        let hidden =
+            others.filter(|peer| throttles.of(0, *peer).0.lock().unwrap().lines == LINES_MAX).count();
+        // One in sixteen, give and take.
+        assert!(hidden < 50, "{hidden} of 200");
     }
 }

@@ -99,13 +99,13 @@ pub(super) fn answer(daemon: &Daemon, body: &[u8], asker: Asker<'_>, out: &mut V
         }
         Ok(Request::Kill) if asker.is_local() => {
             daemon.stats.kill.add();
-            complain(daemon, asker, &"Disallowed KILL_REQ, live nodes");
+            warn!(target: AUDIT, peer = %asker.peer, "Disallowed KILL_REQ, live nodes");
             reply(Response::KillRefused, out)
         }
         Ok(Request::Stop(name)) if asker.is_local() && relaxed => stop(daemon, name, asker, out),
         Ok(Request::Stop(_)) if asker.is_local() => {
             daemon.stats.stop.add();
-            complain(daemon, asker, &"Disallowed STOP_REQ, no relaxed_command_check");
+            warn!(target: AUDIT, peer = %asker.peer, "Disallowed STOP_REQ, no relaxed_command_check");
             Answer::Silence
         }
         Err(DecodeError::Refused { highest_version, reason }) if may_register() => {
@@ -113,8 +113,14 @@ pub(super) fn answer(daemon: &Daemon, body: &[u8], asker: Asker<'_>, out: &mut V
             complain(daemon, asker, &reason);
             reply(Response::Alive2Refused { highest_version }, out)
         }
-        Ok(request) => not_allowed(daemon, asker, tag_name(&request)),
-        Err(DecodeError::Refused { .. }) => not_allowed(daemon, asker, "ALIVE2_REQ"),
+        Ok(Request::Alive2(_)) | Err(DecodeError::Refused { .. }) => {
+            not_allowed(daemon, asker, Fault::Registration, "ALIVE2_REQ")
+        }
+        Ok(Request::PortPlease2(_)) => not_allowed(daemon, asker, Fault::LookUp, "PORT2_REQ"),
+        Ok(Request::Names) => not_allowed(daemon, asker, Fault::List, "NAMES_REQ"),
+        Ok(Request::Dump) => not_allowed(daemon, asker, Fault::List, "DUMP_REQ"),
+        Ok(Request::Kill) => not_allowed(daemon, asker, Fault::Command, "KILL_REQ"),
+        Ok(Request::Stop(_)) => not_allowed(daemon, asker, Fault::Command, "STOP_REQ"),
         Err(error) => {
             daemon.stats.malformed.add();
             complain(daemon, asker, &error);
@@ -129,7 +135,7 @@ fn register(daemon: &Daemon, node: Node, asker: Asker<'_>) -> Answer {
     }
     daemon.stats.turned_away.add();
     // Not a refusal: the node would print it as a duplicate name.
-    complain(daemon, asker, &"no descriptor left for another node");
+    complain_of(daemon, asker, Fault::TurnedAway, &"no descriptor left for another node");
     Answer::Silence
 }
 
@@ -349,28 +355,38 @@ fn reply(response: Response<'_>, out: &mut Vec<u8>) -> Answer {
     Answer::Reply
 }
 
-fn not_allowed(daemon: &Daemon, asker: Asker<'_>, request: &str) -> Answer {
+fn not_allowed(daemon: &Daemon, asker: Asker<'_>, fault: Fault, request: &str) -> Answer {
     daemon.stats.not_allowed.add();
-    complain(daemon, asker, &format_args!("{request} from non local address"));
+    complain_of(daemon, asker, fault, &format_args!("{request} from non local address"));
     Answer::Silence
 }
 
-/// Logs what a peer did wrong, within bounds: a stranger must not be able to fill the disk.
+/// What a peer did wrong. Processes of this machine that may not do what they ask for are no matter of this: they are
+/// always logged, as registrations are.
+#[derive(Clone, Copy)]
+enum Fault {
+    Malformed,
+    TurnedAway,
+    Registration,
+    LookUp,
+    List,
+    Command,
+}
+
+/// How many kinds of faults there are.
+pub(super) const FAULTS: usize = Fault::Command as usize + 1;
+
+/// Logs that what a peer sent is no request, within bounds.
 pub(super) fn complain(daemon: &Daemon, asker: Asker<'_>, what: &dyn Display) {
-    match daemon.complaints.pass() {
+    complain_of(daemon, asker, Fault::Malformed, what);
+}
+
+/// Logs what a peer did wrong, within bounds: a stranger must not be able to fill the disk, nor to hide by noise what
+/// another does, or what it does itself.
+fn complain_of(daemon: &Daemon, asker: Asker<'_>, fault: Fault, what: &dyn Display) {
+    match daemon.faults.of(fault as usize, asker.peer).pass() {
         Some(0) => warn!(target: AUDIT, peer = %asker.peer, "{what}"),
         Some(left_out) => warn!(target: AUDIT, peer = %asker.peer, left_out, "{what}"),
         None => debug!(peer = %asker.peer, "{what}"),
-    }
-}
-
-fn tag_name(request: &Request<'_>) -> &'static str {
-    match request {
-        Request::Alive2(_) => "ALIVE2_REQ",
-        Request::PortPlease2(_) => "PORT2_REQ",
-        Request::Names => "NAMES_REQ",
-        Request::Dump => "DUMP_REQ",
-        Request::Kill => "KILL_REQ",
-        Request::Stop(_) => "STOP_REQ",
     }
 }

@@ -7,6 +7,7 @@ use repmd_backend_api::Registration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::answer::FAULTS;
 use super::crowd::Crowd;
 use super::limits::Limits;
 use super::policy::Policy;
@@ -15,7 +16,7 @@ use super::table::Table;
 use super::topology::Topology;
 use crate::registry::Registry;
 use crate::relay::Relay;
-use crate::throttle::Throttle;
+use crate::throttle::{Throttle, Throttles};
 
 /// One EPMD: its nodes, its rules, and the registry behind it.
 #[derive(Debug)]
@@ -33,8 +34,10 @@ pub struct Daemon {
     pub(super) requests: TaskTracker,
     /// Tasks that hold an ALIVE connection.
     pub(super) nodes: TaskTracker,
-    /// Logs of what peers do wrong.
+    /// Logs of what goes wrong here.
     pub(super) complaints: Throttle,
+    /// Of what peers do wrong, by kind and peer.
+    pub(super) faults: Throttles<FAULTS>,
     pub(super) stats: Stats,
     table: Mutex<Table>,
     stop: CancellationToken,
@@ -62,6 +65,7 @@ impl Daemon {
             requests: TaskTracker::new(),
             nodes: TaskTracker::new(),
             complaints: Throttle::default(),
+            faults: Throttles::new(),
             stats: Stats::default(),
             table: Mutex::default(),
             stop,

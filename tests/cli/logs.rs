@@ -105,6 +105,31 @@ fn an_audit_log_says_who_ended_the_daemon_and_who_was_not_let() {
     assert_eq!(said, ["Disallowed KILL_REQ, live nodes", "got KILL_REQ - terminates normal"]);
 }
 
+/// Twelve malformed frames were enough to keep both out.
+#[test]
+fn noise_does_not_hide_refused_commands_from_the_audit_log() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("audit.log");
+    let log = with_log(
+        &["--audit-log", path.to_str().unwrap()],
+        |_| None,
+        |port| {
+            let _node = register(port, "n");
+            (0..30).for_each(|_| ask(port, b"\0\x01?"));
+            for _ in 0..20 {
+                ask(port, b"\0\x01k");
+                ask(port, b"\0\x02sn");
+            }
+        },
+    );
+    let audited = objects(&read_to_string(&path).unwrap());
+    let said = |text: &str| audited.iter().filter(|line| line["message"] == text).count();
+    assert_eq!(said("Disallowed KILL_REQ, live nodes"), 20);
+    assert_eq!(said("Disallowed STOP_REQ, no relaxed_command_check"), 20);
+    assert_eq!(said("got unknown request tag 63"), 10, "ten in ten seconds");
+    assert_eq!(log.matches("Disallowed KILL_REQ").count(), 20);
+}
+
 #[test]
 fn an_audit_log_that_cannot_be_opened_stops_the_start() {
     let port = free_port().to_string();
