@@ -8,6 +8,7 @@ use repmd_test_stores::Store;
 use tokio::time::timeout;
 
 use crate::daemon::{DEADLINE, Daemon, PATIENCE, TTL, key, scope, until, until_ok};
+use crate::proxy::Proxy;
 
 /// Where things are that cannot be read.
 fn places<T>(seen: &Seen<T>) -> Vec<&str> {
@@ -56,6 +57,35 @@ async fn a_wrong_type_under_an_index_of_one_host_costs_the_list_of_that_host_alo
     let listed = b.backend.list(&Scope::Cluster).await.unwrap();
     assert_eq!((listed.items.len(), places(&listed)), (1, vec![&*index]));
     assert_eq!(b.ports("rabbit", &scope("a")).await, [1]);
+}
+
+#[tokio::test]
+async fn a_member_that_is_no_text_costs_itself_alone_and_no_connection() {
+    let store = Store::redis();
+    let proxy = Proxy::to(&store);
+    let daemon = Daemon::with(&proxy.url(), "a", "a", TTL);
+    daemon.register("rabbit", 1).await.unwrap();
+    let (quick, bulk) = (
+        proxy.connection_of(daemon.ports("rabbit", &Scope::Cluster)).await,
+        proxy.connection_of(daemon.renew(&[])).await,
+    );
+    for index in ["names:a", "holders:rabbit", "hosts", "instances"] {
+        let add = "local last = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2] \
+                   for _, kind in ipairs({'node:a/', 'node:', 'instance:'}) do \
+                   for _, rest in ipairs({'\\255', '\\255/rabbit'}) do \
+                   redis.call('SET', ARGV[1] .. kind .. rest, 'x', 'PX', 60000) end end \
+                   return redis.call('ZADD', KEYS[1], last, '\\255')";
+        let added: u8 = store.query(&key(index), &["EVAL", add, "1", &key(index), &key("")]);
+        assert_eq!(added, 1);
+    }
+    for _ in 0..5 {
+        assert_eq!(daemon.ports("rabbit", &Scope::Cluster).await, [1]);
+        let listed = daemon.backend.list(&Scope::Cluster).await.unwrap();
+        assert_eq!((listed.items.len(), listed.unreadable), (1, 2), "{listed:?}");
+        let daemons = daemon.backend.daemons(&Scope::Cluster).await.unwrap();
+        assert_eq!((daemons.items.len(), daemons.unreadable), (1, 1), "{daemons:?}");
+    }
+    assert!(!quick.is_over() && !bulk.is_over());
 }
 
 #[tokio::test]

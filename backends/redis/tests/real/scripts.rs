@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use crate::daemon::{Daemon, PATIENCE, TTL, host, key, name, port, scope, until};
 use futures_util::StreamExt;
 use repmd_backend_api::{
-    BackendError, Change, Creation, Lease, Registration, RegistryBackend, Renewal, Scope,
+    BackendError, Change, Creation, Lease, Registration, RegistryBackend, Renewal, Scope, Search,
 };
 use repmd_backend_redis::{Redis, Settings};
 use repmd_test_stores::{Kind, Release, Store};
@@ -54,6 +54,7 @@ on_every_release! {
     release_ends_its_own_lease_only
     retire_ends_a_daemon_and_not_its_leases
     find_looks_under_the_host_its_aliases_and_everywhere
+    find_reads_no_more_than_is_asked_for
     list_is_newest_first
     daemons_are_those_that_count_as_alive
     leases_run_out_by_the_clock_of_the_store
@@ -404,6 +405,28 @@ async fn find_looks_under_the_host_its_aliases_and_everywhere(store: Store) {
     bare.register("bare", 400).await.unwrap();
     assert_eq!(a.ports("bare", &scope("a.example")).await, [0; 0]);
     assert_eq!(a.ports("bare", &scope("a")).await, [400]);
+}
+
+async fn find_reads_no_more_than_is_asked_for(store: Store) {
+    let daemons: Vec<_> = (0..30).map(|number| Daemon::on(&store, &format!("h{number}"))).collect();
+    for daemon in &daemons {
+        daemon.register("app", 1).await.unwrap();
+    }
+    let _: () = store.query("", &["CONFIG", "RESETSTAT"]);
+    let (app, near) = (name("app"), host("h7"));
+    for _ in 0..10 {
+        let search = Search { name: &app, scope: &Scope::Cluster, near: &near, most: 2 };
+        let found = daemons[0].backend.find(&search).await.unwrap();
+        assert_eq!((found.items.len(), &found.items[0].registration.instance.host), (2, &near));
+    }
+    let statistics: String = store.query("", &["INFO", "commandstats"]);
+    let calls = |command: &str| -> u32 {
+        let line =
+            statistics.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+        line.map_or(0, |rest| rest.split(',').next().unwrap().parse().unwrap())
+    };
+    // The clock, the index, and two registrations with their time.
+    assert_eq!(["time", "zrangebyscore", "get", "pttl"].map(calls), [10, 10, 20, 20], "{statistics}");
 }
 
 async fn list_is_newest_first(store: Store) {
