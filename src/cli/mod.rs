@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use crate::run::Backends;
 
-/// Does what the arguments say. `arguments` starts with the program's name; the environment is a
+/// Does what the arguments say. `epmd serve`, which is no command of the stock program, is `repmd serve`. `arguments` starts with the program's name; the environment is a
 /// parameter, so that no test sets a process variable.
 pub fn main(
     arguments: impl Iterator<Item = OsString>,
@@ -23,7 +23,14 @@ pub fn main(
 ) -> ExitCode {
     let arguments: Vec<OsString> = arguments.collect();
     let called_as = arguments.first().map(Path::new).and_then(Path::file_name);
-    if called_as.is_some_and(|name| name == "epmd") {
+    let is_epmd = called_as.is_some_and(|name| name == "epmd");
+    if is_epmd && arguments.get(1).is_some_and(|word| word == "serve") {
+        // The unit in the stock daemon's place does so, for those who look for a process by that name. What the kernel
+        // calls it comes from the file, and is not the name by which it was called.
+        let _ = rustix::thread::set_name(c"epmd");
+        return modern::main(arguments, environment, backends);
+    }
+    if is_epmd {
         return classic::main(&arguments[1..], environment, backends);
     }
     if arguments.get(1).is_some_and(|word| word == "epmd") {

@@ -1,10 +1,13 @@
 //! The units for systemd, judged by systemd's own tools.
 
 use std::fs::{copy, create_dir_all, read_link, read_to_string, write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use crate::{Done, done};
+use repmd_test_support::{Daemon, free_port};
+
+use crate::{Done, done, repmd};
 
 const UNITS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/systemd");
 
@@ -44,6 +47,24 @@ fn systemd_has_nothing_to_say_against_its_recipe() {
     verify.arg("verify");
     verify.args(["repmd.service", "repmd.socket", "demo.service"].map(|unit| folder.path().join(unit)));
     assert_eq!(done(&mut verify), Done::new(0, "", ""));
+}
+
+/// Monitoring that looks for a process: `pidof epmd`, `pgrep -x epmd`, `check_procs -C epmd`, which reads `ps`.
+#[test]
+fn whoever_looks_for_a_process_called_epmd_finds_the_service() {
+    let unit = read_to_string(Path::new(UNITS).join("repmd.service")).unwrap();
+    let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=@/usr/bin/repmd ")).unwrap();
+    let (name, arguments) = start.split_once(' ').unwrap();
+    let port = free_port();
+    let mut command = repmd(arguments.split(' ').chain(["--admin", "off", "--port", &port.to_string()]));
+    command.arg0(name).stderr(Stdio::null());
+    let daemon = Daemon::spawn(command, port);
+    let pid = daemon.pid().as_raw_nonzero().to_string();
+    for line in ["pidof epmd", "pgrep -x epmd", "ps -C epmd -o pid="] {
+        let mut words = line.split(' ');
+        let found = done(Command::new(words.next().unwrap()).args(words)).stdout;
+        assert!(found.split_whitespace().any(|found| found == pid), "{line}: {found} without {pid}");
+    }
 }
 
 /// 9.6 without any confinement, 1.2 with what does not keep the daemon from its work.
