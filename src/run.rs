@@ -13,7 +13,7 @@ use repmd_backend_api::{BackendError, HostId, Instance, InstanceId, RegistryBack
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -335,6 +335,9 @@ async fn serve_until_stopped(
         }
         None => None,
     };
+    if let Some(patience) = settings.exit_when_empty {
+        tokio::spawn(end_when_empty(Arc::clone(&daemon), patience));
+    }
     if let Some(manager) = manager {
         manager.keep_informed(registry.readiness(), stop);
     }
@@ -353,6 +356,25 @@ async fn serve_until_stopped(
         error!("the thread for operators failed");
     }
     served
+}
+
+/// Ends the daemon when nodes have been there and none has been for so long.
+async fn end_when_empty(daemon: Arc<Daemon>, patience: Duration) {
+    let pause = (patience / 10).clamp(Duration::from_millis(10), Duration::from_secs(1));
+    let mut came = 0;
+    let mut empty_since = Instant::now();
+    loop {
+        sleep(pause).await;
+        let registrations = daemon.stats().granted.get();
+        if registrations == 0 || 0 < daemon.nodes_count() || came != registrations {
+            // One may have come and gone within the pause.
+            came = registrations;
+            empty_since = Instant::now();
+        } else if patience <= empty_since.elapsed() {
+            info!("no node is left: the daemon ends, as exit-when-empty says");
+            return daemon.stop().cancel();
+        }
+    }
 }
 
 /// Who this daemon is, as far as its settings say.

@@ -225,6 +225,13 @@ pub const TABLE: &[Setting] = &[
         default: "5s",
     },
     Setting {
+        key: "exit-when-empty",
+        variables: &["REPMD_EXIT_WHEN_EMPTY"],
+        value: "TIME",
+        help: "End this long after the last node has left, unless another comes; a daemon that no node has come to goes on",
+        default: "never",
+    },
+    Setting {
         key: "delay-accept",
         variables: &["REPMD_DELAY_ACCEPT"],
         value: "TIME",
@@ -267,6 +274,14 @@ pub const CONFIG_VARIABLE: &str = "REPMD_CONFIG";
 
 /// The settings file that is read when it exists and no other is named.
 pub const CONFIG_PATH: &str = "/etc/repmd/repmd.toml";
+
+/// The settings that narrow who may ask. Set to nothing, they must not let everybody in: an empty variable is
+/// no less set than an empty value in a file.
+const NARROWING: [&str; 1] = ["allow-lookups-from"];
+
+/// The longest time that any setting takes: 30 days. Clocks reckon with much more, but not with all that fits a
+/// number.
+const TIME_MAX: Duration = Duration::from_secs(30 * 86_400);
 
 /// The stock daemon's variable that counts by being set, whatever it says.
 const STOCK_RELAXED: &str = "ERL_EPMD_RELAXED_COMMAND_CHECK";
@@ -331,7 +346,11 @@ pub enum SettingError {
 
 /// The text of every setting, and where it came from.
 #[derive(Clone, Debug)]
-pub struct Values(BTreeMap<&'static str, (String, Origin)>);
+pub struct Values {
+    texts: BTreeMap<&'static str, (String, Origin)>,
+    /// What was left out, and why.
+    warnings: Vec<String>,
+}
 
 /// Reads one variable of the environment. A parameter, so that no test sets a process variable.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -350,31 +369,43 @@ impl Values {
         config: Option<&Path>,
     ) -> Result<Self, SettingError> {
         let file = read_file(config, environment)?;
-        let mut values = BTreeMap::new();
+        let mut texts = BTreeMap::new();
+        let mut warnings = Vec::new();
         for setting in TABLE {
             let flag = flags.iter().rev().find(|(key, _)| *key == setting.key);
-            let variable = || {
+            let mut variable = || {
                 let set = |name: &&'static str| Some((environment(name)?, Origin::Variable(name)));
                 // An empty variable counts as unset, but for the one that the stock daemon takes by its mere
-                // presence.
+                // presence, and for those that would let more in.
                 let counts = |(text, origin): &(String, Origin)| {
-                    !text.is_empty() || *origin == Origin::Variable(STOCK_RELAXED)
+                    !text.is_empty()
+                        || *origin == Origin::Variable(STOCK_RELAXED)
+                        || NARROWING.contains(&setting.key)
                 };
-                setting.variables.iter().filter_map(set).find(counts)
+                let is_ours = |(text, origin): &(String, Origin)| {
+                    let is_platforms = setting.key == "port" && is_service_link(text);
+                    if is_platforms {
+                        warnings.push(format!(
+                            "{origin}={text} is left out: Kubernetes and Docker set it for a service of that name"
+                        ));
+                    }
+                    !is_platforms
+                };
+                setting.variables.iter().filter_map(set).filter(counts).find(is_ours)
             };
             let value = match flag {
                 Some((_, text)) => (text.clone(), Origin::Flag),
                 None => variable().or_else(|| file.get(setting.key).cloned()).unwrap_or_default(),
             };
-            values.insert(setting.key, value);
+            texts.insert(setting.key, value);
         }
-        Ok(Self(values))
+        Ok(Self { texts, warnings })
     }
 
     /// A setting as it may be shown, and where it came from.
     #[must_use]
     pub fn shown(&self, setting: &Setting) -> Shown {
-        let (text, origin) = &self.0[setting.key];
+        let (text, origin) = &self.texts[setting.key];
         let value =
             if *origin == Origin::Default { setting.default.to_owned() } else { shown(setting.key, text) };
         Shown { key: setting.key, value, origin: origin.clone() }
@@ -387,7 +418,7 @@ impl Values {
         expected: &'static str,
         parse: impl Fn(&str) -> Option<T>,
     ) -> Result<Option<T>, SettingError> {
-        let (text, origin) = &self.0[key];
+        let (text, origin) = &self.texts[key];
         if *origin == Origin::Default {
             return Ok(None);
         }
@@ -396,7 +427,7 @@ impl Values {
     }
 
     fn wrong(&self, key: &'static str, expected: &str) -> SettingError {
-        let (text, origin) = &self.0[key];
+        let (text, origin) = &self.texts[key];
         SettingError::Value {
             key,
             // Where a URL is wrong, its password may stand anywhere.
@@ -427,7 +458,7 @@ fn read_file(
     };
     let unreadable = |reason: String| SettingError::File { path: path.clone(), reason };
     let text = std::fs::read_to_string(&path).map_err(|error| unreadable(error.to_string()))?;
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| unreadable(error.to_string()))?;
+    let table: toml::Table = text.parse().map_err(|error| unreadable(place_of(&error, &text)))?;
     let mut settings = BTreeMap::new();
     for (key, value) in table {
         if TABLE.iter().all(|setting| setting.key != key) {
@@ -436,6 +467,22 @@ fn read_file(
         settings.insert(key, (file_text(&value), Origin::File(path.clone())));
     }
     Ok(settings)
+}
+
+/// Where TOML is broken, and how. Without the line itself: a password may stand in it.
+fn place_of(error: &toml::de::Error, text: &str) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    // All that it says beyond the first line may be what it has read.
+    let what = error.message().lines().next().unwrap_or_default();
+    format!("line {line}, column {column}: {what}")
+}
+
+/// What a container's platform sets in REPMD_PORT where a service is called `repmd`, such as
+/// `tcp://10.96.0.5:4369`: Kubernetes for each pod of the namespace, Docker for links.
+fn is_service_link(text: &str) -> bool {
+    ["tcp://", "udp://", "sctp://"].iter().any(|scheme| text.starts_with(scheme))
 }
 
 fn file_text(value: &toml::Value) -> String {
@@ -467,10 +514,19 @@ impl fmt::Debug for Backend {
 /// A URL as it may be shown: `scheme://user:***@host`.
 fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return "***".to_owned() };
+    let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
     // A password may hold any character; the last `@` before the path ends it.
-    let Some((user_info, host)) = rest.rsplit_once('@') else { return url.to_owned() };
-    let user = user_info.split(':').next().unwrap_or_default();
-    format!("{scheme}://{user}:***@{host}")
+    let entry = match rest.rsplit_once('@') {
+        Some((user_info, host)) => format!("{}:***@{host}", user_info.split(':').next().unwrap_or_default()),
+        None => rest.to_owned(),
+    };
+    // Only a file is named there. Whoever writes a password there means no less to keep it.
+    let hide = |pair: &str| match pair.split_once('=') {
+        Some((key, _)) if key.contains("pass") && !key.ends_with("_file") => format!("{key}=***"),
+        _ => pair.to_owned(),
+    };
+    let query = query.map(|query| format!("?{}", query.split('&').map(hide).collect::<Vec<_>>().join("&")));
+    format!("{scheme}://{entry}{}", query.unwrap_or_default())
 }
 
 /// Where operators look.
@@ -544,6 +600,8 @@ pub struct Settings {
     pub policy: Policy,
     /// The bounds of the server.
     pub limits: Limits,
+    /// How long after its last node the daemon ends; `None`: never.
+    pub exit_when_empty: Option<Duration>,
     /// Where operators look.
     pub admin: Admin,
     /// The file with the token that they must have.
@@ -571,18 +629,24 @@ impl Settings {
         descriptors: usize,
         check_backend: &dyn Fn(&str) -> Result<(), String>,
     ) -> Result<Self, SettingError> {
-        const TIME: &str = "a time such as 60s or 500ms, or a number of seconds";
-        const NETWORKS: &str = "networks such as 10.0.0.0/8, separated by commas";
+        const TIME: &str = "a time such as 60s or 500ms, or a number of seconds, of 30 days at most";
+        const NETWORKS: &str = "one or more networks such as 10.0.0.0/8, separated by commas";
         const COUNT: &str = "a number from 1 up";
         let time = |key| values.parse(key, TIME, duration);
         let networks = |key| values.parse(key, NETWORKS, list::<IpNet>).map(Option::unwrap_or_default);
+        let may_look_up = values.parse(
+            "allow-lookups-from",
+            "one or more networks such as 10.0.0.0/8, separated by commas: 127.0.0.0/8 for this machine alone, \
+             and nothing at all, not even an empty value, for anyone",
+            list,
+        )?;
         let count =
             |key| values.parse(key, COUNT, |text| text.parse().ok().filter(|count: &usize| 0 < *count));
 
         let port = values.parse("port", "a number from 1 to 65535", |text| {
             text.parse().ok().filter(|port: &u16| 0 < *port)
         })?;
-        let addresses = values.parse("address", "IP addresses, separated by commas", list)?;
+        let addresses = values.parse("address", "one or more IP addresses, separated by commas", list)?;
         let backend = match values.parse("backend", "`memory` or a URL", |text| Some(text.to_owned()))? {
             None => Backend::Memory,
             Some(text) if text == "memory" => Backend::Memory,
@@ -607,7 +671,7 @@ impl Settings {
                 ((1..=255).contains(&text.len()) && text.chars().all(fits)).then(|| text.to_owned())
             },
         )?;
-        let advertise = values.parse("advertise", "IP addresses, separated by commas", list)?;
+        let advertise = values.parse("advertise", "one or more IP addresses, separated by commas", list)?;
         let advertised_ports = values.parse(
             "advertise-port",
             "pairs of ports such as 9100=9101, separated by commas",
@@ -644,8 +708,8 @@ impl Settings {
         let lease_ttl = values.parse("lease-ttl", "a time from 1s to 1h, such as 15s", |text| {
             duration(text).filter(|ttl| (1..=3600).contains(&ttl.as_secs()))
         })?;
-        let mut warnings = Vec::new();
-        let relaxed_command_check = match &values.0["relaxed-command-check"] {
+        let mut warnings = values.warnings.clone();
+        let relaxed_command_check = match &values.texts["relaxed-command-check"] {
             // The stock daemon is relaxed by the mere presence of its variable.
             (text, Origin::Variable(name @ STOCK_RELAXED)) => {
                 if text.parse() != Ok(true) {
@@ -684,6 +748,7 @@ impl Settings {
         }
         set(&mut limits.waiting_per_peer_max, count("waiting-per-peer-max")?);
         set(&mut limits.drain_time, time("drain-time")?);
+        let exit_when_empty = time("exit-when-empty")?;
         set(&mut limits.delay_accept, time("delay-accept")?);
         set(&mut limits.delay_write, time("delay-write")?);
         let relay = (!relayed_networks.is_empty()).then(|| relay::Limits {
@@ -719,9 +784,10 @@ impl Settings {
             policy: Policy {
                 relaxed_command_check: relaxed_command_check.unwrap_or(false),
                 register_from: networks("register-from")?,
-                lookups_from: networks("allow-lookups-from")?,
+                lookups_from: may_look_up.unwrap_or_default(),
             },
             limits,
+            exit_when_empty,
             admin: admin.unwrap_or(Admin::Default),
             admin_token_file,
             audit_log,
@@ -739,20 +805,22 @@ fn set<T>(limit: &mut T, chosen: Option<T>) {
     }
 }
 
-/// `60s`, `1m 30s`, or a bare number of seconds as the stock flags take them.
+/// `60s`, `1m 30s`, or a bare number of seconds as the stock flags take them; at most [`TIME_MAX`].
 pub(crate) fn duration(text: &str) -> Option<Duration> {
-    match text.parse() {
+    let time = match text.parse() {
         Ok(seconds) => Some(Duration::from_secs(seconds)),
         Err(_) => humantime::parse_duration(text).ok(),
-    }
+    };
+    time.filter(|time| *time <= TIME_MAX)
 }
 
-/// Items separated by commas or spaces; empty items are passed over.
+/// One or more items separated by commas or spaces. None at all is nothing that anybody means: where a list narrows
+/// something down, an empty one would not.
 fn list<T: std::str::FromStr>(text: &str) -> Option<Vec<T>> {
-    text.split([',', ' ']).filter(|item| !item.is_empty()).map(|item| item.parse().ok()).collect()
+    list_of(|item| item.parse().ok())(text).filter(|items| !items.is_empty())
 }
 
-/// As [`list`], with a parser of the items.
+/// Items separated by commas or spaces, with a parser of the items; empty ones are passed over.
 fn list_of<T>(item: impl Fn(&str) -> Option<T>) -> impl Fn(&str) -> Option<Vec<T>> {
     move |text| text.split([',', ' ']).filter(|text| !text.is_empty()).map(&item).collect()
 }
@@ -851,6 +919,61 @@ mod tests {
             let value = if setting.key == "backend" { "***" } else { "?/[" };
             let said = format!("{}: {value:?} (from flag) is wrong: expected ", setting.key);
             assert!(error.starts_with(&said), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_set_and_empty_is_an_error_and_never_lets_everybody_in() {
+        let files = ["\"\"", "[]", "\",\"", "\" , \"", "[\"\"]"];
+        let in_file = files.iter().map(|text| check(&[], &[], &format!("allow-lookups-from = {text}")));
+        let by_flag = [""; 1].iter().map(|text| check(&[("allow-lookups-from", text)], &[], ""));
+        let by_variable =
+            ["", " ", ","].iter().map(|text| check(&[], &[("REPMD_ALLOW_LOOKUPS_FROM", text)], ""));
+        for result in in_file.chain(by_flag).chain(by_variable) {
+            let error = result.unwrap_err().to_string();
+            assert!(error.contains("127.0.0.0/8 for this machine alone"), "{error}");
+        }
+        for key in ["address", "register-from", "relay", "advertise"] {
+            assert!(check(&[(key, "")], &[], "").is_err(), "{key}");
+        }
+    }
+
+    #[test]
+    fn what_a_platform_sets_for_a_service_called_repmd_is_left_out_with_a_warning() {
+        for (name, other) in [("REPMD_PORT", "ERL_EPMD_PORT"), ("ERL_EPMD_PORT", "REPMD_PORT")] {
+            let link = (name, "tcp://10.96.0.5:4369");
+            let settings = check(&[], &[link], "").unwrap();
+            assert_eq!((settings.port, settings.port_is_set), (4369, false));
+            assert!(settings.warnings[0].contains("REPMD_PORT=tcp") || name != "REPMD_PORT");
+            assert!(settings.warnings[0].starts_with(name), "{:?}", settings.warnings);
+            assert_eq!(check(&[], &[link, (other, "5000")], "").unwrap().port, 5000);
+        }
+    }
+
+    #[test]
+    fn a_password_is_in_no_error_of_the_settings() {
+        let broken = "port = 5000\nbackend = redis://u:s3cret@h\n";
+        let error = merge(&[], &[], broken).unwrap_err().to_string();
+        assert!(!error.contains("s3cret") && error.contains("line 2, column 11: "), "{error}");
+        for url in ["redis:/u:s3cret@h", "redis://h?password=s3cret", "redis://u:s3cret@h/x?y=z", "s3cret"] {
+            let error = check(&[("backend", url)], &[], "").unwrap_err().to_string();
+            assert!(!error.contains("s3cret"), "{error}");
+            assert!(!without_password(url).contains("s3cret"), "{}", without_password(url));
+        }
+        let shown = "rediss://u:***@h:1/2?password_file=/run/p&x=y";
+        assert_eq!(without_password("rediss://u:p@h:1/2?password_file=/run/p&x=y"), shown);
+    }
+
+    #[test]
+    fn no_time_is_longer_than_clocks_reckon_with() {
+        let times = TABLE.iter().filter(|setting| setting.value == "TIME");
+        assert!(4 < times.clone().count());
+        for Setting { key, .. } in times {
+            for text in ["18446744073709551615", "31d", "600000000y"] {
+                let error = check(&[(key, text)], &[], "").expect_err(key).to_string();
+                assert!(error.contains(" is wrong: expected a time "), "{error}");
+            }
+            assert!(*key == "lease-ttl" || check(&[(key, "30d")], &[], "").is_ok(), "{key}");
         }
     }
 
