@@ -5,7 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Collected, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, HOST};
@@ -25,6 +25,12 @@ const ANSWER_TIME: Duration = Duration::from_secs(10);
 
 /// A stream of events shows that it is alive every 15 s.
 const SILENCE_MAX: Duration = Duration::from_secs(40);
+
+/// The longest answer that is read: 10,000 nodes with the longest of names.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// The longest line of an event that is kept whole.
+const EVENT_BYTES_MAX: usize = 64 << 10;
 
 /// What stays as it is in a path.
 const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'@');
@@ -109,8 +115,7 @@ impl Api {
                 return Ok(None);
             }
             let response = self.good(response).await?;
-            let body = response.into_body().collect().await.map_err(|error| self.alien(&error))?;
-            serde_json::from_slice(&body.to_bytes()).map(Some).map_err(|error| self.alien(&error))
+            serde_json::from_slice(&self.body(response).await?).map(Some).map_err(|error| self.alien(&error))
         }))
     }
 
@@ -172,13 +177,18 @@ impl Api {
                 Some(_) => ApiError::TokenWrong { address },
             });
         }
-        let body = response.into_body().collect().await.map_err(|error| self.alien(&error))?;
-        let body: Value = serde_json::from_slice(&body.to_bytes()).map_err(|error| self.alien(&error))?;
+        let body: Value =
+            serde_json::from_slice(&self.body(response).await?).map_err(|error| self.alien(&error))?;
         Err(ApiError::Status {
             address,
             status,
             error: body["error"].as_str().unwrap_or_default().to_owned(),
         })
+    }
+
+    async fn body(&self, response: Response<Incoming>) -> Result<Bytes, ApiError> {
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        body.map(Collected::to_bytes).map_err(|error| self.alien(&error))
     }
 
     async fn within<T>(
@@ -216,7 +226,10 @@ impl Events {
         let mut whole = Vec::new();
         for byte in bytes {
             if *byte != b'\n' {
-                self.line.push(*byte);
+                // No event of a daemon is that long; what is cut is no JSON either.
+                if self.line.len() < EVENT_BYTES_MAX {
+                    self.line.push(*byte);
+                }
                 continue;
             }
             let line = String::from_utf8_lossy(&self.line).into_owned();

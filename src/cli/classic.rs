@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use tracing::level_filters::LevelFilter;
 
-use super::client::{AskError, ask_local};
+use super::client::{AskError, PATIENCE, ask_local};
 use crate::protocol::{Request, decode_names_reply};
 use crate::run::{Backends, Start, open_files, run};
 use crate::settings::{SettingError, Settings, Values};
@@ -190,7 +190,7 @@ fn ask(port: u16, command: &Command) -> ExitCode {
         }
         Command::Stop(name) => Request::Stop(name),
     };
-    let reply = match (ask_local(port, &request), command) {
+    let reply = match (ask_local(port, &request, PATIENCE), command) {
         (Ok(reply), _) => reply,
         (Err(_), Command::Started) => return ExitCode::FAILURE,
         (Err(AskError::Connect(_)), _) => {

@@ -2,12 +2,17 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
-use std::time::Duration;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::protocol::{Request, encode_request};
 
-/// How long each step may take: what an Erlang node allows a daemon.
-const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an answer may take in all: what an Erlang node allows a daemon.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The longest answer that is read: far beyond the names of as many nodes as a host can have.
+const REPLY_BYTES_MAX: usize = 64 << 20;
 
 /// What went wrong with a question.
 #[derive(Debug, thiserror::Error)]
@@ -24,23 +29,36 @@ pub(super) enum AskError {
     },
 }
 
-/// Asks this machine's EPMD, at `::1` or else at `127.0.0.1`, and reads until it closes.
-pub(super) fn ask_local(port: u16, request: &Request<'_>) -> Result<Vec<u8>, AskError> {
+/// Asks this machine's EPMD, at `::1` or else at `127.0.0.1`, and reads until it closes, `within` that time.
+pub(super) fn ask_local(port: u16, request: &Request<'_>, within: Duration) -> Result<Vec<u8>, AskError> {
     let places = [SocketAddr::from((Ipv6Addr::LOCALHOST, port)), (Ipv4Addr::LOCALHOST, port).into()];
-    ask(&places, request)
+    ask(&places, request, Instant::now() + within)
 }
 
 /// Asks the EPMD of `host`.
-pub(super) fn ask_host(host: &str, port: u16, request: &Request<'_>) -> Result<Vec<u8>, AskError> {
-    let places: Vec<_> = (host, port).to_socket_addrs().map_err(AskError::Connect)?.collect();
-    ask(&places, request)
+pub(super) fn ask_host(
+    host: &str,
+    port: u16,
+    request: &Request<'_>,
+    within: Duration,
+) -> Result<Vec<u8>, AskError> {
+    let until = Instant::now() + within;
+    ask(&resolve(host, port, until).map_err(AskError::Connect)?, request, until)
 }
 
-fn ask(places: &[SocketAddr], request: &Request<'_>) -> Result<Vec<u8>, AskError> {
+/// The addresses of `host`. The resolver has a patience of its own, so it is left behind when time is over.
+fn resolve(host: &str, port: u16, until: Instant) -> io::Result<Vec<SocketAddr>> {
+    let (sender, resolved) = mpsc::channel();
+    let place = (host.to_owned(), port);
+    thread::spawn(move || sender.send(place.to_socket_addrs().map(Iterator::collect)));
+    resolved.recv_timeout(left(until)?).unwrap_or_else(|_| Err(silent()))
+}
+
+fn ask(places: &[SocketAddr], request: &Request<'_>, until: Instant) -> Result<Vec<u8>, AskError> {
     let mut refused = io::Error::other("the host has no address");
     for place in places {
-        match TcpStream::connect_timeout(place, STEP_TIMEOUT) {
-            Ok(stream) => return exchange(stream, request),
+        match left(until).and_then(|left| TcpStream::connect_timeout(place, left)) {
+            Ok(stream) => return exchange(stream, request, until),
             Err(error) => refused = error,
         }
     }
@@ -48,13 +66,40 @@ fn ask(places: &[SocketAddr], request: &Request<'_>) -> Result<Vec<u8>, AskError
 }
 
 /// Sends the request, and reads until the other side closes.
-pub(super) fn exchange(mut stream: TcpStream, request: &Request<'_>) -> Result<Vec<u8>, AskError> {
-    let timeouts = stream.set_read_timeout(Some(STEP_TIMEOUT));
-    timeouts.and_then(|()| stream.set_write_timeout(Some(STEP_TIMEOUT))).map_err(AskError::Connect)?;
-    stream.write_all(&encode_request(request)).map_err(AskError::Write)?;
+pub(super) fn exchange(
+    mut stream: TcpStream,
+    request: &Request<'_>,
+    until: Instant,
+) -> Result<Vec<u8>, AskError> {
+    let write = left(until).and_then(|left| stream.set_write_timeout(Some(left)));
+    write.and_then(|()| stream.write_all(&encode_request(request))).map_err(AskError::Write)?;
     let mut reply = Vec::new();
-    match stream.read_to_end(&mut reply) {
-        Ok(_) => Ok(reply),
-        Err(error) => Err(AskError::Read { error, reply }),
+    let mut buffer = [0; 16 << 10];
+    loop {
+        // Anew each time: the whole is bounded, not each of its pieces.
+        let read = left(until).and_then(|left| stream.set_read_timeout(Some(left)));
+        match read.and_then(|()| stream.read(&mut buffer)) {
+            Ok(0) => return Ok(reply),
+            Ok(count) if reply.len() + count <= REPLY_BYTES_MAX => reply.extend(&buffer[..count]),
+            Ok(_) => {
+                let error = io::Error::other(format!("more than {} MiB", REPLY_BYTES_MAX >> 20));
+                return Err(AskError::Read { error, reply });
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(AskError::Read { error: silent(), reply });
+            }
+            Err(error) => return Err(AskError::Read { error, reply }),
+        }
     }
+}
+
+/// How long it is until then; an error when that is over.
+fn left(until: Instant) -> io::Result<Duration> {
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(silent()) } else { Ok(left) }
+}
+
+fn silent() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "no whole answer in time")
 }

@@ -12,7 +12,7 @@ use repmd_backend_api::AliveName;
 use serde_json::{Value, json};
 
 use super::api::{Api, ApiError, in_path};
-use super::client::{AskError, ask_host, ask_local};
+use super::client::{AskError, PATIENCE, ask_host, ask_local};
 use super::{doctor, overview, wait};
 use crate::protocol::{NamesReply, PortReply, Request, decode_names_reply, decode_port_reply};
 use crate::run::{Backends, Start, open_files, run};
@@ -100,8 +100,8 @@ fn command() -> Command {
         )
         .subcommand(
             Command::new("wait")
-                .about("Wait until a node is registered; exits with 1 when it is not in time")
-                .arg(name())
+                .about("Wait until a node is registered, or without a name until the daemon answers; exits with 1 when that is not in time")
+                .arg(name().required(false))
                 .arg(
                     Arg::new("timeout")
                         .long("timeout")
@@ -230,17 +230,18 @@ fn check_config(
     say(table.as_bytes()).map(|()| ExitCode::SUCCESS)
 }
 
-/// Asks the host that the flags name.
+/// Asks the host that the flags name, and takes an answer that is whole within that time.
 pub(super) fn ask(
     matches: &ArgMatches,
     environment: Environment<'_>,
     request: &Request<'_>,
+    within: Duration,
 ) -> Result<Vec<u8>, Failure> {
     let port = settings(matches, environment)?.port;
     let at = matches.get_one::<String>("at");
     let reply = match at {
-        Some(host) => ask_host(host, port, request),
-        None => ask_local(port, request),
+        Some(host) => ask_host(host, port, request, within),
+        None => ask_local(port, request, within),
     };
     let place = at.map_or("this host", String::as_str);
     reply.map_err(|error| match error {
@@ -250,7 +251,7 @@ pub(super) fn ask(
 }
 
 fn names(matches: &ArgMatches, environment: Environment<'_>) -> Result<ExitCode, Failure> {
-    let reply = ask(matches, environment, &Request::Names)?;
+    let reply = ask(matches, environment, &Request::Names, PATIENCE)?;
     let names: NamesReply<'_> = decode_names_reply(&reply)?;
     let mut nodes: Vec<_> = names.nodes().collect();
     nodes.sort_unstable();
@@ -267,7 +268,7 @@ fn lookup(matches: &ArgMatches, environment: Environment<'_>) -> Result<ExitCode
     AliveName::check(name.as_bytes()).map_err(|error| format!("{name:?}: {error}"))?;
     // First: the look-up itself would be remembered.
     let origin = origin(matches, environment, name)?;
-    let reply = ask(matches, environment, &Request::PortPlease2(name))?;
+    let reply = ask(matches, environment, &Request::PortPlease2(name), PATIENCE)?;
     let found = decode_port_reply(&reply)?;
     if matches.get_flag("json") {
         say(format!("{}\n", to_json(name, found.as_ref(), origin.as_ref())).as_bytes())?;

@@ -1,7 +1,9 @@
 //! repmd's own command line.
 
 use std::io::Write;
+use std::net::TcpListener;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use repmd_test_support::{Daemon, Peer, free_port, run};
 
@@ -49,6 +51,73 @@ fn wait_ends_with_1_when_the_time_is_over_and_says_what_was_wrong() {
     let wrong = done(&mut repmd(["wait", "a", "--timeout", "soon"]));
     assert_eq!(wrong.exit, 2);
     assert!(wrong.stderr.contains("expected a time such as 30s"), "{}", wrong.stderr);
+}
+
+#[test]
+fn without_a_name_wait_ends_once_the_daemon_answers() {
+    let port = free_port();
+    let refused = done(&mut repmd(["wait", "--port", &port.to_string(), "--timeout", "100ms"]));
+    assert_eq!(refused.exit, 1);
+    let said = format!("repmd: no daemon has answered after 100ms: no EPMD at this host, port {port}: ");
+    assert!(refused.stderr.starts_with(&said), "{}", refused.stderr);
+    let mut waiting = repmd(["wait", "--port", &port.to_string()]).spawn().unwrap();
+    let mut command = repmd(["serve", "--admin", "off", "--port", &port.to_string()]);
+    command.stderr(Stdio::null());
+    let _daemon = Daemon::spawn(command, port);
+    assert_eq!(waiting.wait().unwrap().code(), Some(0));
+}
+
+/// Whatever answers there: the commands end in time, and keep no more of it than an answer can have.
+#[test]
+fn an_answer_without_an_end_ends_no_later_and_takes_no_more_memory_than_is_reasonable() {
+    let endless = |piece: usize, pause: Duration| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                std::thread::spawn(move || {
+                    let mut stream = stream.unwrap();
+                    while stream.write_all(&vec![b'a'; piece]).is_ok() {
+                        std::thread::sleep(pause);
+                    }
+                });
+            }
+        });
+        port.to_string()
+    };
+    let slow = endless(1, Duration::from_millis(100));
+    for words in [&["wait", "a", "--timeout", "1s"][..], &["wait", "--timeout", "1s"]] {
+        let started = Instant::now();
+        assert_eq!(done(repmd(words).args(["--port", &slow])).exit, 1);
+        assert!(started.elapsed() < Duration::from_secs(3), "{words:?} took {:?}", started.elapsed());
+    }
+    let fast = endless(1 << 20, Duration::ZERO);
+    let api = format!("127.0.0.1:{fast}");
+    for words in
+        [&["names", "--port", &fast][..], &["lookup", "a", "--port", &fast], &["nodes", "--admin", &api]]
+    {
+        let mut limited = std::process::Command::new("prlimit");
+        limited.arg("--as=536870912").arg(env!("CARGO_BIN_EXE_repmd")).args(words);
+        let result = done(&mut limited);
+        // It has said why, and was not ended by a lack of memory.
+        assert!(result.exit != 134 && result.stderr.starts_with("repmd: "), "{words:?}: {result:?}");
+    }
+}
+
+#[test]
+fn a_daemon_ends_when_its_last_node_has_left_if_it_is_to() {
+    let daemon = serve(&["--exit-when-empty", "300ms", "--admin", "off"], &[]);
+    let port = daemon.port();
+    std::thread::sleep(Duration::from_millis(900));
+    // No node has come yet. One that goes and another that comes in time do not end it either.
+    let node = register(port, "one");
+    std::thread::sleep(Duration::from_millis(900));
+    drop(node);
+    let node = register(port, "two");
+    std::thread::sleep(Duration::from_millis(900));
+    drop(node);
+    let mut daemon = daemon;
+    assert_eq!(daemon.wait(SOON).code(), Some(0));
 }
 
 #[test]

@@ -20,14 +20,14 @@ pub use finding::{Finding, KINDS, Kind, Report, Severity};
 
 use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
 use repmd_backend_api::AliveName;
 use serde_json::Value;
 
 use super::api::Api;
-use super::client::{AskError, exchange};
+use super::client::{AskError, PATIENCE, exchange};
 use super::modern::{Environment, Failure, merge, say};
 use crate::protocol::{Request, decode_port_reply, decode_whereabouts};
 use crate::run::{Backends, open_files};
@@ -103,7 +103,7 @@ fn strings(array: &Value) -> impl Iterator<Item = &str> {
 /// Asks the EPMD at one address.
 fn ask(place: SocketAddr, request: &Request<'_>) -> Result<Vec<u8>, AskError> {
     let stream = TcpStream::connect_timeout(&place, CONNECT_TIME).map_err(AskError::Connect)?;
-    exchange(stream, request)
+    exchange(stream, request, Instant::now() + PATIENCE)
 }
 
 /// Whether the EPMD there is repmd and serves `host`: it says where the daemon of that host is.
