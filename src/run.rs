@@ -285,7 +285,7 @@ async fn serve_until_stopped(
         stale_for: settings.stale_for,
         deadline: STORE_DEADLINE,
         clock: Arc::new(|| SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()),
-        probe: Arc::new(|port| Box::pin(somebody_listens(port))),
+        probe: Arc::new(|port, addresses| Box::pin(somebody_listens(port, addresses))),
     };
     let registry = Registry::new(backend, Arc::new(instance.clone()), options);
     let registry = Arc::new(match (&settings.backend, &settings.advertise) {
@@ -415,9 +415,12 @@ fn own_address(on_connection: Option<IpAddr>) -> Option<IpAddr> {
         .or_else(|| anywhere.into_iter().filter_map(towards).find(is_for_others))
 }
 
-/// Whether something accepts connections on `port` of this host: it connects, and closes at once.
-async fn somebody_listens(port: u16) -> bool {
-    for address in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+/// Whether something accepts connections on `port` of this host: it connects, and closes at once. A node may listen at
+/// one address alone. `addresses` that are not this machine's, such as those of a proxy, say nothing of its nodes.
+async fn somebody_listens(port: u16, addresses: Vec<IpAddr>) -> bool {
+    let is_here = |address: &IpAddr| UdpSocket::bind((*address, 0)).is_ok();
+    let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
+    for address in loopback.into_iter().chain(addresses.into_iter().filter(is_here)) {
         if let Ok(Ok(_)) = timeout(PROBE_TIME, TcpStream::connect((address, port))).await {
             return true;
         }

@@ -41,7 +41,7 @@ fn registry(store: &Memory, name: &str, of: &str, address: &str, lookup: Lookup)
         stale_for: None,
         deadline: Duration::from_millis(500),
         clock: Arc::new(|| Duration::from_secs(1_800_000_000)),
-        probe: Arc::new(|_| Box::pin(async { unreachable!("no daemon of this test restarts") })),
+        probe: Arc::new(|_, _| Box::pin(async { unreachable!("no daemon of this test restarts") })),
     };
     Arc::new(Registry::new(Arc::new(store.clone()), Arc::new(instance), options))
 }

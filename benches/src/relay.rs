@@ -125,7 +125,7 @@ fn start_relay(
             stale_for: None,
             deadline: Duration::from_millis(500),
             clock: Arc::new(clock),
-            probe: Arc::new(|_| Box::pin(async { false })),
+            probe: Arc::new(|_, _| Box::pin(async { false })),
         };
         Ok(Arc::new(Registry::new(Arc::new(store.clone()), Arc::new(instance), options)))
     };

@@ -86,8 +86,8 @@ pub struct Options {
     pub deadline: Duration,
     /// The time since the Unix epoch.
     pub clock: Arc<dyn Fn() -> Duration + Send + Sync>,
-    /// Whether something listens on a port of this host.
-    pub probe: Arc<dyn Fn(u16) -> BoxFuture<'static, bool> + Send + Sync>,
+    /// Whether something listens on a port of this host, at loopback or at one of these addresses.
+    pub probe: Arc<dyn Fn(u16, Vec<IpAddr>) -> BoxFuture<'static, bool> + Send + Sync>,
 }
 
 impl fmt::Debug for Options {
@@ -187,7 +187,7 @@ pub struct Registry {
     leases: Leases,
     past: Mutex<Past>,
     answers: Cache<Question, Arc<Slot<Remembered>>>,
-    /// Nodes that other daemons hold, or an earlier run of this one, by their host.
+    /// Nodes that other daemons hold, by their host.
     lists: Cache<HostId, Arc<Slot<Arc<Vec<Found>>>>>,
     /// The same of all hosts.
     cluster: Slot<Arc<Vec<Found>>>,
@@ -501,7 +501,8 @@ impl Registry {
             Choice::One(found) => {
                 // Its nodes are about to come back here; until then this daemon answers for those that live.
                 let is_gone = self.is_ours_of_before(&found.registration)
-                    && !(self.options.probe)(found.registration.node.port).await;
+                    && !(self.options.probe)(found.registration.node.port, self.instance().addresses.clone())
+                        .await;
                 Some(if is_gone { Remembered::absent(FRESH_ABSENCE) } else { Remembered::node(found) })
             }
             Choice::None => Some(Remembered::absent(FRESH_ABSENCE)),
@@ -568,8 +569,7 @@ impl Registry {
         holder.name == self.instance.name && holder.id != self.instance.id
     }
 
-    /// The nodes of `host` that this daemon does not hold itself, newest first, if they are known without
-    /// waiting.
+    /// The nodes of `host` that other daemons hold, newest first, if they are known without waiting.
     #[must_use]
     pub fn known_nodes(&self, host: &HostId) -> Option<Arc<Vec<Found>>> {
         if !self.is_shared() {
@@ -580,7 +580,7 @@ impl Registry {
         fresh.or_else(|| self.health.is_away().then(|| self.stale_nodes(slot.as_deref())))
     }
 
-    /// The nodes of `host` that this daemon does not hold itself, newest first.
+    /// The nodes of `host` that other daemons hold, newest first.
     pub async fn nodes(&self, host: &HostId) -> Arc<Vec<Found>> {
         if let Some(known) = self.known_nodes(host) {
             return known;
@@ -589,7 +589,9 @@ impl Registry {
         let scope = Scope::Host(host.clone());
         let load = async {
             let mut found = self.unreadable.note(self.ask("list", || self.backend.list(&scope)).await.ok()?);
-            found.retain(|found| found.registration.instance.id != self.instance.id);
+            // Whether the nodes of an earlier run live nobody knows: they may have died with it. A node that finds
+            // its own name in a list refuses to boot, and those that live are back within seconds.
+            found.retain(|found| found.registration.instance.name != self.instance.name);
             Some(Arc::new(found))
         };
         let fresh = slot.fresh_or(is_fresh_list, load).await;

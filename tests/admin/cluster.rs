@@ -40,7 +40,7 @@ fn view(backend: Arc<dyn repmd_backend_api::RegistryBackend>, name: &str, host: 
         stale_for: None,
         deadline: Duration::from_millis(500),
         clock: Arc::new(now),
-        probe: Arc::new(|_| Box::pin(async { false })),
+        probe: Arc::new(|_, _| Box::pin(async { false })),
     };
     Registry::new(backend, Arc::new(instance(name, host)), options)
 }

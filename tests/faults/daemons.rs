@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use repmd_backend_api::liveness;
-use repmd_test_support::{Peer, wait_for};
+use repmd_test_support::{Peer, names, wait_for};
 
 use crate::link::Link;
 use crate::stage::{Plan, Stage};
@@ -34,25 +34,29 @@ fn names_of_a_killed_daemon_are_gone_everywhere_after_one_lease_and_not_before()
 #[test]
 fn nodes_of_a_killed_daemon_register_with_the_next_at_once_and_none_is_refused() {
     let stage = Stage::redis();
-    let plan = stage.plan("a");
+    let plan = stage.plan("a").set("advertise", "127.0.0.77");
     let (first, other) = (plan.start(), stage.host("b"));
-    // This one listens, as nodes do.
-    let distribution = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let port = distribution.local_addr().unwrap().port();
+    // These listen, as nodes do: one at all addresses, one only where others reach it.
+    let [distribution, outside] = ["127.0.0.1", "127.0.0.77"].map(|at| TcpListener::bind((at, 0)).unwrap());
+    let [port, port_outside] = [&distribution, &outside].map(|at| at.local_addr().unwrap().port());
     let mut nodes = first.register_some("n", 1000, 50);
     nodes.push(first.register("listening", port));
+    let listens_outside = first.register("listens-outside", port_outside);
     let silent = first.register("silent", 1);
     first.kill();
-    drop(silent);
+    drop((silent, listens_outside));
     let next = plan.start();
     // Until they are back it answers for those of before that live.
     assert_eq!(next.find("listening"), Some(port));
+    assert_eq!(next.find("listens-outside"), Some(port_outside));
     assert_eq!(next.find("silent"), None, "nobody listens there");
+    assert_eq!(names(next.port()), [], "a node that finds its name in a list does not boot");
     let started = Instant::now();
     nodes = next.register_some("n", 1000, 50);
     nodes.push(next.register("listening", port));
     let took = started.elapsed();
     assert!(took < Duration::from_secs(1), "registering took {took:?}");
+    assert_eq!(names(next.port()).len(), nodes.len());
     assert!(other.finds_all("n", "a", 1000, 50));
     // For longer than any lease of before.
     let until = Instant::now() + TTL + INTERVAL;

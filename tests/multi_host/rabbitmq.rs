@@ -27,15 +27,15 @@ struct Broker<'a> {
 }
 
 impl<'a> Broker<'a> {
-    /// Starts a server that joins those of [`NODES`] that are there.
-    fn start(machine: &'a Machine, dns: &str) -> Self {
+    /// Starts a server that joins those of `nodes` that are there.
+    fn start(machine: &'a Machine, dns: &str, nodes: &[&str]) -> Self {
         let node = format!("rabbit@{}", machine.host);
         let prepare = |command: &mut Command, home: &Scratch| {
             // Its scripts start nodes of the host that they are on.
             let inetrc = dns.to_owned() + "{host, {127,0,0,1}, [\"localhost\"]}. ";
             fs::write(home.path().join("inetrc"), inetrc).unwrap();
             command.env("ERL_INETRC", home.inside().join("inetrc"));
-            let config = NODES.iter().zip(1..);
+            let config = nodes.iter().zip(1..);
             let config = config
                 .map(|(node, number)| format!("cluster_formation.classic_config.nodes.{number} = {node}\n"));
             fs::write(home.path().join("config.conf"), config.collect::<String>()).unwrap();
@@ -84,9 +84,9 @@ fn rabbitmq_on_three_hosts_is_a_cluster_and_stays_one_when_daemons_and_the_store
 
     let dns = dns(&[a, b, c]);
     // The others find it there.
-    let mut brokers = vec![Broker::start(a, &dns)];
+    let mut brokers = vec![Broker::start(a, &dns, &NODES)];
     brokers.extend(std::thread::scope(|scope| {
-        let starts = [b, c].map(|machine| scope.spawn(|| Broker::start(machine, &dns)));
+        let starts = [b, c].map(|machine| scope.spawn(|| Broker::start(machine, &dns, &NODES)));
         starts.map(|start| start.join().unwrap())
     }));
     brokers.iter_mut().for_each(Broker::assert_whole);
@@ -113,4 +113,23 @@ fn rabbitmq_on_three_hosts_is_a_cluster_and_stays_one_when_daemons_and_the_store
             assert_eq!(ping(&mut broker.observer, node), "pong", "from {own}");
         }
     }
+}
+
+/// As when a container with both is killed, or its machine loses power. A server that finds its own name in NAMES
+/// takes it for another server's, and refuses to boot.
+#[test]
+fn rabbitmq_that_died_together_with_its_daemon_boots_again_within_a_lease() {
+    let (_lab, [a, b]) = Lab::new();
+    let serve = || a.serve(Epmd::Repmd, &["--lease-ttl", "120s"]);
+    let (daemon, _of_b) = (serve(), b.serve(Epmd::Repmd, &[]));
+    let dns = dns(&[&a]);
+    let broker = Broker::start(&a, &dns, &NODES[..1]);
+    assert_eq!(b.wait_for(NODES[0]), PORT);
+    // The daemon first, so that it cannot tell the store that its nodes have left.
+    kill(daemon);
+    drop(broker);
+    let _next = serve();
+    assert_eq!(b.find(NODES[0]), Some(PORT), "its lease lives on");
+    let mut again = Broker::start(&a, &dns, &NODES[..1]);
+    assert_eq!(again.port_of_its_monitor(), PORT.to_string());
 }

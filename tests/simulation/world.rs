@@ -158,7 +158,7 @@ impl World {
                 let now = EPOCH + started.elapsed();
                 Duration::from_secs(now.as_secs().saturating_add_signed(skew))
             }),
-            probe: Arc::new(move |port| {
+            probe: Arc::new(move |port, _| {
                 let listens = ports.lock().unwrap().contains(&port);
                 Box::pin(async move { listens })
             }),
