@@ -94,7 +94,7 @@ async fn register_and_hold(world: &Rc<World>, life: &Rc<Life>, running: &Running
     }
     running.table.borrow_mut().insert(life.name.clone(), life.port);
     let node = Node::ordinary(life.name.clone(), life.port);
-    let registered = running.registry.register(u64::from(life.port), node, life.port).await;
+    let registered = running.registry.register(running.next_claim(), node, life.port).await;
     let lease = match registered {
         Ok(lease) => lease,
         Err(taken) => {

@@ -60,10 +60,19 @@ pub(crate) struct Running {
     keeping: CancellationToken,
     /// Fires when its nodes lose their connections.
     pub(crate) ended: CancellationToken,
+    claims: Cell<u64>,
     /// The names that are claimed, and the lives that claim them.
     pub(crate) table: RefCell<BTreeMap<AliveName, u16>>,
     /// Since when nothing has been wrong with its link; `None` while something is.
     pub(crate) sound_since: Cell<Option<Instant>>,
+}
+
+impl Running {
+    /// The number of a claim, above those of all before it.
+    pub(crate) fn next_claim(&self) -> u64 {
+        self.claims.set(self.claims.get() + 1);
+        self.claims.get()
+    }
 }
 
 impl World {
@@ -176,6 +185,7 @@ impl World {
             keeper,
             keeping,
             ended: CancellationToken::new(),
+            claims: Cell::default(),
             table: RefCell::default(),
             sound_since: Cell::new(Some(Instant::now())),
         }));
