@@ -79,11 +79,8 @@ fn decode_alive2(body: &[u8]) -> Result<Node, DecodeError> {
     })
 }
 
-/// Encodes a request with its length prefix.
-///
-/// # Panics
-/// When the request does not fit the two bytes of its length: a name of [`Request::PortPlease2`] or
-/// [`Request::Stop`] of 64 KiB and above. Callers bound names first.
+/// Encodes a request with its length prefix. What does not fit the two bytes of that is cut off: a name of
+/// [`Request::PortPlease2`] or [`Request::Stop`] of 64 KiB and above, which no daemon takes anyway.
 #[must_use]
 pub fn encode_request(request: &Request<'_>) -> Vec<u8> {
     let mut out = vec![0, 0];
@@ -109,15 +106,16 @@ pub fn encode_request(request: &Request<'_>) -> Vec<u8> {
             out.extend(*name);
         }
     }
-    let length = u16::try_from(out.len() - 2).expect("callers bound the names of requests");
+    out.truncate(2 + usize::from(u16::MAX));
+    let length = (out.len() - 2) as u16;
     out[..2].copy_from_slice(&length.to_be_bytes());
     out
 }
 
-/// Appends `bytes` behind their number in two bytes.
+/// Appends `bytes` behind their number in two bytes, which is all of them but for what no node has.
 pub(super) fn push_counted(out: &mut Vec<u8>, bytes: &[u8]) {
-    let count = u16::try_from(bytes.len()).expect("names and extras have at most 1,020 bytes");
-    out.extend(count.to_be_bytes());
+    let bytes = &bytes[..bytes.len().min(usize::from(u16::MAX))];
+    out.extend((bytes.len() as u16).to_be_bytes());
     out.extend(bytes);
 }
 
@@ -207,6 +205,14 @@ mod tests {
         assert!(decode_request(&alive2(b"foo", &b"e".repeat(1020))).is_ok());
         let body = alive2(b"foo", &b"e".repeat(1021));
         assert_eq!(decode_request(&body), refused(Refusal::ExtraTooLong { bytes: 1021 }));
+    }
+
+    #[test]
+    fn a_request_that_is_too_long_for_its_length_is_cut_and_panics_nobody() {
+        let name = "a".repeat(100_000);
+        let bytes = encode_request(&Request::PortPlease2(&name));
+        assert_eq!(bytes.len(), 2 + usize::from(u16::MAX));
+        assert!(split_frame(&bytes).is_err(), "no daemon takes it");
     }
 
     #[test]

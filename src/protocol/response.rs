@@ -252,6 +252,14 @@ mod tests {
     }
 
     #[test]
+    fn an_extra_that_is_too_long_for_a_reply_is_cut_and_panics_nobody() {
+        let node = node("foo", &[7; 70_000]);
+        let reply = bytes(Response::PortFound { node: &node, port: 1, extra: &node.extra });
+        let extra = decode_port_reply(&reply).unwrap().unwrap().extra;
+        assert_eq!(extra, [7; u16::MAX as usize]);
+    }
+
+    #[test]
     fn a_port_reply_cut_anywhere_is_too_short() {
         let node = node("foo", b"xy");
         let whole = bytes(Response::PortFound { node: &node, port: 1, extra: &node.extra });
