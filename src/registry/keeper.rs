@@ -102,19 +102,30 @@ impl Registry {
     }
 
     /// Renews in batches, over `spread`. Without leases the daemon still says that it is alive.
+    ///
+    /// A batch that fails costs no other; the first error is returned once all were tried, or when a second one in
+    /// a row had no answer.
     async fn renew(&self, which: Which, spread: Duration) -> Result<(), BackendError> {
         let due = self.leases.due(which);
         if due.is_empty() {
             return if which == Which::All { self.renew_batch(&[]).await } else { Ok(()) };
         }
         let batches = u32::try_from(due.len().div_ceil(BATCH_MAX)).expect("descriptors fit 32 bits");
+        let mut result = Ok(());
+        let mut was_silent = false;
         for (number, batch) in due.chunks(BATCH_MAX).enumerate() {
             if 0 < number {
                 sleep(spread / batches).await;
             }
-            self.renew_batch(batch).await?;
+            let renewed = self.renew_batch(batch).await;
+            let is_silent = matches!(renewed, Err(BackendError::Unavailable { .. }));
+            result = result.and(renewed);
+            if was_silent && is_silent {
+                break;
+            }
+            was_silent = is_silent;
         }
-        Ok(())
+        result
     }
 
     async fn renew_batch(&self, batch: &[Lease]) -> Result<(), BackendError> {
@@ -200,6 +211,7 @@ impl Registry {
     }
 
     fn tell_readiness(&self, lease_ttl: Duration) {
+        self.leases.end_those_that_ran_out(lease_ttl);
         let mut complaints = self.health.complaints(lease_ttl);
         complaints.extend(self.leases.complaints());
         self.readiness.send_if_modified(|readiness| {

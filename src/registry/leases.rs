@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use repmd_backend_api::{Instance, Lease, Registration, Renewal};
 use tokio::time::Instant;
@@ -32,7 +33,7 @@ pub struct Held {
 pub enum State {
     /// The store keeps it.
     Published,
-    /// The node was accepted without the store, which knows nothing of it yet.
+    /// The store knows nothing of it: the node was accepted without the store, or has not been renewed for a TTL.
     Unpublished,
     /// Another daemon has the name: two nodes of one name live on this host.
     Conflict {
@@ -138,15 +139,27 @@ impl Leases {
                 Renewal::Conflict { holder } => State::Conflict { holder },
                 Renewal::Failed { reason } => State::Failed { reason },
             };
+            // That the store is back is told for all at once.
+            let is_back = held.state == State::Unpublished && held.renewed.is_some();
             if state == State::Published {
                 held.renewed = Some(asked);
             }
-            if held.state != state {
+            if held.state != state && !(is_back && state == State::Published) {
                 self.tell(lease, &held.state, &state);
-                held.state = state;
             }
+            held.state = state;
         }
         gone
+    }
+
+    /// Counts those as unpublished that could not be renewed for `lease_ttl`: the store has forgotten them.
+    pub(super) fn end_those_that_ran_out(&self, lease_ttl: Duration) {
+        for held in self.lock().values_mut() {
+            let is_over = held.renewed.is_some_and(|renewed| lease_ttl <= renewed.elapsed());
+            if held.state == State::Published && is_over {
+                held.state = State::Unpublished;
+            }
+        }
     }
 
     /// What is wrong, in words for an operator; empty when every lease is published.
@@ -167,7 +180,7 @@ impl Leases {
             }
         }
         if 0 < unpublished {
-            complaints.push(format!("{unpublished} names are not published yet"));
+            complaints.push(format!("{unpublished} names are not published"));
         }
         complaints
     }

@@ -464,6 +464,15 @@ impl Registry {
         }
     }
 
+    /// Whether the store knows that `host` has no such node. While it does not answer, or has an entry of that name
+    /// that cannot be read, nobody knows.
+    pub async fn has_left(&self, host: &HostId, name: &AliveName) -> bool {
+        let (question, scope) = (Question::On(host.clone(), name.clone()), Scope::Host(host.clone()));
+        let slot = slot_of(&self.answers, &question);
+        let known = slot.fresh_or(Remembered::is_fresh, self.load(&question, name, &scope, None)).await;
+        known.is_some_and(|known| matches!(known.value.answer, Answer::Absent))
+    }
+
     /// The last known answer, while it may serve.
     fn stale(&self, slot: Option<&Slot<Remembered>>) -> Told {
         self.stats.stale.add();
@@ -482,7 +491,7 @@ impl Registry {
         }
     }
 
-    /// Asks the store. `None`: it did not answer, or too much is asked of it.
+    /// Asks the store. `None`: it did not answer, what it has cannot be read, or too much is asked of it.
     async fn load(
         &self,
         question: &Question,
@@ -495,9 +504,10 @@ impl Registry {
         }
         let permit = self.questions.admit(asker, self.options.deadline).await?;
         let search = Search { name, scope, near: &self.instance.host, most: FOUND_MAX };
-        let found = self.unreadable.note(self.ask("find", || self.backend.find(&search)).await.ok()?);
+        let seen = self.ask("find", || self.backend.find(&search)).await.ok()?;
         drop(permit);
-        match choose(question, &found, &self.instance) {
+        self.unreadable.note_of(&seen);
+        match choose(question, &seen, &self.instance) {
             Choice::One(found) => {
                 // Its nodes are about to come back here; until then this daemon answers for those that live.
                 let is_gone = self.is_ours_of_before(&found.registration)
@@ -506,6 +516,7 @@ impl Registry {
                 Some(if is_gone { Remembered::absent(FRESH_ABSENCE) } else { Remembered::node(found) })
             }
             Choice::None => Some(Remembered::absent(FRESH_ABSENCE)),
+            Choice::Unknown => None,
             Choice::Several(candidates) => {
                 self.stats.ambiguous.add();
                 if let Some(left_out) = self.ambiguities.pass() {

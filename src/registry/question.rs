@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use repmd_backend_api::{AliveName, Found, HostId, Instance, NodeName};
+use repmd_backend_api::{AliveName, Found, HostId, Instance, NodeName, Seen};
 
 /// How far a bare name reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,14 +55,17 @@ impl fmt::Display for Question {
 pub(super) enum Choice<'a> {
     One(&'a Found),
     None,
-    /// More than one, and the question does not say which.
+    /// More than one, of which these can be read, and the question does not say which.
     Several(Vec<NodeName>),
+    /// There is one, and it cannot be read.
+    Unknown,
 }
 
 /// Chooses among the nodes that a registry found for `question` within its scope. Those that `me` holds
-/// are no candidates: this daemon's own table has been asked for them, and it knows better.
-pub(super) fn choose<'a>(question: &Question, found: &'a [Found], me: &Instance) -> Choice<'a> {
-    let elsewhere = || found.iter().filter(|found| found.registration.instance.id != me.id);
+/// are no candidates: this daemon's own table has been asked for them, and it knows better. One that cannot be
+/// read is a candidate like others, though nobody can be sent there.
+pub(super) fn choose<'a>(question: &Question, seen: &'a Seen<Found>, me: &Instance) -> Choice<'a> {
+    let elsewhere = || seen.items.iter().filter(|found| found.registration.instance.id != me.id);
     let on = |host: &HostId| elsewhere().find(|found| found.registration.instance.host == *host);
     let exact = match question {
         Question::Bare(_) => on(&me.host),
@@ -74,8 +77,9 @@ pub(super) fn choose<'a>(question: &Question, found: &'a [Found], me: &Instance)
     }
     let mut candidates = elsewhere();
     match (candidates.next(), candidates.next()) {
+        (None, _) if 0 < seen.unreadable => Choice::Unknown,
         (None, _) => Choice::None,
-        (Some(found), None) => Choice::One(found),
+        (Some(found), None) if seen.unreadable == 0 => Choice::One(found),
         _ => Choice::Several(elsewhere().map(|found| found.registration.node_name()).collect()),
     }
 }

@@ -31,12 +31,18 @@ struct Met {
 }
 
 impl Unreadable {
-    /// Takes what could be read from an answer, and notes what could not. Each entry is logged once.
+    /// Takes what could be read from an answer, and notes what could not.
     pub(super) fn note<T>(&self, seen: Seen<T>) -> Vec<T> {
+        self.note_of(&seen);
+        seen.items
+    }
+
+    /// Notes what of an answer could not be read. Each entry is logged once.
+    pub(super) fn note_of<T>(&self, seen: &Seen<T>) {
         if 0 < seen.unreadable {
             self.count.add_many(seen.unreadable as u64);
             let mut met = self.lock();
-            for repmd_backend_api::Unreadable { at, reason } in seen.examples {
+            for repmd_backend_api::Unreadable { at, reason } in seen.examples.iter().cloned() {
                 if !met.contains_key(&at) && met.len() < ENTRIES_MAX {
                     warn!(entry = at, reason, "left out: an entry of the registry cannot be read");
                 }
@@ -45,7 +51,6 @@ impl Unreadable {
                 }
             }
         }
-        seen.items
     }
 
     /// What was met within the last minute, in words for an operator.

@@ -92,13 +92,11 @@ async fn accept_all(relay: &Arc<Relay>, door: &Arc<Door>, listener: &tokio::net:
     }
 }
 
-/// A store that is away says nothing of the node.
+/// A store that is away, or whose entry cannot be read, says nothing of the node.
 async fn until_the_node_left(relay: &Relay, door: &Door) {
     loop {
         sleep(LOOK_INTERVAL).await;
-        let nodes = relay.registry.nodes(&door.host).await;
-        let is_there = nodes.iter().any(|found| found.registration.node.name == door.alive);
-        if !is_there && relay.registry.away().is_none() {
+        if relay.registry.has_left(&door.host, &door.alive).await {
             return;
         }
     }

@@ -129,7 +129,7 @@ fn serves_and_publishes_later(stage: &mut Stage, come: impl FnOnce(&mut Store)) 
         assert_eq!(a.find("elsewhere"), None);
         std::thread::sleep(Duration::from_millis(50));
     }
-    a.wait_until_degraded("20 names are not published yet");
+    a.wait_until_degraded("20 names are not published");
     assert_eq!(b.find("n@a"), None);
     come(&mut stage.store);
     let took = b.wait_until_it_finds("n@a", Some(1000));

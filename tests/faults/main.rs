@@ -9,6 +9,7 @@ mod asker;
 mod away;
 mod clock;
 mod daemons;
+mod entries;
 mod fail_over;
 mod floods;
 mod fresh;

@@ -4,8 +4,9 @@
 //! registrations in their order; the lease's token; the creation; the daemon's name, with its spaces
 //! percent-encoded; and JSON with all the rest. What stands before the JSON is for the scripts, which read
 //! none: not every server has a parser for them. They add the order, and the creation when they choose it.
-//! A daemon is `1 BODY`. Another version is refused, while fields that are not known here are skipped:
-//! that is how the format may grow.
+//! A daemon is `1 BODY`. Fields that are not known here are skipped: that is how the format may grow, while daemons
+//! are upgraded one after the other. Another number in front is for a change that older daemons must not misread:
+//! to them such an entry is unreadable, which costs its own name alone, and they never overwrite it.
 
 use std::net::IpAddr;
 use std::sync::Arc;

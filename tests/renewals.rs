@@ -1,0 +1,170 @@
+//! What becomes of a daemon's leases when a store does a part of what it is asked for, on a clock of its own.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use repmd::registry::{Lookup, Options, Registry, State};
+use repmd_backend_api::{
+    AliveName, BackendError, Change, Claim, Found, HostId, Instance, InstanceId, Lease, Node,
+    RegistryBackend, Renewal, Scope, Search, Seen,
+};
+use repmd_backend_faulty::{Faulty, Link};
+use repmd_backend_memory::Memory;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+const TTL: Duration = Duration::from_secs(15);
+const EPOCH: Duration = Duration::from_secs(1_800_000_000);
+
+fn memory() -> Memory {
+    let started = Instant::now();
+    Memory::with_leases(TTL, Arc::new(move || EPOCH + started.elapsed()))
+}
+
+fn registry(backend: Arc<dyn RegistryBackend>) -> Arc<Registry> {
+    let instance = Instance {
+        id: InstanceId::random(),
+        name: "here:4369".to_owned(),
+        host: HostId::parse("here").unwrap(),
+        aliases: Vec::new(),
+        addresses: Vec::new(),
+        port: 4369,
+    };
+    let options = Options {
+        lookup: Lookup::Host,
+        stale_for: None,
+        deadline: Duration::from_millis(500),
+        clock: Arc::new(|| EPOCH),
+        probe: Arc::new(|_, _| Box::pin(async { false })),
+    };
+    Arc::new(Registry::new(backend, Arc::new(instance), options))
+}
+
+fn node(number: u16) -> Node {
+    Node::ordinary(AliveName::parse(format!("n{number}").as_bytes()).unwrap(), number)
+}
+
+/// How many leases are in which state.
+fn count(registry: &Registry, wanted: impl Fn(&State) -> bool) -> usize {
+    registry.held().iter().filter(|held| wanted(&held.state)).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_fails_costs_no_lease_behind_it() {
+    let store = memory();
+    let picky = Arc::new(Picky { inner: store.clone(), answers: AtomicBool::new(true) });
+    let registry = registry(Arc::clone(&picky) as Arc<dyn RegistryBackend>);
+    for number in 0..1600 {
+        registry.register(number.into(), node(number), number).await.unwrap();
+    }
+    let keeping = CancellationToken::new();
+    let keeper = tokio::spawn({
+        let (registry, keeping) = (Arc::clone(&registry), keeping.clone());
+        async move { registry.keep(&keeping).await }
+    });
+    for answers in [true, false] {
+        picky.answers.store(answers, Ordering::Relaxed);
+        sleep(3 * TTL).await;
+        let names = store.list(&Scope::Cluster).await.unwrap().items.len();
+        assert_eq!(names, 1100, "the batch of n0 is 500 names, whether it is refused or not answered");
+        // What is not in the store is not shown as if it were.
+        assert_eq!(count(&registry, |state| *state == State::Unpublished), 500);
+        assert_eq!(count(&registry, |state| *state == State::Published), 1100);
+    }
+    keeping.cancel();
+    keeper.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn leases_that_could_not_be_renewed_for_a_ttl_are_shown_as_unpublished_until_the_store_has_them_again()
+{
+    let store = memory();
+    let faulty = Faulty::new(Arc::new(store.clone()), 0);
+    let faults = faulty.faults();
+    let registry = registry(Arc::new(faulty));
+    for number in 0..10 {
+        registry.register(number.into(), node(number), number).await.unwrap();
+    }
+    let keeping = CancellationToken::new();
+    let keeper = tokio::spawn({
+        let (registry, keeping) = (Arc::clone(&registry), keeping.clone());
+        async move { registry.keep(&keeping).await }
+    });
+    sleep(TTL / 2).await;
+    faults.set_link(Link::Cut);
+    sleep(TTL / 2).await;
+    assert_eq!(registry.lease_counts().unpublished, 0, "they have not run out");
+    sleep(TTL).await;
+    assert_eq!(store.list(&Scope::Cluster).await.unwrap().items.len(), 0);
+    assert_eq!(registry.lease_counts().unpublished, 10);
+    let complaints = registry.readiness().borrow().complaints.join("; ");
+    assert!(complaints.contains("10 names are not published"), "{complaints}");
+    faults.set_link(Link::Up);
+    sleep(TTL / 3).await;
+    assert_eq!(registry.lease_counts().unpublished, 0);
+    assert_eq!(store.list(&Scope::Cluster).await.unwrap().items.len(), 10);
+    keeping.cancel();
+    keeper.await.unwrap();
+}
+
+/// A store that does not renew a batch with the name `n0`: it refuses it, or does not answer.
+#[derive(Debug)]
+struct Picky {
+    inner: Memory,
+    answers: AtomicBool,
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl RegistryBackend for Picky {
+    async fn renew(&self, instance: &Arc<Instance>, leases: &[Lease]) -> Result<Vec<Renewal>, BackendError> {
+        if leases.iter().any(|lease| lease.registration.node.name.as_str() == "n0") {
+            if self.answers.load(Ordering::Relaxed) {
+                return Err(BackendError::Denied { action: "renew".to_owned(), source: "no".into() });
+            }
+            std::future::pending::<()>().await;
+        }
+        self.inner.renew(instance, leases).await
+    }
+
+    fn lease_ttl(&self) -> Option<Duration> {
+        self.inner.lease_ttl()
+    }
+
+    async fn register(&self, claim: &Claim) -> Result<Lease, BackendError> {
+        self.inner.register(claim).await
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), BackendError> {
+        self.inner.release(lease).await
+    }
+
+    async fn retire(&self, instance: &Instance) -> Result<(), BackendError> {
+        self.inner.retire(instance).await
+    }
+
+    async fn find(&self, search: &Search<'_>) -> Result<Seen<Found>, BackendError> {
+        self.inner.find(search).await
+    }
+
+    async fn list(&self, scope: &Scope) -> Result<Seen<Found>, BackendError> {
+        self.inner.list(scope).await
+    }
+
+    async fn daemons(&self, scope: &Scope) -> Result<Seen<Arc<Instance>>, BackendError> {
+        self.inner.daemons(scope).await
+    }
+
+    fn watch(&self) -> BoxStream<'static, Change> {
+        self.inner.watch()
+    }
+
+    fn local_address(&self) -> Option<IpAddr> {
+        self.inner.local_address()
+    }
+}
