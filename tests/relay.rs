@@ -303,6 +303,23 @@ fn doors_are_at_the_ports_that_were_given_and_no_others() {
     assert_eq!(gateway.port_of(&lease), Some(port));
 }
 
+/// Each look-up tried all of them while everybody waited.
+#[test]
+fn a_look_up_tries_few_ports_of_others_and_the_next_one_goes_on_behind_them() {
+    let ports = 21_000..=21_039;
+    let taken: Vec<_> = (21_000..21_020).map(|port| TcpListener::bind((DOOR, port)).unwrap()).collect();
+    let gateway = Gateway::start(Limits { ports: Some(ports), listeners_max: 100, ..limits() });
+    let lease = gateway.register(1, "node", 1);
+    assert_eq!(gateway.port_of(&lease), None, "the first sixteen are taken");
+    assert_eq!(gateway.port_of(&lease), Some(21_020), "four more are taken");
+    let others = (2..21).map(|number| gateway.register(number, &format!("node{number}"), 1));
+    let doors: Vec<_> = others.map(|lease| gateway.port_of(&lease)).collect();
+    assert_eq!(doors, (21_021..21_040).map(Some).collect::<Vec<_>>());
+    drop(taken);
+    let last = gateway.register(30, "last", 1);
+    assert_eq!(gateway.port_of(&last), Some(21_000), "one that became free");
+}
+
 #[test]
 fn a_peer_that_may_not_look_up_may_not_dial_either() {
     let gateway = Gateway::start_for(limits(), |peer| peer != THERE);

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use repmd_backend_api::{AliveName, HostId};
@@ -35,11 +36,38 @@ impl fmt::Display for Door {
     }
 }
 
+/// How many ports are tried for one look-up, which everybody waits for. The next one goes on where this one ended.
+const PORTS_TRIED_MAX: usize = 16;
+
+/// The ports for nodes, which are tried in turn.
+#[derive(Debug)]
+pub(super) struct Ports {
+    range: RangeInclusive<u16>,
+    next: AtomicUsize,
+}
+
+impl Ports {
+    pub(super) fn new(range: RangeInclusive<u16>) -> Self {
+        Self { range, next: AtomicUsize::new(0) }
+    }
+
+    /// The next one in turn.
+    fn next(&self) -> u16 {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.range.len();
+        self.range.start() + u16::try_from(turn).expect("there are no more ports than 16 bits count")
+    }
+}
+
 /// Listens on a free port, of `ports` if they are given.
-pub(super) fn listen(address: IpAddr, ports: Option<&RangeInclusive<u16>>) -> io::Result<TcpListener> {
+pub(super) fn listen(
+    address: IpAddr,
+    ports: Option<&Ports>,
+    is_used: impl Fn(u16) -> bool,
+) -> io::Result<TcpListener> {
     let Some(ports) = ports else { return bind(SocketAddr::new(address, 0)) };
     let mut last = io::ErrorKind::AddrInUse.into();
-    for port in ports.clone() {
+    let in_turn = ports.range.clone().map(|_| ports.next());
+    for port in in_turn.filter(|port| !is_used(*port)).take(PORTS_TRIED_MAX) {
         match bind(SocketAddr::new(address, port)) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,
             listener => return listener,

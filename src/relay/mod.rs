@@ -12,7 +12,7 @@ mod stats;
 
 pub use stats::{Refused, Stats};
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -30,7 +30,7 @@ use tracing::{debug, info, warn};
 use crate::registry::Registry;
 use crate::throttle::Throttle;
 use connection::Refusal;
-use door::Door;
+use door::{Door, Ports};
 use pipe::Pipes;
 
 /// What is relayed, and how much.
@@ -77,6 +77,8 @@ pub struct Relay {
     event_loop: Handle,
     /// The ports that are listened on, by the node behind them.
     doors: Mutex<HashMap<Door, u16>>,
+    /// Those that may be listened on; `None`: any.
+    ports: Option<Ports>,
     permits: Arc<Semaphore>,
     pipes: Pipes,
     complaints: Throttle,
@@ -98,6 +100,7 @@ impl Relay {
             registry,
             event_loop: event_loop.handle().clone(),
             doors: Mutex::default(),
+            ports: options.limits.ports.clone().map(Ports::new),
             permits: Arc::new(Semaphore::new(options.limits.connections_max)),
             options,
             pipes: Pipes::default(),
@@ -151,7 +154,9 @@ impl Relay {
             self.refuse(&door, &Refusal::Listeners);
             return None;
         }
-        let listening = door::listen(address, self.options.limits.ports.as_ref())
+        let used = doors.iter().filter(|(door, _)| door.address == address).map(|(_, port)| *port);
+        let used: HashSet<_> = used.collect();
+        let listening = door::listen(address, self.ports.as_ref(), |port| used.contains(&port))
             .and_then(|listener| Ok((listener.local_addr()?.port(), listener)));
         let (port, listener) = match listening {
             Ok(listening) => listening,
