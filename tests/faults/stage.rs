@@ -164,6 +164,8 @@ impl Host {
     }
 
     pub(crate) fn log(&self) -> String {
+        // A thread of the daemon's own writes it: what was said is there soon.
+        std::thread::sleep(Duration::from_millis(50));
         read_to_string(self.folder.path().join("log")).unwrap()
     }
 

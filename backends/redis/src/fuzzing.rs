@@ -63,7 +63,10 @@ pub fn store_url(url: &str) {
     match Settings::parse(url, "cluster", Duration::from_secs(15)) {
         Ok(settings) => {
             let password = settings.login.password().ok().flatten();
-            if password.is_some_and(|password| password.expose_secret().contains(SECRET)) {
+            // What is the user or a host as well is shown.
+            if url.matches(SECRET).count() == 1
+                && password.is_some_and(|password| password.expose_secret().contains(SECRET))
+            {
                 assert!(!format!("{settings} {settings:?}").contains(SECRET));
             }
         }
