@@ -66,8 +66,8 @@ async fn a_member_that_is_no_text_costs_itself_alone_and_no_connection() {
     let daemon = Daemon::with(&proxy.url(), "a", "a", TTL);
     daemon.register("rabbit", 1).await.unwrap();
     let (quick, bulk) = (
-        proxy.connection_of(daemon.ports("rabbit", &Scope::Cluster)).await,
-        proxy.connection_of(daemon.renew(&[])).await,
+        proxy.connection_of(async || drop(daemon.ports("rabbit", &Scope::Cluster).await)).await,
+        proxy.connection_of(async || drop(daemon.renew(&[]).await)).await,
     );
     for index in ["names:a", "holders:rabbit", "hosts", "instances"] {
         let add = "local last = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2] \

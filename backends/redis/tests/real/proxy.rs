@@ -72,16 +72,20 @@ impl Proxy {
         others.for_each(|carried| carried.stall());
     }
 
-    /// The connection over which `call` asks.
-    pub(crate) async fn connection_of(&self, call: impl Future) -> Arc<Carried> {
-        let all = self.connections.lock().unwrap().clone();
-        let asked = || all.iter().map(|carried| carried.asked.load(Ordering::Relaxed)).collect::<Vec<_>>();
-        let before = asked();
-        call.await;
-        let after = asked();
-        let used: Vec<_> = (0..all.len()).filter(|index| before[*index] != after[*index]).collect();
-        let [used] = used[..] else { panic!("{used:?} of {} are used", all.len()) };
-        Arc::clone(&all[used])
+    /// The connection over which `call` asks. Tried again while another one happens to be made or checked.
+    pub(crate) async fn connection_of(&self, mut call: impl AsyncFnMut()) -> Arc<Carried> {
+        loop {
+            let all = self.connections.lock().unwrap().clone();
+            let asked =
+                || all.iter().map(|carried| carried.asked.load(Ordering::Relaxed)).collect::<Vec<_>>();
+            let before = asked();
+            call().await;
+            let after = asked();
+            let used: Vec<_> = (0..all.len()).filter(|index| before[*index] != after[*index]).collect();
+            if let [used] = used[..] {
+                return Arc::clone(&all[used]);
+            }
+        }
     }
 }
 

@@ -27,8 +27,8 @@ async fn a_stalled_connection_for_look_ups_is_replaced_while_renewals_go_on() {
     let store = Store::redis();
     let proxy = Proxy::to(&store);
     let (daemon, lease) = daemon_through(&proxy).await;
-    let quick = proxy.connection_of(daemon.ports("rabbit", &Scope::Cluster)).await;
-    let bulk = proxy.connection_of(daemon.renew(from_ref(&lease))).await;
+    let quick = proxy.connection_of(async || drop(daemon.ports("rabbit", &Scope::Cluster).await)).await;
+    let bulk = proxy.connection_of(async || drop(daemon.renew(from_ref(&lease)).await)).await;
     quick.stall();
     let stalled = Instant::now();
     loop {
@@ -49,8 +49,8 @@ async fn a_stalled_connection_for_renewals_is_replaced_while_look_ups_go_on() {
     let store = Store::redis();
     let proxy = Proxy::to(&store);
     let (daemon, lease) = daemon_through(&proxy).await;
-    let quick = proxy.connection_of(daemon.ports("rabbit", &Scope::Cluster)).await;
-    let bulk = proxy.connection_of(daemon.renew(from_ref(&lease))).await;
+    let quick = proxy.connection_of(async || drop(daemon.ports("rabbit", &Scope::Cluster).await)).await;
+    let bulk = proxy.connection_of(async || drop(daemon.renew(from_ref(&lease)).await)).await;
     bulk.stall();
     let stalled = Instant::now();
     let (renewing, asking) = (
@@ -83,8 +83,8 @@ async fn a_stalled_connection_for_changes_is_replaced_and_the_gap_told() {
     })
     .await;
     while next().await.is_some() {}
-    let quick = proxy.connection_of(daemon.ports("rabbit", &Scope::Cluster)).await;
-    let bulk = proxy.connection_of(daemon.renew(&[])).await;
+    let quick = proxy.connection_of(async || drop(daemon.ports("rabbit", &Scope::Cluster).await)).await;
+    let bulk = proxy.connection_of(async || drop(daemon.renew(&[]).await)).await;
     proxy.stall_all_but(&[&quick, &bulk]);
     until("the gap is told", async || next().await == Some(Change::Missed)).await;
     other.register("second", 1).await.unwrap();
@@ -97,7 +97,7 @@ async fn a_store_that_takes_longer_than_a_look_up_waits_loses_no_renewal() {
     let store = Store::redis();
     let proxy = Proxy::to(&store);
     let (daemon, lease) = daemon_through(&proxy).await;
-    let bulk = proxy.connection_of(daemon.renew(from_ref(&lease))).await;
+    let bulk = proxy.connection_of(async || drop(daemon.renew(from_ref(&lease)).await)).await;
     proxy.slow_down(Duration::from_millis(1500));
     for _ in 0..4 {
         // Lists are given up sooner, and share the connection.
@@ -118,7 +118,7 @@ async fn calls_that_are_dropped_at_once_end_no_connection() {
     let store = Store::redis();
     let proxy = Proxy::to(&store);
     let (daemon, _) = daemon_through(&proxy).await;
-    let quick = proxy.connection_of(daemon.ports("rabbit", &Scope::Cluster)).await;
+    let quick = proxy.connection_of(async || drop(daemon.ports("rabbit", &Scope::Cluster).await)).await;
     // So that no answer is there at once.
     proxy.slow_down(Duration::from_millis(20));
     let started = Instant::now();
