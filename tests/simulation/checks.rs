@@ -1,5 +1,6 @@
 //! The promises, as checks on the world.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,10 +14,14 @@ use crate::world::{INTERVAL, Running, Slot, TTL, World};
 /// What a daemon may need beside the promised time: a deadline of a call, and a pause between two tries.
 const SLACK: Duration = Duration::from_millis(1600);
 
+/// Between two steps.
+const LONGEST_PAUSE: Duration = Duration::from_secs(6);
+
 impl World {
     /// After each step: the first promise that is broken.
     pub(crate) async fn check(&self) -> Option<String> {
         self.check_conflicts();
+        self.check_complaints();
         self.check_published().await;
         self.broken.borrow().clone()
     }
@@ -43,8 +48,64 @@ impl World {
                 continue;
             }
             let host = self.daemons[life.slot].host.clone();
-            if self.stored(&life.name, &host).await.is_empty() {
+            if self.is_hidden(&life, TTL) {
+                continue;
+            }
+            let stored = self.stored(&life.name, &host).await;
+            if stored.is_empty() {
                 self.breaks(format!("{life} is registered and its store well, but it is not published"));
+            } else if stored.iter().all(|found| found.registration.node.port != life.port) {
+                self.breaks(format!(
+                    "{life} is registered and its store well, but another port is published"
+                ));
+            }
+        }
+    }
+
+    /// Whether something that not everybody can read has stood in the place of a life of late.
+    fn is_hidden(&self, life: &Life, of_late: Duration) -> bool {
+        let key = (self.daemons[life.slot].host.clone(), life.name.clone());
+        self.store.last_unreadable(&key).is_some_and(|met| met.elapsed() < of_late)
+    }
+
+    /// A conflict is reported only where another daemon of the host has had a node of that name of late, or where
+    /// the last run of the same daemon may still count as alive.
+    fn check_complaints(&self) {
+        for (at, slot) in self.daemons.iter().enumerate() {
+            let Some(running) = self.running(at) else { continue };
+            let readiness = running.registry.readiness();
+            let conflicts: BTreeSet<_> = {
+                let complaints = &readiness.borrow().complaints;
+                complaints.iter().filter(|complaint| complaint.contains("also held")).cloned().collect()
+            };
+            for conflict in conflicts.difference(&running.conflicts.borrow()) {
+                // Since the last look at it.
+                let of_late = TTL + INTERVAL + SLACK + LONGEST_PAUSE;
+                let name = conflict.split('@').next().unwrap();
+                let is_rival = |life: &&Rc<Life>| {
+                    let held = life.held_since.get().is_some();
+                    let was_held = life.last_held.get().is_some_and(|held| held.elapsed() < of_late);
+                    let is_here = self.daemons[life.slot].host == slot.host && life.slot != at;
+                    is_here && life.name.as_str() == name && (held || was_held)
+                };
+                let has_rival = self.nodes.borrow().values().any(|life| is_rival(&life));
+                let has_last_run = conflict.ends_with(slot.name)
+                    && slot.last_end.get().is_some_and(|ended| ended.elapsed() < of_late);
+                if !has_rival && !has_last_run {
+                    self.breaks(format!("{} says that {conflict}, and nobody else has it", slot.name));
+                }
+            }
+            *running.conflicts.borrow_mut() = conflicts;
+        }
+    }
+
+    /// No list of a host shows a node of an earlier run of the daemon that is asked.
+    pub(crate) async fn check_list(&self, asker: usize, running: &Running) {
+        let slot = &self.daemons[asker];
+        for found in &*running.registry.nodes(&slot.host).await {
+            if found.registration.instance.name == slot.name {
+                let name = found.registration.node_name();
+                self.breaks(format!("{} lists {name}, which nobody has proved alive", slot.name));
             }
         }
     }
@@ -52,7 +113,7 @@ impl World {
     /// What the store itself says of a name on a host.
     async fn stored(&self, name: &AliveName, host: &HostId) -> Vec<Found> {
         let scope = Scope::Host(host.clone());
-        self.store.find(&Search { name, scope: &scope, near: host, most: 9 }).await.unwrap().items
+        self.store.memory.find(&Search { name, scope: &scope, near: host, most: 9 }).await.unwrap().items
     }
 
     /// Until when a life of the same name, with another daemon of the same host, may have been in the way: its
@@ -89,7 +150,9 @@ impl World {
                 let both_since = held.unwrap_or(self.started).max(one_sound).max(other_sound);
                 let is_reported = [&one_runs, &other_runs].iter().any(|running| {
                     let readiness = running.registry.readiness();
-                    readiness.borrow().complaints.iter().any(|complaint| complaint.contains("also held"))
+                    readiness.borrow().complaints.iter().any(|complaint| {
+                        complaint.contains("also held") || complaint.contains("cannot be published")
+                    })
                 });
                 if is_reported {
                     self.tell(&format!("conflict of {one} and {other} is reported"));
@@ -117,6 +180,7 @@ impl World {
             // A third may have had it until now.
             let rival_until = self.rival_until(other).unwrap_or(self.started);
             let could_know = TTL < held_since.max(sound_since).max(rival_until).elapsed();
+            let could_know = could_know && !self.is_hidden(other, TTL + TTL);
             if could_know && !lease.creation().is_offline() {
                 self.breaks(format!("{life} is granted what {other} holds in a store that is well"));
             }
@@ -142,7 +206,8 @@ impl World {
     pub(crate) fn check_answer(&self, running: &Running, asker: &str, port: u16) {
         let Some(died) = self.nodes.borrow().get(&port).and_then(|life| life.died.get()) else { return };
         let has_been_sound = running.sound_since.get().is_some_and(|since| SLACK < since.elapsed());
-        let most = if has_been_sound { TTL } else { TTL + TTL };
+        let is_hidden = self.nodes.borrow().get(&port).is_some_and(|life| self.is_hidden(life, TTL + TTL));
+        let most = if has_been_sound && !is_hidden { TTL } else { TTL + TTL };
         if most + SLACK / 2 < died.elapsed() {
             self.breaks(format!("{asker} answers for port {port}, dead for {:?}", died.elapsed()));
         }
@@ -159,7 +224,8 @@ impl World {
             let Some(life) = self.nodes.borrow().get(&registration.node.port).cloned() else { continue };
             let is_settled = life.held_since.get().is_some_and(|since| TTL < since.elapsed());
             // What the asker holds itself is in its table, which is asked first.
-            if is_settled && life.died.get().is_none() && life.slot != asker {
+            let can_read = !self.is_hidden(&life, SLACK);
+            if is_settled && can_read && life.died.get().is_none() && life.slot != asker {
                 self.breaks(format!(
                     "{life} is published, and {} does not find it",
                     self.daemons[asker].name

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::dice::Dice;
 use crate::node;
+use crate::store::{Store, View};
 
 pub(crate) const TTL: Duration = Duration::from_secs(3);
 pub(crate) const INTERVAL: Duration = Duration::from_secs(1);
@@ -29,12 +30,14 @@ const EPOCH: Duration = Duration::from_secs(1_800_000_000);
 
 pub(crate) struct World {
     pub(crate) started: Instant,
-    pub(crate) store: Memory,
+    pub(crate) store: Arc<Store>,
     pub(crate) daemons: Vec<Slot>,
     pub(crate) nodes: RefCell<BTreeMap<u16, Rc<node::Life>>>,
     /// Ports on which a node listens, for probes.
     ports: Arc<Mutex<BTreeSet<u16>>>,
     next_port: Cell<u16>,
+    /// Of daemons, so far.
+    runs: Cell<u64>,
     pub(crate) store_lost: Cell<Instant>,
     /// Every creation that was handed out, by host and name.
     creations: RefCell<BTreeMap<(HostId, AliveName), BTreeSet<Creation>>>,
@@ -50,6 +53,10 @@ pub(crate) struct Slot {
     /// How far its clock is off, in seconds.
     skew: i64,
     pub(crate) running: RefCell<Option<Rc<Running>>>,
+    /// Of the record format that its next run writes; daemons are upgraded one after the other.
+    version: Cell<u8>,
+    /// When its last run ended.
+    pub(crate) last_end: Cell<Option<Instant>>,
 }
 
 /// One run of a daemon.
@@ -65,6 +72,8 @@ pub(crate) struct Running {
     pub(crate) table: RefCell<BTreeMap<AliveName, u16>>,
     /// Since when nothing has been wrong with its link; `None` while something is.
     pub(crate) sound_since: Cell<Option<Instant>>,
+    /// The conflicts that it reported when it was last looked at.
+    pub(crate) conflicts: RefCell<BTreeSet<String>>,
 }
 
 impl Running {
@@ -76,7 +85,8 @@ impl Running {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64) -> Rc<Self> {
+    /// `has_old_rule`: the store takes a daemon's own past for another owner.
+    pub(crate) fn new(seed: u64, has_old_rule: bool) -> Rc<Self> {
         let started = Instant::now();
         let mut dice = Dice::new(!seed);
         let daemons = DAEMONS.map(|(name, host)| Slot {
@@ -84,14 +94,18 @@ impl World {
             host: HostId::parse(host).unwrap(),
             skew: *dice.pick(&[0, 0, 86_400, -86_400]),
             running: RefCell::default(),
+            version: Cell::new(1),
+            last_end: Cell::default(),
         });
+        let memory = Memory::with_leases(TTL, Arc::new(move || EPOCH + started.elapsed()));
         let world = Rc::new(Self {
             started,
-            store: Memory::with_leases(TTL, Arc::new(move || EPOCH + started.elapsed())),
+            store: Arc::new(Store::new(memory, has_old_rule)),
             daemons: daemons.into(),
             nodes: RefCell::default(),
             ports: Arc::default(),
             next_port: Cell::new(1),
+            runs: Cell::default(),
             store_lost: Cell::new(started),
             creations: RefCell::default(),
             story: RefCell::default(),
@@ -140,6 +154,22 @@ impl World {
                 self.store.lose_everything();
                 self.store_lost.set(Instant::now());
             }
+            (62..64, Some(running)) => self.restart_machine(slot, &running, dice),
+            (64..68, _) => self.restart_node(dice),
+            (68..70, _) => {
+                let host = dice.pick(&self.daemons).host.clone();
+                let name = AliveName::parse(dice.pick(&NAMES).as_bytes()).unwrap();
+                self.tell(&format!("somebody else writes over {name}@{host}"));
+                self.store.write_over((host, name)).await;
+            }
+            (70..73, _) => {
+                self.tell("what others wrote is deleted");
+                self.store.clear();
+            }
+            (73, _) => {
+                self.tell(&format!("{} is to be upgraded", self.daemons[slot].name));
+                self.daemons[slot].version.set(2);
+            }
             (_, Some(running)) => self.look_up(slot, &running, dice).await,
             (_, None) => {}
         }
@@ -147,7 +177,12 @@ impl World {
 
     fn start_daemon(&self, at: usize, dice: &mut Dice) {
         let slot = &self.daemons[at];
-        let id = InstanceId(u128::from(dice.draw()) << 64 | u128::from(dice.draw()));
+        // Six bits of it tell the creations apart that two runs hand out without the store, for one name of one host
+        // within one second. By chance they would be the same once in 64 times.
+        self.runs.set(self.runs.get() + 1);
+        let id = InstanceId(
+            u128::from(dice.draw()) << 64 | u128::from((dice.draw() << 6) | (self.runs.get() % 64)),
+        );
         let instance = Instance {
             id,
             name: slot.name.to_owned(),
@@ -156,7 +191,9 @@ impl World {
             addresses: Vec::new(),
             port: 4369,
         };
-        let backend = Faulty::new(Arc::new(self.store.clone()), dice.draw());
+        let version = slot.version.get();
+        let view = View { store: Arc::clone(&self.store), version };
+        let backend = Faulty::new(Arc::new(view), dice.draw());
         let faults = backend.faults();
         let (started, skew, ports) = (self.started, slot.skew, Arc::clone(&self.ports));
         let options = Options {
@@ -178,7 +215,7 @@ impl World {
             let (registry, keeping) = (Arc::clone(&registry), keeping.clone());
             tokio::task::spawn_local(async move { registry.keep(&keeping).await })
         };
-        self.tell(&format!("{} starts", slot.name));
+        self.tell(&format!("{} starts, version {version}", slot.name));
         *slot.running.borrow_mut() = Some(Rc::new(Running {
             registry,
             faults,
@@ -188,6 +225,7 @@ impl World {
             claims: Cell::default(),
             table: RefCell::default(),
             sound_since: Cell::new(Some(Instant::now())),
+            conflicts: RefCell::default(),
         }));
     }
 
@@ -195,6 +233,7 @@ impl World {
     fn crash(&self, at: usize, running: &Running) {
         self.tell(&format!("{} crashes", self.daemons[at].name));
         self.daemons[at].running.take();
+        self.daemons[at].last_end.set(Some(Instant::now()));
         running.registry.hand_over();
         running.keeper.abort();
         running.ended.cancel();
@@ -203,6 +242,7 @@ impl World {
     async fn stop(&self, at: usize, running: &Running) {
         self.tell(&format!("{} stops", self.daemons[at].name));
         self.daemons[at].running.take();
+        self.daemons[at].last_end.set(Some(Instant::now()));
         running.registry.hand_over();
         running.ended.cancel();
         running.keeping.cancel();
@@ -224,10 +264,38 @@ impl World {
         }
     }
 
+    /// A daemon and its nodes end together, and the daemon is back at once.
+    fn restart_machine(self: &Rc<Self>, at: usize, running: &Running, dice: &mut Dice) {
+        self.tell(&format!("{} and its nodes are killed together", self.daemons[at].name));
+        let lives: Vec<_> = self.nodes.borrow().values().cloned().collect();
+        for life in lives.iter().filter(|life| life.slot == at && life.died.get().is_none()) {
+            self.bury(life);
+        }
+        self.crash(at, running);
+        self.start_daemon(at, dice);
+    }
+
+    /// A node ends, and one of its name starts with the same daemon, on another port.
+    fn restart_node(self: &Rc<Self>, dice: &mut Dice) {
+        let nodes = self.nodes.borrow();
+        let held = |life: &&Rc<node::Life>| life.died.get().is_none() && life.held_since.get().is_some();
+        let held: Vec<_> = nodes.values().filter(held).cloned().collect();
+        drop(nodes);
+        if !held.is_empty() {
+            let life = dice.pick(&held);
+            self.tell(&format!("{life} restarts"));
+            self.bury(life);
+            self.start_node_named(life.slot, life.name.clone());
+        }
+    }
+
     fn start_node(self: &Rc<Self>, slot: usize, dice: &mut Dice) {
+        self.start_node_named(slot, AliveName::parse(dice.pick(&NAMES).as_bytes()).unwrap());
+    }
+
+    fn start_node_named(self: &Rc<Self>, slot: usize, name: AliveName) {
         let port = self.next_port.get();
         self.next_port.set(port + 1);
-        let name = AliveName::parse(dice.pick(&NAMES).as_bytes()).unwrap();
         let life = Rc::new(node::Life::new(port, name, slot));
         self.nodes.borrow_mut().insert(port, Rc::clone(&life));
         self.ports.lock().unwrap().insert(port);
@@ -266,6 +334,7 @@ impl World {
         let of = dice.pick(&self.daemons).host.clone();
         let question = if dice.chance(0.3) { Question::Bare(name) } else { Question::On(of, name) };
         let asker = self.daemons[at].name;
+        self.check_list(at, running).await;
         match running.registry.look_up(&question, None).await.answer {
             Answer::Node(found) => {
                 let port = found.node.port;

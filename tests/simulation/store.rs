@@ -1,0 +1,231 @@
+//! The store of the simulation: the reference registry, and entries in it that not everybody can read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use repmd_backend_api::{
+    AliveName, BackendError, Change, Claim, Found, HostId, Instance, InstanceId, Lease, Registration,
+    RegistryBackend, Renewal, Scope, Search, Seen,
+};
+use repmd_backend_memory::Memory;
+use tokio::time::Instant;
+
+/// Where a registration stands.
+pub(crate) type Key = (HostId, AliveName);
+
+pub(crate) struct Store {
+    pub(crate) memory: Memory,
+    entries: Mutex<Entries>,
+    /// Whether a renewal takes a daemon's own past for another owner, which no store may.
+    has_old_rule: bool,
+}
+
+#[derive(Default)]
+struct Entries {
+    /// Who wrote last, in which version's format.
+    written: BTreeMap<Key, (Lease, u8)>,
+    daemons: BTreeMap<InstanceId, u8>,
+    /// Where something stands that nobody can read.
+    foreign: BTreeSet<Key>,
+    /// When somebody last met an entry there that it could not read.
+    met: BTreeMap<Key, Instant>,
+}
+
+impl Store {
+    pub(crate) fn new(memory: Memory, has_old_rule: bool) -> Self {
+        Self { memory, entries: Mutex::default(), has_old_rule }
+    }
+
+    pub(crate) fn lose_everything(&self) {
+        self.memory.lose_everything();
+        *self.entries() = Entries::default();
+    }
+
+    /// Somebody else writes over a registration, or where one would be.
+    pub(crate) async fn write_over(&self, key: Key) {
+        let held = self.entries().written.remove(&key);
+        if let Some((lease, _)) = held {
+            self.memory.release(&lease).await.unwrap();
+        }
+        let mut entries = self.entries();
+        entries.met.insert(key.clone(), Instant::now());
+        entries.foreign.insert(key);
+    }
+
+    /// What others wrote is deleted.
+    pub(crate) fn clear(&self) {
+        let mut entries = self.entries();
+        for key in std::mem::take(&mut entries.foreign) {
+            entries.met.insert(key, Instant::now());
+        }
+    }
+
+    /// When something that not everybody can read last stood there.
+    pub(crate) fn last_unreadable(&self, key: &Key) -> Option<Instant> {
+        let entries = self.entries();
+        if entries.foreign.contains(key) { Some(Instant::now()) } else { entries.met.get(key).copied() }
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap()
+    }
+}
+
+/// The store as a daemon of one version sees it: entries of later versions it cannot read.
+pub(crate) struct View {
+    pub(crate) store: Arc<Store>,
+    pub(crate) version: u8,
+}
+
+impl View {
+    fn can_read(&self, registration: &Registration) -> bool {
+        let key = (registration.instance.host.clone(), registration.node.name.clone());
+        let mut entries = self.store.entries();
+        let can_read = entries.written.get(&key).is_none_or(|(_, version)| *version <= self.version);
+        if !can_read {
+            entries.met.insert(key, Instant::now());
+        }
+        can_read
+    }
+
+    /// What holds a name now.
+    async fn holder(&self, wanted: &Registration) -> Option<Arc<Registration>> {
+        let (name, near) = (&wanted.node.name, &wanted.instance.host);
+        let scope = Scope::Host(near.clone());
+        let found = self.store.memory.find(&Search { name, scope: &scope, near, most: 1 }).await;
+        found.unwrap().items.pop().map(|found| found.registration)
+    }
+
+    /// Whether an entry that cannot be read is in the way.
+    async fn is_blocked(&self, wanted: &Registration) -> bool {
+        let key = (wanted.instance.host.clone(), wanted.node.name.clone());
+        if self.store.entries().foreign.contains(&key) {
+            return true;
+        }
+        match self.holder(wanted).await {
+            Some(holder) => holder.instance.id != wanted.instance.id && !self.can_read(&holder),
+            None => false,
+        }
+    }
+
+    fn wrote(&self, lease: &Lease) {
+        let Registration { node, instance, .. } = &*lease.registration;
+        let mut entries = self.store.entries();
+        entries.written.insert((instance.host.clone(), node.name.clone()), (lease.clone(), self.version));
+    }
+
+    fn readable(&self, seen: Seen<Found>, is_asked_for: impl Fn(&HostId, &AliveName) -> bool) -> Seen<Found> {
+        let mut readable = Seen::default();
+        for found in seen.items {
+            let can_read = self.can_read(&found.registration);
+            let at = || format!("node:{}", found.registration.node_name());
+            readable.add(at, can_read.then(|| found.clone()).ok_or("of a later version"));
+        }
+        for (host, name) in &self.store.entries().foreign {
+            if is_asked_for(host, name) {
+                readable.add(|| format!("node:{name}@{host}"), Err("not ours"));
+            }
+        }
+        readable
+    }
+}
+
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "View of version {}", self.version)
+    }
+}
+
+fn covers(scope: &Scope, host: &HostId) -> bool {
+    match scope {
+        Scope::Host(asked) => asked == host,
+        Scope::Cluster => true,
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl RegistryBackend for View {
+    fn lease_ttl(&self) -> Option<std::time::Duration> {
+        self.store.memory.lease_ttl()
+    }
+
+    async fn register(&self, claim: &Claim) -> Result<Lease, BackendError> {
+        self.store.entries().daemons.insert(claim.instance.id, self.version);
+        let wanted = claim.granted(repmd_backend_api::Creation::FIRST).registration;
+        if self.is_blocked(&wanted).await {
+            self.store.memory.renew(&claim.instance, &[]).await?;
+            let key = format!("node:{}", wanted.node_name());
+            return Err(BackendError::Corrupt { key, source: "cannot be read".into() });
+        }
+        let lease = self.store.memory.register(claim).await?;
+        self.wrote(&lease);
+        Ok(lease)
+    }
+
+    async fn renew(&self, instance: &Arc<Instance>, leases: &[Lease]) -> Result<Vec<Renewal>, BackendError> {
+        self.store.entries().daemons.insert(instance.id, self.version);
+        let memory = &self.store.memory;
+        memory.renew(instance, &[]).await?;
+        let mut renewals = Vec::new();
+        for lease in leases {
+            if self.is_blocked(&lease.registration).await {
+                renewals.push(Renewal::Failed { reason: "cannot be read".to_owned() });
+                continue;
+            }
+            if self.store.has_old_rule {
+                let holder = self.holder(&lease.registration).await;
+                if let Some(holder) = holder.filter(|holder| *holder != lease.registration) {
+                    renewals.push(Renewal::Conflict { holder: holder.instance.name.clone() });
+                    continue;
+                }
+            }
+            let mut renewed = memory.renew(instance, std::slice::from_ref(lease)).await?;
+            if renewed == [Renewal::Held] {
+                self.wrote(lease);
+            }
+            renewals.append(&mut renewed);
+        }
+        Ok(renewals)
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), BackendError> {
+        self.store.memory.release(lease).await
+    }
+
+    async fn retire(&self, instance: &Instance) -> Result<(), BackendError> {
+        self.store.memory.retire(instance).await
+    }
+
+    async fn find(&self, search: &Search<'_>) -> Result<Seen<Found>, BackendError> {
+        let found = self.store.memory.find(search).await?;
+        Ok(self.readable(found, |host, name| name == search.name && covers(search.scope, host)))
+    }
+
+    async fn list(&self, scope: &Scope) -> Result<Seen<Found>, BackendError> {
+        let found = self.store.memory.list(scope).await?;
+        Ok(self.readable(found, |host, _| covers(scope, host)))
+    }
+
+    async fn daemons(&self, scope: &Scope) -> Result<Seen<Arc<Instance>>, BackendError> {
+        let mut readable = Seen::default();
+        for daemon in self.store.memory.daemons(scope).await?.items {
+            let version = self.store.entries().daemons.get(&daemon.id).copied().unwrap_or(1);
+            let at = || format!("instance:{}", daemon.id);
+            readable
+                .add(at, (version <= self.version).then(|| Arc::clone(&daemon)).ok_or("of a later version"));
+        }
+        Ok(readable)
+    }
+
+    fn watch(&self) -> BoxStream<'static, Change> {
+        self.store.memory.watch()
+    }
+
+    fn local_address(&self) -> Option<IpAddr> {
+        None
+    }
+}
