@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
+use repmd_test_stores::Store;
 use repmd_test_support::{Daemon, wait_until};
 use rustix::process::Signal;
 
@@ -102,4 +103,15 @@ fn the_api_is_another_daemon_s() {
     let is_shown = || host.inside(|| std::net::TcpStream::connect(("127.0.0.1", 4370)).is_ok());
     wait_until("the other's API answers", SOON, is_shown);
     host.doctor(&[]).is_only("api-other", "warning", &["port 5000"]);
+}
+
+/// Nothing leads to other networks, and the store is on this machine.
+#[test]
+fn the_daemon_knows_no_address_to_tell_others() {
+    let (host, _other) = hosts();
+    let store = host.inside(Store::redis);
+    let _daemon = host.serve(&["--backend", &store.url()]);
+    let doctor = || host.doctor(&["--backend", &store.url()]);
+    wait_until("its first round is over", SOON, || doctor().has("daemon-no-address"));
+    doctor().is_only("daemon-no-address", "warning", &["no address to tell others"]);
 }
