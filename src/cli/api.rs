@@ -12,7 +12,7 @@ use hyper::header::{AUTHORIZATION, HOST};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::time::{error::Elapsed, timeout};
@@ -66,7 +66,8 @@ pub(crate) enum ApiError {
 /// An event of the daemon's stream.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Event {
-    pub(super) id: String,
+    /// A number, so that whatever a daemon sends can be sent back as the last.
+    pub(super) id: u64,
     pub(super) kind: String,
     /// As JSON.
     pub(super) data: String,
@@ -107,7 +108,7 @@ impl Api {
         self.address
     }
 
-    /// What the API answers to `path`. `None`: there is no such thing.
+    /// The object that the API answers to `path`. `None`: there is no such thing.
     pub(crate) fn find(&self, path: &str) -> Result<Option<Value>, ApiError> {
         self.runtime.block_on(self.within(ANSWER_TIME, async {
             let response = self.send(path, None).await?;
@@ -115,7 +116,7 @@ impl Api {
                 return Ok(None);
             }
             let response = self.good(response).await?;
-            serde_json::from_slice(&self.body(response).await?).map(Some).map_err(|error| self.alien(&error))
+            read_object(&self.body(response).await?).map(Some).map_err(|error| self.alien(&error))
         }))
     }
 
@@ -127,7 +128,7 @@ impl Api {
     /// Calls `on_event` for each event after `last`, until the daemon ends or `on_event` fails.
     pub(super) fn follow<E: From<ApiError>>(
         &self,
-        last: Option<&str>,
+        last: Option<u64>,
         mut on_event: impl FnMut(Event) -> Result<(), E>,
     ) -> Result<(), E> {
         self.runtime.block_on(async {
@@ -147,7 +148,7 @@ impl Api {
         })
     }
 
-    async fn send(&self, path: &str, last_event: Option<&str>) -> Result<Response<Incoming>, ApiError> {
+    async fn send(&self, path: &str, last_event: Option<u64>) -> Result<Response<Incoming>, ApiError> {
         let address = self.address;
         let stream =
             TcpStream::connect(address).await.map_err(|error| ApiError::Connect { address, error })?;
@@ -199,13 +200,18 @@ impl Api {
         timeout(time, answer).await.unwrap_or_else(|_: Elapsed| Err(self.silent(time)))
     }
 
-    fn alien(&self, error: &dyn std::fmt::Display) -> ApiError {
+    pub(super) fn alien(&self, error: &dyn std::fmt::Display) -> ApiError {
         ApiError::Alien { address: self.address, error: error.to_string() }
     }
 
     fn silent(&self, time: Duration) -> ApiError {
         ApiError::Silent { address: self.address, time }
     }
+}
+
+/// Reads JSON that must be an object: no other has values that can be set by their keys.
+pub(super) fn read_object(text: &[u8]) -> serde_json::Result<Value> {
+    serde_json::from_slice::<Map<String, Value>>(text).map(Value::Object)
 }
 
 /// A name as one part of a path, or as a value in a query.
@@ -215,14 +221,14 @@ pub(crate) fn in_path(name: &str) -> String {
 
 /// Events, as they come in pieces.
 #[derive(Debug, Default)]
-struct Events {
+pub(super) struct Events {
     line: Vec<u8>,
     event: Event,
 }
 
 impl Events {
     /// The events that are whole with these bytes.
-    fn take(&mut self, bytes: &[u8]) -> Vec<Event> {
+    pub(super) fn take(&mut self, bytes: &[u8]) -> Vec<Event> {
         let mut whole = Vec::new();
         for byte in bytes {
             if *byte != b'\n' {
@@ -235,7 +241,7 @@ impl Events {
             let line = String::from_utf8_lossy(&self.line).into_owned();
             self.line.clear();
             match line.split_once(": ") {
-                Some(("id", id)) => self.event.id = id.to_owned(),
+                Some(("id", id)) => self.event.id = id.parse().unwrap_or_default(),
                 Some(("event", kind)) => self.event.kind = kind.to_owned(),
                 Some(("data", data)) => self.event.data = data.to_owned(),
                 None if line.is_empty() => {
@@ -257,12 +263,8 @@ mod tests {
     #[test]
     fn events_cut_anywhere_are_the_same_events() {
         let text = b"retry: 1000\n\n:\n\nid: 7\nevent: released\ndata: {\"node\":\"a@b\"}\n\nid: 8\nevent: missed\ndata: {}\n\n";
-        let event = |id: &str, kind: &str, data: &str| Event {
-            id: id.to_owned(),
-            kind: kind.to_owned(),
-            data: data.to_owned(),
-        };
-        let all = [event("7", "released", "{\"node\":\"a@b\"}"), event("8", "missed", "{}")];
+        let event = |id, kind: &str, data: &str| Event { id, kind: kind.to_owned(), data: data.to_owned() };
+        let all = [event(7, "released", "{\"node\":\"a@b\"}"), event(8, "missed", "{}")];
         for cut in 0..text.len() {
             let mut events = Events::default();
             let mut got = events.take(&text[..cut]);

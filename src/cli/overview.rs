@@ -7,11 +7,14 @@ use std::time::Duration;
 use clap::ArgMatches;
 use serde_json::{Value, json};
 
-use super::api::{Api, ApiError, in_path};
+use super::api::{Api, ApiError, in_path, read_object};
 use super::modern::{Environment, Failure, say, settings};
 
 /// Most nodes of one answer.
 const PAGE: usize = 10_000;
+
+/// Most answers of one list: whatever listens there, it must end.
+const PAGES_MAX: usize = 100;
 
 /// How often `--watch` looks again, and how soon a daemon that has gone is looked for again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -45,13 +48,17 @@ pub(super) fn nodes(matches: &ArgMatches, environment: Environment<'_>) -> Resul
 fn list(api: &Api, host: Option<&str>) -> Result<Value, ApiError> {
     let host = host.map(|host| format!("&host={}", in_path(host))).unwrap_or_default();
     let mut list = api.get(&format!("/api/v1/nodes?limit={PAGE}{host}"))?;
-    while let Some(next) = list["next"].as_str() {
+    for _ in 1..PAGES_MAX {
+        let Some(next) = list["next"].as_str() else { break };
         let mut page = api.get(&format!("/api/v1/nodes?limit={PAGE}{host}&after={}", in_path(next)))?;
         if let Some(nodes) = list["nodes"].as_array_mut() {
             nodes.append(page["nodes"].as_array_mut().unwrap_or(&mut Vec::new()));
             page["nodes"] = nodes.drain(..).collect();
         }
         list = page;
+    }
+    if list["next"].is_string() {
+        return Err(api.alien(&"its list of nodes has no end"));
     }
     Ok(list)
 }
@@ -115,11 +122,11 @@ fn age(seconds: u64) -> String {
 pub(super) fn events(matches: &ArgMatches, environment: Environment<'_>) -> Result<(), Failure> {
     let api = Api::of(&settings(matches, environment)?)?;
     let as_json = matches.get_flag("json");
-    let (mut last, mut was_there) = (None::<String>, false);
+    let (mut last, mut was_there) = (None, false);
     loop {
-        let ended = api.follow(last.clone().as_deref(), |event| {
+        let ended = api.follow(last, |event| {
             was_there = true;
-            let mut data: Value = serde_json::from_str(&event.data)?;
+            let mut data = read_object(event.data.as_bytes())?;
             let line = if as_json {
                 data["event"] = json!(event.kind);
                 format!("{data}\n")

@@ -3,6 +3,8 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::process::{Child, ChildStdout, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use repmd::cli::doctor::KINDS;
 use repmd_test_support::{Daemon, free_port, wait_until};
@@ -176,6 +178,41 @@ fn an_api_that_cannot_be_asked_is_named_with_what_would_help() {
     let right =
         repmd(["nodes"]).args(["--admin", &admin, "--admin-token-file", &path(&good)]).output().unwrap();
     assert!(right.status.success());
+}
+
+/// A peer that answers each request for `path` with the next of these bodies, and the last for ever.
+fn answers(bodies: &'static [&'static str]) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = std::io::Read::read(&mut stream, &mut [0; 1024]);
+            let number = count.fetch_add(1, Ordering::Relaxed).min(bodies.len() - 1);
+            let _ = write!(stream, "HTTP/1.0 200 OK\r\n\r\n{}", bodies[number]);
+        }
+    });
+    (address, asked)
+}
+
+#[test]
+fn nothing_that_another_program_answers_in_the_daemons_place_crashes_a_command_or_holds_it_for_ever() {
+    for bodies in [&["[]"][..], &["7"], &[r#"{"nodes":[],"next":"x"}"#, "[]"], &[r#"{"nodes":7,"next":"x"}"#]]
+    {
+        let (admin, _) = answers(bodies);
+        let result = done(&mut repmd(["nodes", "--admin", &admin]));
+        let said = format!("repmd: what listens at {admin} is no admin API: ");
+        assert!(result.exit == 2 && result.stderr.starts_with(&said), "{bodies:?}: {}", result.stderr);
+    }
+    let (admin, _) = answers(&["id: 1\nevent: x\ndata: []\n\n"]);
+    let result = done(&mut repmd(["events", "--admin", &admin]));
+    assert!(result.exit == 2 && result.stderr.starts_with("repmd: "), "{}", result.stderr);
+    // An id that no header can hold is not sent back.
+    let (admin, asked) = answers(&["id: \u{1}\nevent: x\ndata: {}\n\n"]);
+    let _events = Following::start(&["events", "--admin", &admin]);
+    wait_until("it has asked again", SOON, || 3 <= asked.load(Ordering::Relaxed));
 }
 
 #[test]
