@@ -4,6 +4,8 @@ mod api;
 mod classic;
 mod client;
 pub mod doctor;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod modern;
 mod overview;
 mod wait;
