@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use repmd_backend_api::{HostId, Instance};
+use repmd_backend_api::{HostId, Instance, is_reachable};
 use tempfile::NamedTempFile;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
@@ -27,6 +27,8 @@ pub struct HostsFile {
     path: PathBuf,
     /// Addresses of this machine at which it stands for other hosts: here they are reached at these.
     virtual_hosts: BTreeMap<IpAddr, HostId>,
+    /// Whose names are written; `None`: all.
+    domains: Option<Vec<HostId>>,
     hosts: BTreeMap<HostId, Host>,
     /// What the file says, if this run has written it.
     written: Option<String>,
@@ -43,14 +45,19 @@ struct Host {
 
 impl HostsFile {
     /// Writes the inetrc for the hosts file at `path`; the file itself is left as it is until the registry
-    /// answers.
+    /// answers. Of `domains`, if they are given, and of names without a dot are the names that are written.
     ///
     /// # Errors
     /// When files cannot be written there.
-    pub fn new(path: &Path, virtual_hosts: BTreeMap<IpAddr, HostId>) -> io::Result<Self> {
+    pub fn new(
+        path: &Path,
+        virtual_hosts: BTreeMap<IpAddr, HostId>,
+        domains: Option<Vec<HostId>>,
+    ) -> io::Result<Self> {
         write(&inetrc_path(path), &inetrc(path))?;
         let complaints = Throttle::default();
-        Ok(Self { path: path.to_owned(), virtual_hosts, hosts: BTreeMap::new(), written: None, complaints })
+        let (path, hosts) = (path.to_owned(), BTreeMap::new());
+        Ok(Self { path, virtual_hosts, domains, hosts, written: None, complaints })
     }
 
     /// Keeps the file as the registry has it, for ever. While the store is away it stays as it is.
@@ -62,12 +69,13 @@ impl HostsFile {
             match registry.daemons().await {
                 Some(daemons) => {
                     let own = registry.instance();
-                    self.update(daemons.all().iter().chain([&own]).map(|daemon| &**daemon), lease_ttl);
-                    self.write().await;
+                    self.update(&own, daemons.all().iter().map(|daemon| &**daemon), lease_ttl);
+                    self.write(&own).await;
                 }
                 None if self.written.is_none() && !self.path.exists() => {
-                    self.update([&*registry.instance()], lease_ttl);
-                    self.write().await;
+                    let own = registry.instance();
+                    self.update(&own, [], lease_ttl);
+                    self.write(&own).await;
                 }
                 // Nobody knows of their daemons: this time does not count.
                 None => self.hosts.values_mut().for_each(|host| host.seen = Instant::now()),
@@ -103,26 +111,32 @@ impl HostsFile {
     }
 
     /// Takes note of the daemons that count as alive. A host stays for one TTL after its last daemon, as its
-    /// nodes' names do, so that a restart changes nothing.
-    fn update<'a>(&mut self, daemons: impl IntoIterator<Item = &'a Instance>, lease_ttl: Duration) {
+    /// nodes' names do, so that a restart changes nothing. This host is what this daemon says of it, whatever
+    /// the store does.
+    fn update<'a>(
+        &mut self,
+        own: &'a Instance,
+        daemons: impl IntoIterator<Item = &'a Instance>,
+        lease_ttl: Duration,
+    ) {
         let seen = Instant::now();
         let mut alive = BTreeMap::<HostId, Host>::new();
-        for daemon in daemons {
+        for daemon in daemons.into_iter().filter(|daemon| !own.answers_to(&daemon.host)).chain([own]) {
             let host = alive.entry(daemon.host.clone()).or_insert_with(|| Host {
                 aliases: BTreeSet::new(),
                 addresses: BTreeSet::new(),
                 seen,
             });
             host.aliases.extend(daemon.aliases.iter().cloned());
-            host.addresses.extend(&daemon.addresses);
+            host.addresses.extend(daemon.addresses.iter().filter(|address| is_reachable(**address)));
         }
-        self.hosts.retain(|_, host| seen - host.seen < lease_ttl);
+        self.hosts.retain(|host, known| !own.answers_to(host) && seen - known.seen < lease_ttl);
         self.hosts.extend(alive);
     }
 
     /// Writes the file if it is to say something else than it does.
-    async fn write(&mut self) {
-        let text = self.text();
+    async fn write(&mut self, own: &Instance) {
+        let text = self.text(own);
         if self.written.as_ref() == Some(&text) {
             return;
         }
@@ -142,7 +156,7 @@ impl HostsFile {
         }
     }
 
-    fn text(&self) -> String {
+    fn text(&self, own: &Instance) -> String {
         let mut claims = HashMap::new();
         for (host, known) in &self.hosts {
             for name in known.names(host) {
@@ -152,8 +166,14 @@ impl HostsFile {
         let mut text = "# repmd writes this from its registry: what others write here is lost.\n".to_owned();
         for (host, known) in &self.hosts {
             // A name that means several hosts means none; but a host is always called what it is.
-            let names = known.names(host).filter(|name| *name == host || claims[name] == 1);
-            let names: Vec<_> = names.map(HostId::as_str).filter(|name| is_foreign(name)).collect();
+            let is_own = *host == own.host;
+            let is_written = |name: &&HostId| {
+                let is_its = *name == host || claims[name] == 1;
+                // Nobody else has a say in what this host's names mean here.
+                let is_its = if own.answers_to(name) { is_own } else { is_its };
+                is_its && name.is_resolvable() && (is_own || self.is_in_a_domain(name))
+            };
+            let names: Vec<_> = known.names(host).filter(is_written).map(HostId::as_str).collect();
             if names.is_empty() {
                 continue;
             }
@@ -166,6 +186,15 @@ impl HostsFile {
         }
         text
     }
+
+    /// Whether the settings let a name into the file.
+    fn is_in_a_domain(&self, name: &HostId) -> bool {
+        let name = name.as_str();
+        let is_in = |domain: &HostId| {
+            name.strip_suffix(domain.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
+        !name.contains('.') || self.domains.as_ref().is_none_or(|domains| domains.iter().any(is_in))
+    }
 }
 
 impl Host {
@@ -173,11 +202,6 @@ impl Host {
     fn names<'a>(&'a self, itself: &'a HostId) -> impl Iterator<Item = &'a HostId> {
         [itself].into_iter().chain(self.aliases.iter().filter(move |alias| *alias != itself))
     }
-}
-
-/// Whether a name is one for another machine, and no address: what a machine calls `localhost` is itself.
-fn is_foreign(name: &str) -> bool {
-    name != "localhost" && name.parse::<IpAddr>().is_err()
 }
 
 /// Where the file is that `ERL_INETRC` is to name.
@@ -234,13 +258,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let virtual_hosts =
             virtual_hosts.iter().map(|(address, name)| (address.parse().unwrap(), host(name)));
-        (HostsFile::new(&folder.path().join("hosts"), virtual_hosts.collect()).unwrap(), folder)
+        (HostsFile::new(&folder.path().join("hosts"), virtual_hosts.collect(), None).unwrap(), folder)
     }
 
-    /// The lines below the heading, for these daemons.
+    /// The lines below the heading, for these daemons, in the file of one that advertises no address.
     fn lines(file: &mut HostsFile, daemons: &[Arc<Instance>]) -> Vec<String> {
-        file.update(daemons.iter().map(|daemon| &**daemon), TTL);
-        file.text().lines().skip(1).map(str::to_owned).collect()
+        lines_of(file, &daemon("me", &[], &[]), daemons)
+    }
+
+    fn lines_of(file: &mut HostsFile, own: &Instance, daemons: &[Arc<Instance>]) -> Vec<String> {
+        file.update(own, daemons.iter().map(|daemon| &**daemon), TTL);
+        file.text(own).lines().skip(1).map(str::to_owned).collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -265,6 +293,42 @@ mod tests {
             daemon("localhost", &[], &["10.0.0.3"]),
         ];
         assert_eq!(lines(&mut file, &daemons), ["10.0.0.1 a", "10.0.0.2 b"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_daemon_of_another_machine_says_where_this_host_is() {
+        let (mut file, _folder) = file(&[]);
+        let own = daemon("me", &["me.example", "10.0.0.1"], &["10.0.0.1"]);
+        let daemons = [
+            daemon("me", &["mine"], &["6.6.6.1"]),
+            daemon("me.example", &[], &["6.6.6.2"]),
+            daemon("evil", &["me", "me.example"], &["6.6.6.3"]),
+        ];
+        assert_eq!(lines_of(&mut file, &own, &daemons), ["6.6.6.3 evil", "10.0.0.1 me me.example"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn neither_an_address_that_means_oneself_or_many_nor_a_name_that_is_an_address_is_written() {
+        let (mut file, _folder) = file(&[]);
+        let bad = ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "ff02::1"];
+        let daemons = [
+            daemon(
+                "a",
+                &["127.1", "-c", "..", "0x7f.1", "db.localhost"],
+                &[&bad[..], &["10.0.0.1"]].concat(),
+            ),
+            daemon("2130706433", &["ip6-localhost"], &["10.0.0.2"]),
+        ];
+        assert_eq!(lines(&mut file, &daemons), ["10.0.0.1 a"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_outside_the_domains_of_the_settings_is_not_written() {
+        let (mut file, _folder) = file(&[]);
+        file.domains = Some(vec![host("cluster.example")]);
+        let names = ["github.com", "a.cluster.example", "cluster.example", "a.notcluster.example"];
+        let daemons = [daemon("a", &names, &["10.0.0.1"])];
+        assert_eq!(lines(&mut file, &daemons), ["10.0.0.1 a a.cluster.example cluster.example"]);
     }
 
     #[tokio::test(start_paused = true)]

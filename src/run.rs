@@ -236,7 +236,8 @@ fn open_admin(settings: &Settings, start: Start) -> Result<Option<(TcpListener, 
 /// When it cannot be written.
 fn open_hosts_file(settings: &Settings) -> Result<Option<HostsFile>, String> {
     let Some(path) = &settings.hosts_file else { return Ok(None) };
-    let file = HostsFile::new(path, settings.topology.virtual_hosts.clone());
+    let domains = settings.hosts_file_domains.clone();
+    let file = HostsFile::new(path, settings.topology.virtual_hosts.clone(), domains);
     file.map(Some).map_err(|error| format!("hosts-file: cannot write beside {}: {error}", path.display()))
 }
 

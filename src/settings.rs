@@ -148,6 +148,13 @@ pub const TABLE: &[Setting] = &[
         default: "none",
     },
     Setting {
+        key: "hosts-file-domains",
+        variables: &["REPMD_HOSTS_FILE_DOMAINS"],
+        value: "DOMAIN,...",
+        help: "Write other hosts' names into it only if they are in these domains, or have no dot",
+        default: "any name",
+    },
+    Setting {
         key: "lease-ttl",
         variables: &["REPMD_LEASE_TTL"],
         value: "TIME",
@@ -594,6 +601,8 @@ pub struct Settings {
     pub topology: Topology,
     /// Where to write the hosts of the cluster.
     pub hosts_file: Option<PathBuf>,
+    /// Whose names are written there; `None`: all.
+    pub hosts_file_domains: Option<Vec<HostId>>,
     /// What is relayed; `None`: nothing.
     pub relay: Option<relay::Limits>,
     /// Who may ask what.
@@ -700,6 +709,11 @@ impl Settings {
         })?;
         let path = |text: &str| Some(PathBuf::from(text)).filter(|path| path.is_absolute());
         let hosts_file = values.parse("hosts-file", "an absolute path", path)?;
+        let hosts_file_domains = values.parse(
+            "hosts-file-domains",
+            "domains such as cluster.example, separated by commas",
+            list_of(|domain| HostId::parse(domain.trim_start_matches('.')).ok()),
+        )?;
         if hosts_file.is_some() && backend == Backend::Memory {
             return Err(
                 values.wrong("hosts-file", "backend to be a shared store: only there are other hosts")
@@ -780,6 +794,7 @@ impl Settings {
                 names: names.unwrap_or_default(),
             },
             hosts_file,
+            hosts_file_domains,
             relay,
             policy: Policy {
                 relaxed_command_check: relaxed_command_check.unwrap_or(false),

@@ -28,6 +28,6 @@ pub use backend::{
 pub use creation::Creation;
 pub use creations::Creations;
 pub use error::BackendError;
-pub use name::{AliveName, HostId, NameError, NodeName};
+pub use name::{AliveName, HostId, NameError, NodeName, is_reachable};
 pub use node::{EXTRA_BYTES_MAX, Instance, InstanceId, Node, NodeType, Registration};
 pub use report::StoreReport;

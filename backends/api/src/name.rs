@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Most characters of an alive name. Characters, not bytes: up to 1,020 bytes on the wire.
@@ -110,6 +111,41 @@ impl HostId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether a resolver may be told an address for this name, which another daemon has chosen: it is no
+    /// address in any form that `inet_aton` reads (`127.1`, `0x7f.1`, `2130706433`), no name by which every
+    /// machine means itself, no option of a command (`-c`), and no label of it is empty.
+    #[must_use]
+    pub fn is_resolvable(&self) -> bool {
+        const OWN: [&str; 4] = ["localhost", "localhost4", "localhost6", "localdomain"];
+        let name = self.0.strip_suffix('.').unwrap_or(&self.0);
+        let is_number = |label: &str| match label.strip_prefix("0x") {
+            Some(digits) => digits.bytes().all(|digit| digit.is_ascii_hexdigit()),
+            None => label.bytes().all(|digit| digit.is_ascii_digit()),
+        };
+        let (first, last) = (name.split('.').next(), name.rsplit('.').next());
+        let is_own = |label: Option<&str>| label.is_some_and(|label| OWN.contains(&label));
+        !name.starts_with('-')
+            && !name.contains(':')
+            && !name.split('.').any(str::is_empty)
+            && !name.split('.').all(is_number)
+            && !is_own(first)
+            && !is_own(last)
+            && !["ip6-localhost", "ip6-loopback"].contains(&name)
+    }
+}
+
+/// Whether an address that a daemon advertises can be one by which others reach it: neither unspecified nor
+/// loopback, multicast or broadcast.
+#[must_use]
+pub fn is_reachable(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        // All of 0.0.0.0/8 means this machine, or nothing.
+        IpAddr::V4(v4) => {
+            v4.octets()[0] != 0 && !v4.is_loopback() && !v4.is_multicast() && !v4.is_broadcast()
+        }
+        IpAddr::V6(v6) => !v6.is_unspecified() && !v6.is_loopback() && !v6.is_multicast(),
+    }
 }
 
 impl fmt::Display for HostId {
@@ -210,6 +246,36 @@ mod tests {
         for character in ['@', '/', '{', '}', ' ', 'é'] {
             let refused = HostId::parse(&format!("db{character}1"));
             assert_eq!(refused, Err(NameError::NotInAHostName { character }));
+        }
+    }
+
+    #[test]
+    fn an_address_in_disguise_or_a_name_of_every_machine_for_itself_is_not_resolvable() {
+        for name in ["127.1", "0x7f.1", "2130706433", "0x", "10.0.0.1", "127.0.0.1.", "::1", "fe80::1", "a:b"]
+        {
+            assert!(!HostId::parse(name).unwrap().is_resolvable(), "{name}");
+        }
+        for name in ["-", "-c", ".", "..", ".a", "a..b", "localhost", "LocalHost.", "localhost.localdomain"]
+            .into_iter()
+            .chain(["db.localhost", "localhost6.localdomain6", "ip6-localhost", "ip6-loopback"])
+        {
+            assert!(!HostId::parse(name).unwrap().is_resolvable(), "{name}");
+        }
+        for name in ["db", "db-1.example", "db.1", "1a", "0xdb.example", "service.1", "a_b", "db.example."] {
+            assert!(HostId::parse(name).unwrap().is_resolvable(), "{name}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_reached_at_an_address_that_means_oneself_or_many() {
+        for address in ["0.0.0.0", "0.1.2.3", "127.0.0.1", "127.9.9.9", "224.0.0.1", "255.255.255.255"]
+            .into_iter()
+            .chain(["::", "::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:0.0.0.0"])
+        {
+            assert!(!is_reachable(address.parse().unwrap()), "{address}");
+        }
+        for address in ["10.0.0.1", "169.254.1.1", "6.6.6.8", "2001:db8::1", "::ffff:10.0.0.1"] {
+            assert!(is_reachable(address.parse().unwrap()), "{address}");
         }
     }
 }
