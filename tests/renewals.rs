@@ -1,4 +1,4 @@
-//! What becomes of a daemon's leases when a store does a part of what it is asked for, on a clock of its own.
+//! What a daemon makes of a store that does a part of what it is asked for, on a clock of its own.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
-use repmd::registry::{Lookup, Options, Registry, State};
+use repmd::registry::{Answer, Lookup, Options, Question, Registry, State};
 use repmd_backend_api::{
     AliveName, BackendError, Change, Claim, Found, HostId, Instance, InstanceId, Lease, Node,
     RegistryBackend, Renewal, Scope, Search, Seen,
@@ -27,10 +27,14 @@ fn memory() -> Memory {
 }
 
 fn registry(backend: Arc<dyn RegistryBackend>) -> Arc<Registry> {
+    registry_of("here", backend)
+}
+
+fn registry_of(host: &str, backend: Arc<dyn RegistryBackend>) -> Arc<Registry> {
     let instance = Instance {
         id: InstanceId::random(),
-        name: "here:4369".to_owned(),
-        host: HostId::parse("here").unwrap(),
+        name: format!("{host}:4369"),
+        host: HostId::parse(host).unwrap(),
         aliases: Vec::new(),
         addresses: Vec::new(),
         port: 4369,
@@ -112,7 +116,29 @@ async fn leases_that_could_not_be_renewed_for_a_ttl_are_shown_as_unpublished_unt
     keeper.await.unwrap();
 }
 
-/// A store that does not renew a batch with the name `n0`: it refuses it, or does not answer.
+#[tokio::test(start_paused = true)]
+async fn a_name_whose_entry_cannot_be_read_is_answered_from_memory_and_has_not_left() {
+    let store = memory();
+    let picky = Arc::new(Picky { inner: store.clone(), answers: AtomicBool::new(true) });
+    let (holder, asker) = (registry(Arc::new(store)), registry_of("asker", Arc::clone(&picky) as _));
+    let lease = holder.register(1, node(1), 1).await.unwrap();
+    let (host, name) = (HostId::parse("here").unwrap(), node(1).name);
+    let question = Question::On(host.clone(), name.clone());
+    let port = async || match asker.look_up(&question, None).await.answer {
+        Answer::Node(registration) => Some(registration.node.port),
+        Answer::Daemon(_) | Answer::Absent => None,
+    };
+    assert_eq!((port().await, asker.has_left(&host, &name).await), (Some(1), false));
+    picky.answers.store(false, Ordering::Relaxed);
+    sleep(2 * Duration::from_secs(1)).await;
+    assert_eq!((port().await, asker.has_left(&host, &name).await), (Some(1), false));
+    picky.answers.store(true, Ordering::Relaxed);
+    holder.release(&lease).await;
+    sleep(2 * Duration::from_secs(1)).await;
+    assert_eq!((port().await, asker.has_left(&host, &name).await), (None, true));
+}
+
+/// A store that does not renew a batch with the name `n0`: it refuses it, or does not answer. In the second case it cannot read any entry either.
 #[derive(Debug)]
 struct Picky {
     inner: Memory,
@@ -149,7 +175,13 @@ impl RegistryBackend for Picky {
     }
 
     async fn find(&self, search: &Search<'_>) -> Result<Seen<Found>, BackendError> {
-        self.inner.find(search).await
+        let mut seen = self.inner.find(search).await?;
+        if !self.answers.load(Ordering::Relaxed) {
+            for Found { registration, .. } in std::mem::take(&mut seen.items) {
+                seen.add(|| registration.node_name().to_string(), Err("of a later version"));
+            }
+        }
+        Ok(seen)
     }
 
     async fn list(&self, scope: &Scope) -> Result<Seen<Found>, BackendError> {
