@@ -24,8 +24,8 @@ use std::time::Duration;
 use dice::Dice;
 use world::World;
 
-/// Steps of one seed; with the pauses between them about a minute of the world's time.
-const STEPS: usize = 250;
+/// Steps of one seed; with the pauses between them about three quarters of a minute of the world's time.
+const STEPS: usize = 200;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().expect("it is a number"))
