@@ -20,6 +20,8 @@ mod overview;
 mod service_manager;
 #[path = "cli/settings.rs"]
 mod settings;
+#[path = "cli/terminal.rs"]
+mod terminal;
 #[path = "cli/units.rs"]
 mod units;
 

@@ -2,13 +2,15 @@
 //!
 //! Flags are read from left to right. A client command acts where it stands and must be the last.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use tracing::level_filters::LevelFilter;
 
 use super::client::{AskError, PATIENCE, ask_local};
+use crate::printable::escaped;
 use crate::protocol::{Request, decode_names_reply};
 use crate::run::{Backends, Start, open_files, run};
 use crate::settings::{SettingError, Settings, Values};
@@ -89,7 +91,7 @@ pub(super) fn main(
     let settings = match settings {
         Ok(settings) => settings,
         Err(error) if flags.daemon => {
-            eprintln!("epmd: {}", describe(&error));
+            eprintln!("epmd: {}", escaped(&describe(&error)));
             return ExitCode::FAILURE;
         }
         Err(error) => {
@@ -173,7 +175,7 @@ fn parse(arguments: &[OsString]) -> Result<(Flags, Option<Command>), Usage> {
 }
 
 /// A number as C's `atoi` reads it: digits up to the first other character. 0 is none.
-fn number(word: Option<std::borrow::Cow<'_, str>>) -> Result<String, Usage> {
+fn number(word: Option<Cow<'_, str>>) -> Result<String, Usage> {
     let word = word.ok_or(Usage)?;
     let text = word.trim_start();
     let digits = &text[..text.bytes().take_while(u8::is_ascii_digit).count()];
@@ -225,11 +227,20 @@ fn ask(port: u16, command: &Command) -> ExitCode {
     }
 }
 
-/// Writes to standard output as it is, bytes and all. Nobody is left to tell when that is closed.
+/// Writes to standard output: to programs as it is, bytes and all, and to a terminal without what that would obey.
+/// Nobody is left to tell when it is closed.
 fn say(text: &[u8], code: ExitCode) -> ExitCode {
     let mut out = io::stdout().lock();
-    let _ = out.write_all(text).and_then(|()| out.flush());
+    let shown = if out.is_terminal() { for_people(text) } else { Cow::Borrowed(text) };
+    let _ = out.write_all(&shown).and_then(|()| out.flush());
     code
+}
+
+/// The same lines, each without what a terminal obeys.
+fn for_people(text: &[u8]) -> Cow<'static, [u8]> {
+    let text = String::from_utf8_lossy(text);
+    let lines: Vec<_> = text.split('\n').map(escaped).collect();
+    Cow::Owned(lines.join("\n").into_bytes())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! repmd's own command line, made from the table of settings.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 use super::api::{Api, ApiError, in_path};
 use super::client::{AskError, PATIENCE, ask_host, ask_local};
 use super::{doctor, overview, wait};
+use crate::printable::{escaped, escaped_json};
 use crate::protocol::{NamesReply, PortReply, Request, decode_names_reply, decode_port_reply};
 use crate::run::{Backends, Start, open_files, run};
 use crate::settings::{
@@ -57,9 +59,14 @@ pub(super) fn main(
         other => unreachable!("clap knows no command {other}"),
     };
     done.unwrap_or_else(|error| {
-        eprintln!("repmd: {error}");
+        complain(&error);
         ExitCode::from(FAILED)
     })
+}
+
+/// Says on standard error what is wrong. Much of it may be the words of others.
+pub(super) fn complain(wrong: &dyn fmt::Display) {
+    eprintln!("repmd: {}", escaped(&wrong.to_string()));
 }
 
 /// The whole command line. Help, man pages and completions come from here.
@@ -207,7 +214,7 @@ fn serve(matches: &ArgMatches, environment: Environment<'_>, backends: &dyn Back
             run(&settings, Start::Modern, backends, environment)
         }
         Err(error) => {
-            eprintln!("repmd: {error}");
+            complain(&error);
             ExitCode::FAILURE
         }
     }
@@ -225,7 +232,8 @@ fn check_config(
     let settings = Settings::check(&values, open_files(), &|url| backends.check(url))?;
     let mut table = String::new();
     for Shown { key, value, origin } in settings.shown {
-        table += &format!("{key} = {value} ({origin})\n");
+        table += &escaped(&format!("{key} = {value} ({origin})"));
+        table.push('\n');
     }
     say(table.as_bytes()).map(|()| ExitCode::SUCCESS)
 }
@@ -253,7 +261,7 @@ pub(super) fn ask(
 fn names(matches: &ArgMatches, environment: Environment<'_>) -> Result<ExitCode, Failure> {
     let reply = ask(matches, environment, &Request::Names, PATIENCE)?;
     let names: NamesReply<'_> = decode_names_reply(&reply)?;
-    let mut nodes: Vec<_> = names.nodes().collect();
+    let mut nodes: Vec<_> = names.nodes().map(|(name, port)| (escaped(name), port)).collect();
     nodes.sort_unstable();
     let width = nodes.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).max("NAME".len());
     let mut table = format!("{:width$}  PORT\n", "NAME");
@@ -271,12 +279,12 @@ fn lookup(matches: &ArgMatches, environment: Environment<'_>) -> Result<ExitCode
     let reply = ask(matches, environment, &Request::PortPlease2(name), PATIENCE)?;
     let found = decode_port_reply(&reply)?;
     if matches.get_flag("json") {
-        say(format!("{}\n", to_json(name, found.as_ref(), origin.as_ref())).as_bytes())?;
+        say_json(&to_json(name, found.as_ref(), origin.as_ref()))?;
     } else if let Some(found) = &found {
         let origin = origin.as_ref().map(describe_origin).unwrap_or_default();
         say((describe(name, found) + &origin).as_bytes())?;
     } else {
-        eprintln!("{name} is not registered");
+        eprintln!("{} is not registered", escaped(name));
     }
     Ok(if found.is_some() { ExitCode::SUCCESS } else { ExitCode::from(NOT_FOUND) })
 }
@@ -300,7 +308,7 @@ fn origin(matches: &ArgMatches, environment: Environment<'_>, name: &str) -> Res
         Ok(origin) => Ok(origin),
         Err(error) => {
             if is_asked_for {
-                eprintln!("repmd: where the answer comes from is not known: {error}");
+                complain(&format_args!("where the answer comes from is not known: {error}"));
             }
             Ok(None)
         }
@@ -315,7 +323,8 @@ fn describe_origin(origin: &Value) -> String {
         Some("cache") => format!("the cache, {age:?} old"),
         _ => format!("the cache, {age:?} old: the registry is away"),
     };
-    let holder = origin["daemon"].as_str().map(|holder| format!(", held by {holder}")).unwrap_or_default();
+    let holder = origin["daemon"].as_str().map(|holder| format!(", held by {}", escaped(holder)));
+    let holder = holder.unwrap_or_default();
     format!("  from {from}{holder}\n")
 }
 
@@ -349,6 +358,7 @@ fn describe(name: &str, found: &PortReply) -> String {
         77 | 72 => format!("{} node", kind(found.node_type)),
         other => format!("node of type {other}"),
     };
+    let name = escaped(name);
     let mut text = format!("{name}: port {port}, {kind}, versions {lowest_version} to {highest_version}");
     if !found.extra.is_empty() {
         text += &format!(", extra \"{}\"", found.extra.escape_ascii());
@@ -386,6 +396,11 @@ pub(super) fn say(text: &[u8]) -> Result<(), Failure> {
         Err(_) => std::process::exit(0),
         Ok(()) => Ok(()),
     }
+}
+
+/// The same for a document on a line of its own.
+pub(super) fn say_json(document: &Value) -> Result<(), Failure> {
+    say(escaped_json(&format!("{document}\n")).as_bytes())
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use clap::ArgMatches;
 use serde_json::{Value, json};
 
 use super::api::{Api, ApiError, in_path, read_object};
-use super::modern::{Environment, Failure, say, settings};
+use super::modern::{Environment, Failure, complain, say, settings};
+use crate::printable::{escaped, escaped_json};
 
 /// Most nodes of one answer.
 const PAGE: usize = 10_000;
@@ -26,7 +27,12 @@ pub(super) fn nodes(matches: &ArgMatches, environment: Environment<'_>) -> Resul
     let api = Api::of(&settings(matches, environment)?)?;
     let host = matches.get_one::<String>("of-host").map(String::as_str);
     let as_json = matches.get_flag("json");
-    let show = || list(&api, host).map(|list| if as_json { format!("{list}\n") } else { table(&list) });
+    let show = || {
+        let shown = |list: &Value| {
+            if as_json { escaped_json(&format!("{list}\n")).into_owned() } else { table(list) }
+        };
+        list(&api, host).map(|list| shown(&list))
+    };
     if !matches.get_flag("watch") {
         return say(show()?.as_bytes());
     }
@@ -40,7 +46,7 @@ pub(super) fn nodes(matches: &ArgMatches, environment: Environment<'_>) -> Resul
             last = text;
         }
         sleep(AGAIN);
-        text = show().unwrap_or_else(|error| format!("{error}\n"));
+        text = show().unwrap_or_else(|error| format!("{}\n", escaped(&error.to_string())));
     }
 }
 
@@ -96,7 +102,7 @@ fn row(node: &Value) -> [String; HEAD.len()] {
         (_, Some(reason)) => format!("{}: {reason}", text("state")),
         _ => text("state"),
     };
-    [
+    let cells = [
         text("node"),
         number("advertised_port").map_or("-".to_owned(), |port| port.to_string()),
         if addresses.is_empty() { "-".to_owned() } else { addresses },
@@ -105,7 +111,8 @@ fn row(node: &Value) -> [String; HEAD.len()] {
         text("daemon"),
         number("lease_left_ms").map_or("-".to_owned(), |left| format!("{}s", left.div_ceil(1000))),
         state,
-    ]
+    ];
+    cells.map(|cell| escaped(&cell).into_owned())
 }
 
 /// A time with its largest unit, so that a table changes rarely.
@@ -129,7 +136,7 @@ pub(super) fn events(matches: &ArgMatches, environment: Environment<'_>) -> Resu
             let mut data = read_object(event.data.as_bytes())?;
             let line = if as_json {
                 data["event"] = json!(event.kind);
-                format!("{data}\n")
+                escaped_json(&format!("{data}\n")).into_owned()
             } else {
                 describe(&event.kind, &data)
             };
@@ -138,7 +145,7 @@ pub(super) fn events(matches: &ArgMatches, environment: Environment<'_>) -> Resu
         });
         match ended {
             Ok(()) => {
-                eprintln!("repmd: the daemon at {} has ended; waiting for the next", api.address());
+                complain(&format_args!("the daemon at {} has ended; waiting for the next", api.address()));
                 was_there = true;
             }
             Err(error) if was_there && error.is::<ApiError>() => {}
@@ -160,7 +167,7 @@ fn describe(kind: &str, data: &Value) -> String {
         data["away_seconds"].as_u64().map(|seconds| format!("after {seconds}s")),
     ];
     let words: Vec<_> = words.into_iter().flatten().collect();
-    words.join(" ") + "\n"
+    escaped(&words.join(" ")).into_owned() + "\n"
 }
 
 #[cfg(test)]

@@ -8,8 +8,7 @@ use clap::ArgMatches;
 use repmd_backend_api::AliveName;
 
 use super::client::PATIENCE;
-use super::modern::{Environment, Failure, NOT_FOUND, ask};
-use crate::printable::escaped;
+use super::modern::{Environment, Failure, NOT_FOUND, ask, complain};
 use crate::protocol::{Request, decode_names_reply, decode_port_reply};
 
 /// Between two questions: what a script does not notice, and a daemon neither.
@@ -36,10 +35,9 @@ pub(super) fn main(matches: &ArgMatches, environment: Environment<'_>) -> Result
         };
         let left = timeout.saturating_sub(started.elapsed());
         if left.is_zero() {
-            let what = name.map_or("no daemon has answered".to_owned(), |name| {
-                format!("{} is not registered", escaped(name))
-            });
-            eprintln!("repmd: {what} after {timeout:?}{last}");
+            let what =
+                name.map_or("no daemon has answered".to_owned(), |name| format!("{name} is not registered"));
+            complain(&format_args!("{what} after {timeout:?}{last}"));
             return Ok(ExitCode::from(NOT_FOUND));
         }
         sleep(PAUSE.min(left));

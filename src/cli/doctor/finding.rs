@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
+use crate::printable::escaped;
+
 /// How bad a finding is. The exit status of `repmd doctor` is that of the worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -207,10 +209,11 @@ impl fmt::Display for Report {
                 step = finding.step;
                 writeln!(f, "{step}")?;
             }
+            let saw = escaped(&finding.saw);
             match finding.kind {
-                None => writeln!(f, "  ok       {}", finding.saw)?,
+                None => writeln!(f, "  ok       {saw}")?,
                 Some(kind) => {
-                    writeln!(f, "  {:7}  {}: {}", kind.severity.word(), kind.id, finding.saw)?;
+                    writeln!(f, "  {:7}  {}: {saw}", kind.severity.word(), kind.id)?;
                     writeln!(f, "           fix: {}", kind.fix)?;
                 }
             }

@@ -28,7 +28,7 @@ use serde_json::Value;
 
 use super::api::Api;
 use super::client::{AskError, PATIENCE, exchange};
-use super::modern::{Environment, Failure, merge, say};
+use super::modern::{Environment, Failure, merge, say, say_json};
 use crate::protocol::{Request, decode_port_reply, decode_whereabouts};
 use crate::run::{Backends, open_files};
 use crate::settings::{Settings, machine_name};
@@ -70,7 +70,7 @@ pub(super) fn main(
     }
     let report = doctor.report;
     if matches.get_flag("json") {
-        say(format!("{}\n", report.to_json()).as_bytes())?;
+        say_json(&report.to_json())?;
     } else {
         say(report.to_string().as_bytes())?;
     }
