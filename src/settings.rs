@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use repmd_backend_api::HostId;
 
 use crate::protocol::DEFAULT_PORT;
-use crate::registry::Lookup;
+use crate::registry::{Lookup, default_instance_name};
 use crate::relay;
 use crate::server::{Limits, Names, Policy, Topology};
 
@@ -82,7 +82,7 @@ pub const TABLE: &[Setting] = &[
         variables: &["REPMD_INSTANCE_NAME"],
         value: "NAME",
         help: "What tells this daemon from others of its host, and stays the same when it restarts",
-        default: "this machine's name, the host and the port",
+        default: "this machine's name, what of its machine-id tells it from others, the host and the port",
     },
     Setting {
         key: "advertise",
@@ -667,6 +667,13 @@ impl Settings {
         let cluster = values.parse("cluster", "1 to 64 letters, digits, `-`, `_` and `.`", cluster_name)?;
         let host = values.parse("host", "a host name", |text| HostId::parse(text).ok())?;
         let host = host.unwrap_or_else(short_host_name);
+        if backend != Backend::Memory && is_localhost(&host) {
+            let expected = format!(
+                "a name that other machines do not have: each is {host} to itself, and `backend` is shared by all. Name this \
+                 machine, or set --host"
+            );
+            return Err(values.wrong("host", &expected));
+        }
         let aliases = values.parse(
             "alias",
             "host names, separated by commas",
@@ -782,7 +789,10 @@ impl Settings {
             backend,
             cluster: cluster.unwrap_or_else(|| "default".to_owned()),
             lease_ttl: lease_ttl.unwrap_or(Duration::from_secs(15)),
-            instance_name: instance_name.unwrap_or_else(|| default_instance_name(&host, port_or_default)),
+            instance_name: instance_name.unwrap_or_else(|| {
+                let id = machine_id();
+                default_instance_name(&short_host_name(), id.as_deref(), &host, port_or_default)
+            }),
             host,
             aliases,
             advertise,
@@ -875,11 +885,19 @@ fn short_host_name() -> HostId {
     HostId::parse(short).or_else(|_| HostId::parse("localhost")).expect("localhost is a host name")
 }
 
-/// The machine is named beside its host where they differ, as they do for containers behind one address:
-/// daemons of one host must not take each other for earlier runs of themselves.
-fn default_instance_name(host: &HostId, port: u16) -> String {
-    let machine = short_host_name();
-    if machine == *host { format!("{host}:{port}") } else { format!("{machine}/{host}:{port}") }
+/// What systemd and D-Bus tell machines apart by, if this one has it. Containers often do not.
+fn machine_id() -> Option<String> {
+    let read = |path| std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
+    let is_one = |text: &String| text.len() == 32 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+    ["/etc/machine-id", "/var/lib/dbus/machine-id"].into_iter().filter_map(read).find(is_one)
+}
+
+/// What every machine calls itself.
+fn is_localhost(host: &HostId) -> bool {
+    let name = host.as_str();
+    let is_loopback =
+        name.parse().is_ok_and(|address: IpAddr| address.is_loopback() || address.is_unspecified());
+    is_loopback || name == "localhost" || name.starts_with("localhost.") || name.ends_with(".localhost")
 }
 
 #[cfg(test)]
@@ -1060,5 +1078,21 @@ mod tests {
                 .policy
                 .relaxed_command_check
         );
+    }
+
+    #[test]
+    fn a_host_that_every_machine_is_to_itself_is_refused_with_a_shared_registry_and_host_is_named() {
+        let shared = ("backend", "redis://10.0.0.9");
+        let check = |flags: &[_]| Settings::check(&merge(flags, &[], "").unwrap(), 1024, &|_| Ok(()));
+        for host in
+            ["localhost", "LOCALHOST", "localhost.localdomain", "127.0.0.1", "::1", "0.0.0.0", "a.localhost"]
+        {
+            let refused = check(&[shared, ("host", host)]).unwrap_err().to_string();
+            assert!(refused.contains("--host"), "{refused}");
+            assert!(check(&[("host", host)]).is_ok(), "{host} alone");
+        }
+        for host in ["hosta", "localhosts", "10.0.0.1"] {
+            assert!(check(&[shared, ("host", host)]).is_ok(), "{host}");
+        }
     }
 }

@@ -1,17 +1,19 @@
 //! Keeping what this daemon holds alive in the store, and hearing of what changes there.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use repmd_backend_api::{AliveName, BackendError, Change, HostId, Lease, NodeName, Scope};
-use tokio::time::{Instant, sleep, sleep_until};
+use repmd_backend_api::{AliveName, BackendError, Change, HostId, Lease, NodeName, Scope, liveness};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::daemons::Daemons;
 use super::events::What;
 use super::leases::Which;
 use super::question::Question;
-use super::{Answer, Readiness, Registry};
+use super::{Answer, CLUSTER_PATIENCE, Readiness, Registry};
 
 /// Leases of one call.
 const BATCH_MAX: usize = 500;
@@ -22,6 +24,9 @@ const RENEWAL_PATIENCE: u32 = 4;
 /// The pauses between tries while the store is away.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Rounds between two looks for daemons that have this one's identity, unless one shows itself.
+const ROUNDS_A_LOOK: u32 = 12;
 
 /// How long to wait before watching a store again that ended the last watch.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
@@ -37,6 +42,7 @@ impl Registry {
             () = stop.cancelled() => {}
             () = self.renew_for_ever(lease_ttl) => {}
             () = self.follow_changes() => {}
+            () = self.look_for_itself(lease_ttl) => {}
         }
     }
 
@@ -83,6 +89,28 @@ impl Registry {
             if !knows_its_past {
                 knows_its_past = self.learn_of_its_past().await;
             }
+        }
+    }
+
+    /// Looks for other daemons that have this one's identity, when it starts, once its past must be over, when one shows
+    /// itself, and from time to time. No renewal waits for it, and that it takes long says nothing of the store's health.
+    async fn look_for_itself(&self, lease_ttl: Duration) {
+        let interval = lease_ttl / 3;
+        // One that ended just before this one began counts as alive for so long.
+        let past_for = liveness(lease_ttl) + interval;
+        for round in 0_u32.. {
+            let is_due = matches!(round, 0 | 4) || round.is_multiple_of(ROUNDS_A_LOOK);
+            let has_company = self.has_company.swap(false, Ordering::Relaxed);
+            if (is_due || has_company || !self.identity.complaints().is_empty()) && !self.health.is_away() {
+                let asked =
+                    timeout(self.options.deadline * CLUSTER_PATIENCE, self.backend.daemons(&Scope::Cluster));
+                if let Ok(Ok(seen)) = asked.await {
+                    let daemons = Daemons::new(self.unreadable.note(seen));
+                    self.identity.look(&self.instance(), &daemons, past_for);
+                    self.tell_readiness(lease_ttl);
+                }
+            }
+            sleep(interval).await;
         }
     }
 
@@ -161,6 +189,7 @@ impl Registry {
             let mut changes = self.backend.watch();
             while let Some(change) = changes.next().await {
                 self.tell_change(&change);
+                self.note_company(&change);
                 match change {
                     Change::Registered(name, host)
                     | Change::Released(name, host)
@@ -182,6 +211,17 @@ impl Registry {
             Change::Expired(name, host) => What::Expired { node: node(name, host) },
             Change::Missed => What::Missed,
         });
+    }
+
+    /// A name of this host that no lease of this daemon has: another daemon serves the host, or has its identity.
+    fn note_company(&self, change: &Change) {
+        if let Change::Registered(name, host) = change
+            && *host == self.instance.host
+            && !self.has_company.load(Ordering::Relaxed)
+            && !self.leases.has(name)
+        {
+            self.has_company.store(true, Ordering::Relaxed);
+        }
     }
 
     fn changed(&self, name: AliveName, host: HostId) {
@@ -214,6 +254,7 @@ impl Registry {
         self.leases.end_those_that_ran_out(lease_ttl);
         let mut complaints = self.health.complaints(lease_ttl);
         complaints.extend(self.leases.complaints());
+        complaints.extend(self.identity.complaints());
         self.readiness.send_if_modified(|readiness| {
             let mut notes = self.unreadable.in_words();
             notes.extend(self.addresses.complaint());

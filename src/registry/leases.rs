@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use repmd_backend_api::{Instance, Lease, Registration, Renewal};
+use repmd_backend_api::{AliveName, Instance, Lease, Registration, Renewal};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -100,6 +100,11 @@ impl Leases {
 
     pub(super) fn let_go(&self, lease: &Lease) {
         self.lock().remove(&lease.token.number);
+    }
+
+    /// Whether one of them is on `name`, which was registered just now.
+    pub(super) fn has(&self, name: &AliveName) -> bool {
+        self.lock().values().rev().any(|held| held.lease.registration.node.name == *name)
     }
 
     /// The leases to renew, oldest first.

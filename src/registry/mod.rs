@@ -9,6 +9,7 @@ mod addresses;
 mod daemons;
 mod events;
 mod health;
+mod identity;
 mod keeper;
 mod leases;
 mod past;
@@ -22,6 +23,7 @@ pub use addresses::{InstanceAt, NO_ADDRESS};
 pub use daemons::Daemons;
 pub use events::{EVENTS_MAX, Event, Events, What};
 pub use health::StoreAway;
+pub use identity::default_instance_name;
 pub use leases::{Held, LeaseCounts, State};
 pub use question::{Lookup, Question};
 pub use stats::{Stats, VERBS};
@@ -46,6 +48,7 @@ use tracing::warn;
 use crate::throttle::Throttle;
 use addresses::Addresses;
 use health::Health;
+use identity::Identity;
 use leases::Leases;
 use past::Past;
 use question::{Choice, choose};
@@ -194,10 +197,13 @@ pub struct Registry {
     /// All daemons: one list for every question that is about them.
     daemons: Slot<Arc<Daemons>>,
     questions: Questions,
+    identity: Identity,
     readiness: watch::Sender<Readiness>,
     /// There is something to publish, or the store went away.
     nudge: Notify,
     hands_over: AtomicBool,
+    /// Somebody else has registered a name of this host.
+    has_company: AtomicBool,
     ambiguities: Throttle,
     events: Arc<Events>,
     unreadable: Unreadable,
@@ -230,9 +236,11 @@ impl Registry {
             cluster: Slot::default(),
             daemons: Slot::default(),
             questions: Questions::default(),
+            identity: Identity::default(),
             readiness: watch::Sender::default(),
             nudge: Notify::new(),
             hands_over: AtomicBool::new(false),
+            has_company: AtomicBool::new(false),
             ambiguities: Throttle::default(),
             events,
             unreadable: Unreadable::default(),

@@ -127,7 +127,8 @@ fn nobody_else_is_disturbed_by(name: fn(u32) -> String, verb: &str) -> u32 {
     for daemon in [&asked, &holder, &other] {
         assert_eq!(daemon.logged(&["is away"]), 0, "{}", daemon.log());
     }
-    assert!(worst < Duration::from_secs(1), "{worst:?}");
+    // Half a second for the store, and what flood, daemons and store take from each other on one machine.
+    assert!(worst < Duration::from_secs(3), "{worst:?}");
     assert!(10_000 < questions, "no flood: {questions}");
     calls(admin, verb)
 }

@@ -21,7 +21,7 @@ fn each_row_of_the_page_names_its_test_and_each_test_has_its_row() {
     let mut tests = BTreeSet::new();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let files = fs::read_dir(folder.join("faults")).unwrap().map(|file| file.unwrap().path());
-    let of_nodes = ["addresses.rs", "partitions.rs", "rabbitmq.rs", "restart.rs"]
+    let of_nodes = ["addresses.rs", "identity.rs", "partitions.rs", "rabbitmq.rs", "restart.rs"]
         .map(|file| folder.join("multi_host").join(file));
     for file in files.filter(|file| !file.ends_with("page.rs")).chain(of_nodes) {
         let source = fs::read_to_string(file).unwrap();

@@ -7,6 +7,7 @@
 
 mod addresses;
 mod families;
+mod identity;
 mod lab;
 mod names;
 mod partitions;
