@@ -316,7 +316,11 @@ async fn serve_until_stopped(
             info!(networks = ?limits.networks, "relaying to nodes of virtual hosts");
             let policy = policy.clone();
             let may_connect = Arc::new(move |peer, local| policy.may_look_up(peer, || Some(local)));
-            let options = relay::Options { limits: limits.clone(), may_connect };
+            let options = relay::Options {
+                limits: limits.clone(),
+                may_connect,
+                may_dial: Arc::new(relay::is_elsewhere),
+            };
             let (relay, thread) = Relay::start(Arc::clone(&registry), options, relaying.clone())?;
             (Some(relay), Some(thread))
         }

@@ -127,6 +127,27 @@ pub const TABLE: &[Setting] = &[
         default: "a sixteenth of the open-file limit",
     },
     Setting {
+        key: "relay-connections-per-peer",
+        variables: &["REPMD_RELAY_CONNECTIONS_PER_PEER"],
+        value: "NUMBER",
+        help: "The same for one address that dials",
+        default: "half of relay-connections",
+    },
+    Setting {
+        key: "relay-target-ports",
+        variables: &["REPMD_RELAY_TARGET_PORTS"],
+        value: "FROM-TO",
+        help: "Relay to nodes at these ports alone",
+        default: "1024-65535",
+    },
+    Setting {
+        key: "relay-idle-time",
+        variables: &["REPMD_RELAY_IDLE_TIME"],
+        value: "TIME",
+        help: "End a relayed connection on which nothing was sent for this long, or up to twice as long",
+        default: "5m",
+    },
+    Setting {
         key: "lookup",
         variables: &["REPMD_LOOKUP"],
         value: "SCOPE",
@@ -703,7 +724,12 @@ impl Settings {
             return Err(values.wrong("relay", "virtual-host to be set too: only there is anything relayed"));
         }
         let relay_ports = values.parse("relay-ports", "two ports such as 25000-25999", port_range)?;
+        let relay_target_ports =
+            values.parse("relay-target-ports", "two ports such as 9100-9199", port_range)?;
         let relay_connections = count("relay-connections")?;
+        let relay_connections_per_peer = count("relay-connections-per-peer")?;
+        let relay_connections_max = relay_connections.unwrap_or((descriptors / 16).clamp(8, 4096));
+        let relay_idle_time = time("relay-idle-time")?;
         let lookup = values.parse("lookup", "`host` or `cluster`", |text| match text {
             "host" => Some(Lookup::Host),
             "cluster" => Some(Lookup::Cluster),
@@ -775,7 +801,10 @@ impl Settings {
         let relay = (!relayed_networks.is_empty()).then(|| relay::Limits {
             networks: relayed_networks,
             ports: relay_ports,
-            connections_max: relay_connections.unwrap_or((descriptors / 16).clamp(8, 4096)),
+            target_ports: relay_target_ports.unwrap_or(1024..=u16::MAX),
+            connections_max: relay_connections_max,
+            connections_per_peer_max: relay_connections_per_peer.unwrap_or(relay_connections_max.div_ceil(2)),
+            idle_time: relay_idle_time.unwrap_or(Duration::from_secs(300)),
             listeners_max: (descriptors / 16).clamp(8, 4096),
         });
         if let Some(relay) = &relay {

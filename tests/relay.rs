@@ -59,6 +59,9 @@ fn event_loop() -> Runtime {
 fn limits() -> Limits {
     Limits {
         networks: vec!["127.0.0.8/32".parse().unwrap()],
+        target_ports: 1..=u16::MAX,
+        connections_per_peer_max: 8,
+        idle_time: 2 * WITHIN,
         ports: None,
         connections_max: 8,
         listeners_max: 8,
@@ -76,7 +79,9 @@ impl Gateway {
             Memory::with_leases(Duration::from_secs(15), Arc::new(|| Duration::from_secs(1_800_000_000)));
         let here = registry(&store, "here", DOOR);
         let there = registry(&store, "there", THERE);
-        let options = relay::Options { limits, may_connect: Arc::new(move |peer, _| may_connect(peer)) };
+        let may_connect = Arc::new(move |peer, _| may_connect(peer));
+        // All of them are addresses of this machine.
+        let options = relay::Options { limits, may_connect, may_dial: Arc::new(|_| true) };
         let stop = CancellationToken::new();
         let (relay, thread) = Relay::start(Arc::clone(&here), options, stop.clone()).unwrap();
         // Keeps what it knows up to date, as in a daemon.
@@ -265,6 +270,42 @@ fn a_node_outside_of_the_networks_is_not_relayed_and_counted() {
     assert_eq!(gateway.port_of(&lease), None);
     assert_eq!(gateway.relay.stats().refused.network.get(), 1);
     assert_eq!(gateway.relay.listeners(), 0);
+}
+
+#[test]
+fn a_port_that_may_not_be_dialled_is_not_relayed_though_a_local_process_registers_it() {
+    let gateway = Gateway::start(Limits { target_ports: 1024..=u16::MAX, ..limits() });
+    assert_eq!(gateway.port_of(&gateway.register(1, "sshd", 22)), None);
+    assert_eq!(gateway.relay.stats().refused.network.get(), 1);
+    assert!(gateway.port_of(&gateway.register(2, "node", 1024)).is_some());
+}
+
+#[test]
+fn one_address_does_not_hold_all_connections() {
+    let gateway = Gateway::start(Limits { connections_per_peer_max: 1, ..limits() });
+    let first = gateway.connect();
+    let lease = gateway.register(2, "other", 1);
+    let door = gateway.port_of(&lease).unwrap();
+    expect_reset(&dial(door));
+    assert_eq!(gateway.relay.stats().refused.connections.get(), 1);
+    drop(first);
+    wait_until("there is room again", WITHIN, || gateway.relay.connections() == 0);
+    gateway.connect();
+}
+
+#[test]
+fn a_connection_on_which_nothing_is_sent_ends_and_one_that_ticks_does_not() {
+    let gateway = Gateway::start(Limits { idle_time: Duration::from_millis(500), ..limits() });
+    let (idle, _node) = gateway.connect();
+    let (mut dialler, mut node) = gateway.connect();
+    for _ in 0..15 {
+        dialler.write_all(b"tick").unwrap();
+        node.read_exact(&mut [0; 4]).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    expect_reset(&idle);
+    dialler.write_all(b"tick").unwrap();
+    node.read_exact(&mut [0; 4]).unwrap();
 }
 
 #[test]

@@ -130,9 +130,16 @@ fn start_relay(
         Ok(Arc::new(Registry::new(Arc::new(store.clone()), Arc::new(instance), options)))
     };
     let (here, there) = (registry("here", DOOR)?, registry("there", THERE)?);
-    let limits =
-        Limits { networks: vec!["127.0.0.8/32".parse()?], ports: None, connections_max: 8, listeners_max: 8 };
-    let options = relay::Options { limits, may_connect: Arc::new(|_, _| true) };
+    let limits = Limits {
+        networks: vec!["127.0.0.8/32".parse()?],
+        target_ports: 1..=u16::MAX,
+        ports: None,
+        connections_max: 8,
+        connections_per_peer_max: 8,
+        idle_time: Duration::from_secs(300),
+        listeners_max: 8,
+    };
+    let options = relay::Options { limits, may_connect: Arc::new(|_, _| true), may_dial: Arc::new(|_| true) };
     let (relay, thread) = Relay::start(here, options, stop.clone())?;
     let node = Node::ordinary(AliveName::parse(b"node")?, port);
     let event_loop = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use repmd_backend_api::{AliveName, HostId};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
 use tracing::{debug, error, info};
 
 use super::Relay;
-use super::connection::{self, Refusal, reset};
+use super::connection::{self, Place, Refusal, reset};
 use crate::listen::bind;
 
 /// How often to look whether the node is still registered.
@@ -90,20 +91,24 @@ pub(super) async fn serve(relay: Arc<Relay>, door: Arc<Door>, listener: TcpListe
     relay.doors().remove(&*door);
 }
 
+fn admit(relay: &Arc<Relay>, door: &Door, peer: IpAddr) -> Result<(OwnedSemaphorePermit, Place), Refusal> {
+    if !(relay.options.may_connect)(peer, door.address) {
+        return Err(Refusal::Peer(peer));
+    }
+    let permit = Arc::clone(&relay.permits).try_acquire_owned().map_err(|_| Refusal::Connections)?;
+    let place = Place::take(relay, peer).ok_or(Refusal::PeerConnections(peer))?;
+    Ok((permit, place))
+}
+
 async fn accept_all(relay: &Arc<Relay>, door: &Arc<Door>, listener: &tokio::net::TcpListener) {
     loop {
         match listener.accept().await {
             Ok((dialler, peer)) => {
                 let peer = peer.ip().to_canonical();
-                let admitted = if (relay.options.may_connect)(peer, door.address) {
-                    Arc::clone(&relay.permits).try_acquire_owned().map_err(|_| Refusal::Connections)
-                } else {
-                    Err(Refusal::Peer(peer))
-                };
-                match admitted {
-                    Ok(permit) => {
+                match admit(relay, door, peer) {
+                    Ok(permits) => {
                         let (relay, door) = (Arc::clone(relay), Arc::clone(door));
-                        tokio::spawn(connection::serve(relay, door, dialler, permit));
+                        tokio::spawn(connection::serve(relay, door, dialler, permits));
                     }
                     Err(refusal) => {
                         relay.refuse(door, &refusal);

@@ -19,6 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use repmd_backend_api::{HostId, Registration};
@@ -30,6 +31,7 @@ use tracing::{debug, info, warn};
 use crate::registry::Registry;
 use crate::throttle::Throttle;
 use connection::Refusal;
+pub(crate) use connection::is_elsewhere;
 use door::{Door, Ports};
 use pipe::Pipes;
 
@@ -38,10 +40,16 @@ use pipe::Pipes;
 pub struct Limits {
     /// Where nodes may be dialled.
     pub networks: Vec<IpNet>,
+    /// The ports at which nodes may be dialled.
+    pub target_ports: RangeInclusive<u16>,
     /// The ports to listen on, for the sake of firewalls; `None`: any that is free.
     pub ports: Option<RangeInclusive<u16>>,
     /// Most connections at once.
     pub connections_max: usize,
+    /// The same for one address that dials.
+    pub connections_per_peer_max: usize,
+    /// A connection ends when nothing is sent on it for this long, or up to twice as long.
+    pub idle_time: Duration,
     /// Most nodes at once whose look-ups were answered with a port of ours.
     pub listeners_max: usize,
 }
@@ -61,6 +69,8 @@ pub struct Options {
     pub limits: Limits,
     /// Whether a peer may connect to a local address.
     pub may_connect: Arc<dyn Fn(IpAddr, IpAddr) -> bool + Send + Sync>,
+    /// Whether an address may be dialled, whatever the networks are.
+    pub may_dial: Arc<dyn Fn(IpAddr) -> bool + Send + Sync>,
 }
 
 impl fmt::Debug for Options {
@@ -80,6 +90,8 @@ pub struct Relay {
     /// Those that may be listened on; `None`: any.
     ports: Option<Ports>,
     permits: Arc<Semaphore>,
+    /// The connections of each address that dials.
+    peers: Mutex<HashMap<IpAddr, usize>>,
     pipes: Pipes,
     complaints: Throttle,
     stats: Stats,
@@ -101,6 +113,7 @@ impl Relay {
             event_loop: event_loop.handle().clone(),
             doors: Mutex::default(),
             ports: options.limits.ports.clone().map(Ports::new),
+            peers: Mutex::default(),
             permits: Arc::new(Semaphore::new(options.limits.connections_max)),
             options,
             pipes: Pipes::default(),
@@ -172,14 +185,14 @@ impl Relay {
     }
 
     fn targets(&self, registration: &Registration) -> Vec<SocketAddr> {
-        connection::targets(registration, &self.options.limits.networks)
+        connection::targets(registration, &self.options.limits)
     }
 
     fn refuse(&self, door: &Door, refusal: &Refusal) {
         let refused = &self.stats.refused;
         let counter = match refusal {
             Refusal::Network { .. } => &refused.network,
-            Refusal::Connections => &refused.connections,
+            Refusal::Connections | Refusal::PeerConnections(_) => &refused.connections,
             Refusal::Peer(_) => &refused.peer,
             Refusal::Gone => &refused.gone,
             Refusal::Unreachable { .. } => &refused.unreachable,
@@ -190,6 +203,11 @@ impl Relay {
             Some(left_out) => warn!(node = %door, left_out, "not relayed: {refusal}"),
             None => debug!(node = %door, "not relayed: {refusal}"),
         }
+    }
+
+    /// Held for a few instructions.
+    fn peers(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Held for a few instructions, or as long as it takes to listen, never over an await.

@@ -55,7 +55,7 @@ impl Pipe {
     }
 }
 
-/// Moves what `from` sends to `to`, up to and with the end of it. `bytes` counts them.
+/// Moves what `from` sends to `to`, up to and with the end of it. Both of `bytes` count them.
 ///
 /// # Errors
 /// When either socket fails. Then bytes may be lost.
@@ -63,7 +63,7 @@ pub(super) async fn move_all(
     from: &TcpStream,
     to: &TcpStream,
     pipes: &Pipes,
-    bytes: &Counter,
+    bytes: [&Counter; 2],
 ) -> io::Result<()> {
     loop {
         from.readable().await?;
@@ -75,7 +75,7 @@ pub(super) async fn move_all(
                 return Ok(shutdown(to, Shutdown::Write)?);
             }
             Ok(filled) => {
-                bytes.add_many(filled as u64);
+                bytes.iter().for_each(|counter| counter.add_many(filled as u64));
                 empty(&pipe, filled, to).await?;
                 pipes.give_back(pipe);
                 // One who sends without an end must not keep the others waiting.

@@ -1,7 +1,7 @@
 //! What a relay costs two nodes on one machine, against their direct connection on loopback. The figures are for a
 //! machine with nothing else to do: `cargo test --release --test gateway figures -- --ignored --nocapture`.
 
-use repmd_test_support::{Daemon, ErlangNode, Network, wait_until};
+use repmd_test_support::{Daemon, ErlangNode, Network, run, wait_until};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::{EPMD_PORT, SOON, ping, repmd, root, start};
@@ -34,8 +34,11 @@ impl Nodes {
             here.inside(|| std::fs::write(file, congestion))
                 .expect("a network may choose among those allowed");
         }
-        let on = |core: Option<usize>, host: &str, port: u16, flags: &[&str]| {
-            let mut command = repmd(host, "127.0.0.1", "127.0.0.1", flags);
+        // A relay does not dial its own machine: by this route the far host's address does not look like that.
+        let route = ["route", "add", "local", "10.77.0.0/24", "dev", "lo", "src", "127.0.0.1"];
+        here.inside(|| run("ip", &route));
+        let on = |core: Option<usize>, host: &str, address: &str, port: u16, flags: &[&str]| {
+            let mut command = repmd(host, "127.0.0.1", address, flags);
             command.args(["--port", &port.to_string()]);
             here.inside(|| {
                 pin(core);
@@ -45,8 +48,12 @@ impl Nodes {
         let mut redis = root().command("redis-server");
         redis.args(["--save", ""]);
         let store = start(&here, redis, 6379);
-        let gateway = ["--virtual-host", "127.0.0.7=far", "--relay", "127.0.0.0/8"];
-        let daemons = [on(None, "far", FAR_PORT, &[]), on(relay, "near", EPMD_PORT, &gateway), store];
+        let gateway = ["--virtual-host", "127.0.0.7=far", "--relay", "10.77.0.0/24"];
+        let daemons = [
+            on(None, "far", "10.77.0.1", FAR_PORT, &[]),
+            on(relay, "near", "127.0.0.1", EPMD_PORT, &gateway),
+            store,
+        ];
         let node = |name: &str, port: u16| {
             here.inside(|| {
                 pin(nodes);
