@@ -31,6 +31,7 @@ pub mod listen;
 pub mod metrics;
 pub mod printable;
 pub mod protocol;
+mod queue;
 pub mod registry;
 pub mod relay;
 pub mod run;

@@ -101,6 +101,7 @@ pub fn run(
     }
     raise_open_files();
     repmd_sys::ignore_file_size_limit();
+    repmd_sys::give_large_blocks_back();
     let fail = |error: &dyn Display| {
         if in_background {
             // Standard error may be closed.

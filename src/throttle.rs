@@ -1,7 +1,6 @@
 //! A bound on how often a fault is logged.
 
-use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -41,10 +40,10 @@ impl Throttle {
     }
 }
 
-/// Groups of peers, so that the noise of one does not hide what another does.
+/// Groups of peers or names, so that the noise of one does not hide what another does.
 const GROUPS: usize = 16;
 
-/// A throttle for each kind of line and each group of peers. Which peers share a group differs from run to run, so
+/// A throttle for each kind of line and each group of those whom it is about. Who shares a group differs from run to run, so
 /// that nobody can choose whose lines to hide.
 #[derive(Debug)]
 pub(crate) struct Throttles<const KINDS: usize> {
@@ -57,14 +56,15 @@ impl<const KINDS: usize> Throttles<KINDS> {
         Self { kinds: std::array::from_fn(|_| Default::default()), groups: RandomState::new() }
     }
 
-    pub(crate) fn of(&self, kind: usize, peer: IpAddr) -> &Throttle {
-        &self.kinds[kind][self.groups.hash_one(peer) as usize % GROUPS]
+    pub(crate) fn of(&self, kind: usize, whom: impl Hash) -> &Throttle {
+        &self.kinds[kind][self.groups.hash_one(whom) as usize % GROUPS]
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::IpAddr;
 
     #[test]
     fn the_first_line_after_a_flood_says_how_many_were_left_out() {

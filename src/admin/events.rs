@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -14,6 +14,7 @@ use repmd_backend_api::NodeName;
 use serde_json::{Value, json};
 use tokio::sync::{SemaphorePermit, watch};
 
+use super::Follows;
 use super::api::{App, failure, time_text};
 use crate::registry::{Event, What};
 
@@ -25,7 +26,11 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 
 /// Answers `/api/v1/events` with a stream that ends with the daemon. Whoever names the last event that it
 /// saw gets those that came after, as far as they are kept.
-pub(super) async fn follow(State(state): App, headers: HeaderMap) -> Response {
+pub(super) async fn follow(
+    State(state): App,
+    Extension(Follows(follows)): Extension<Follows>,
+    headers: HeaderMap,
+) -> Response {
     let last = match headers.get("last-event-id").map(|last| last.to_str().unwrap_or_default().parse()) {
         None => None,
         Some(Ok(last)) => Some(last),
@@ -37,6 +42,7 @@ pub(super) async fn follow(State(state): App, headers: HeaderMap) -> Response {
     let Some(follower) = Follower::new(state, last) else {
         return failure(StatusCode::SERVICE_UNAVAILABLE, "enough others follow the events already");
     };
+    follows.cancel();
     let start = stream::once(async { Ok::<_, Infallible>(sse::Event::default().retry(RETRY)) });
     let keep_alive = KeepAlive::new().interval(SIGN_OF_LIFE);
     Sse::new(start.chain(follower.events())).keep_alive(keep_alive).into_response()

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, HOST, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, HOST, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -60,16 +62,21 @@ impl fmt::Debug for Token {
 
 /// Lets a request pass, or says why not.
 pub(super) async fn guard(State(state): State<Arc<super::State>>, request: Request, next: Next) -> Response {
+    let may_look = may_look(&state, request.headers());
     let mut response = if !knows_the_way(&state, request.headers()) {
         // Another site's script, through a name of that site that leads here.
         failure(StatusCode::MISDIRECTED_REQUEST, "ask by address, or as localhost")
-    } else if OPEN.contains(&request.uri().path()) || may_look(&state, request.headers()) {
+    } else if OPEN.contains(&request.uri().path()) || may_look {
         next.run(request).await
     } else {
         let asks = [(WWW_AUTHENTICATE, "Bearer")];
         (asks, failure(StatusCode::UNAUTHORIZED, "a token is needed")).into_response()
     };
     let headers = response.headers_mut();
+    if !may_look {
+        // A stranger gets its answer, and no place to stay.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response

@@ -1,18 +1,22 @@
 //! Every node of the cluster: what this daemon holds itself, and what the registry knows of the rest.
 
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::Json;
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
-use axum::http::header::{CONTENT_TYPE, LINK};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, LINK};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use futures_util::stream;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use repmd_backend_api::{HostId, NodeType, Registration};
 use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::api::{App, failure, milliseconds, time_text};
 use crate::registry::{self, Held, Registry};
@@ -21,6 +25,9 @@ use crate::server::Daemon;
 /// Nodes of one answer, unless asked otherwise, and at most.
 const LIMIT: usize = 1000;
 const LIMIT_MAX: usize = 10_000;
+
+/// Bytes of a long list that a connection takes at a time.
+const PIECE: usize = 64 << 10;
 
 /// One node, and what is known of its registration.
 #[derive(Debug)]
@@ -111,6 +118,18 @@ pub(super) async fn list(State(state): App, filter: Result<Query<Filter>, QueryR
     if !(1..=LIMIT_MAX).contains(&limit) {
         return failure(StatusCode::BAD_REQUEST, &format!("limit: expected 1 to {LIMIT_MAX}"));
     }
+    // Held until the answer is on its way to a peer that reads.
+    let place = if LIMIT < limit {
+        let Ok(place) = Arc::clone(&state.long_lists).try_acquire_owned() else {
+            return failure(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "others read long lists already: ask for pages of 1,000",
+            );
+        };
+        Some(place)
+    } else {
+        None
+    };
     // No node has a host that is none.
     let host = filter.host.as_deref().map(HostId::parse);
     let (mut entries, age) = overview(&state.daemon).await;
@@ -137,7 +156,26 @@ pub(super) async fn list(State(state): App, filter: Result<Query<Filter>, QueryR
         return names(page, &filter, next.as_deref(), limit);
     }
     let nodes = page.iter().map(|entry| entry.shown(now)).collect();
-    Json(Page { total: entries.len(), nodes, next, age }).into_response()
+    let page = Page { total: entries.len(), nodes, next, age };
+    match place {
+        Some(place) => in_pieces(&page, place),
+        None => Json(page).into_response(),
+    }
+}
+
+/// A long list, which is given to the connection as its peer reads; `place` is kept until the last of it.
+fn in_pieces(page: &Page<'_>, place: OwnedSemaphorePermit) -> Response {
+    let text = match serde_json::to_vec(page) {
+        Ok(text) => Bytes::from(text),
+        Err(error) => return failure(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    };
+    let length = text.len();
+    let pieces = stream::unfold((text, place), async |(mut rest, place)| {
+        let piece = rest.split_to(rest.len().min(PIECE));
+        (!piece.is_empty()).then_some((Ok::<_, Infallible>(piece), (rest, place)))
+    });
+    let headers = [(CONTENT_TYPE, "application/json".to_owned()), (CONTENT_LENGTH, length.to_string())];
+    (headers, Body::from_stream(pieces)).into_response()
 }
 
 /// A node name a line. Where there are more, the header `Link` has the rest (RFC 8288).

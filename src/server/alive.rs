@@ -9,22 +9,28 @@ use repmd_backend_api::{AliveName, Lease, Node, NodeName};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, getpeername, recv};
 use socket2::SockRef;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
-use tracing::field::{DisplayValue, display};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
+use super::answer::tell_of_refusal;
 use super::connection::{Then, sleep_if, write_now};
 use super::daemon::Daemon;
 use super::table::{AliveSocket, ClaimId};
-use crate::printable::as_value;
 use crate::protocol::Response;
 use crate::registry::What;
 use crate::telemetry::{AUDIT, REQUESTS};
 
 /// Registers a node and holds its connection, which is the registration: any byte or end from the peer
 /// unregisters it. A refused one is closed.
-pub(super) async fn register_and_hold(daemon: Arc<Daemon>, socket: Arc<AliveSocket>, node: Node) {
+/// `_place` is the node's for as long.
+pub(super) async fn register_and_hold(
+    daemon: Arc<Daemon>,
+    socket: Arc<AliveSocket>,
+    node: Node,
+    _place: OwnedSemaphorePermit,
+) {
     // Boxed, because registering needs more room than the hours of holding that follow.
     let Some((claim, lease)) = Box::pin(register(&daemon, &socket, node)).await else { return };
     let end = until_the_peer_ends(&socket).await;
@@ -64,8 +70,8 @@ async fn register<'a>(
             Ok(()) => {
                 let Node { name, port, .. } = &node;
                 // The peer is asked for only where the line is wanted.
-                info!(target: AUDIT, %name, port, %creation, peer = peer(socket), "registered");
-                debug!(target: REQUESTS, %name, peer = peer(socket), "** sent ALIVE2_RESP for {:?}", name.as_str());
+                info!(target: AUDIT, %name, port, %creation, peer = peer(socket).map(display), "registered");
+                debug!(target: REQUESTS, %name, peer = peer(socket).map(display), "** sent ALIVE2_RESP for {:?}", name.as_str());
                 daemon.stats.granted.add();
                 let node = lease.registration.node_name();
                 let port = Some(lease.registration.node.port);
@@ -82,8 +88,7 @@ async fn register<'a>(
 
 /// `holder`: the other daemon that has the name; without one it is a node of this daemon.
 async fn refuse<T>(daemon: &Daemon, socket: &AliveSocket, node: &Node, holder: Option<&str>) -> Option<T> {
-    let name = as_value(node.name.as_str());
-    warn!(target: AUDIT, port = node.port, holder, peer = peer(socket), "node name already occupied {name}");
+    tell_of_refusal(daemon, node, holder, peer(socket));
     let me = daemon.registry.instance();
     match holder {
         Some(_) => daemon.stats.refused_elsewhere.add(),
@@ -108,9 +113,9 @@ fn answer(socket: &AliveSocket, response: Response<'_>, then: Then) -> io::Resul
 }
 
 /// Where a node registers from, while it is connected.
-fn peer(socket: &AliveSocket) -> Option<DisplayValue<IpAddr>> {
+fn peer(socket: &AliveSocket) -> Option<IpAddr> {
     let address = SocketAddr::try_from(getpeername(socket).ok()??).ok()?;
-    Some(display(address.ip().to_canonical()))
+    Some(address.ip().to_canonical())
 }
 
 /// Waits for a FIN, a reset, an error, or any byte; says which.
@@ -141,12 +146,17 @@ impl<'a> Claim<'a> {
     /// one that closes is held up, the request is here before the end of its own last life.
     async fn new(daemon: &'a Daemon, name: &AliveName, socket: &Arc<AliveSocket>) -> Option<Self> {
         let deadline = Instant::now() + daemon.limits.holder_leaves;
+        let mut place = None;
         loop {
             let claimed = daemon.table().claim(name, socket);
             match claimed {
                 Ok(id) => return Some(Self { daemon, name: name.clone(), id }),
                 Err(holder) => {
-                    drop(timeout_at(deadline, holder.readable()).await.ok()?.ok()?);
+                    let place = place.get_or_insert_with(|| daemon.holder_waits.join(None));
+                    tokio::select! {
+                        ready = timeout_at(deadline, holder.readable()) => drop(ready.ok()?.ok()?),
+                        () = place.over() => return None,
+                    }
                     // If nothing is there after all, the holder's own task finds out and says so.
                     yield_now().await;
                 }

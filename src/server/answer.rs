@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use repmd_backend_api::{AliveName, Found, HostId, Instance, Node, Registration};
 use rustix::net::getsockname;
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::field::display;
 use tracing::{debug, info, warn};
 
 use super::daemon::Daemon;
@@ -17,6 +19,7 @@ use super::policy::is_local;
 use super::resolve::{Resolution, VirtualHost};
 use super::table::Listing;
 use super::topology::Names;
+use crate::printable::as_value;
 use crate::protocol::{
     DecodeError, Request, Response, decode_request, encode_whereabouts, is_reserved, write_active_line,
     write_names_line,
@@ -58,7 +61,7 @@ pub(super) enum Answer {
     /// Ask the registry first; see [`answer_later`].
     Later(Later),
     /// Register the node, and hold the connection for as long as it is registered.
-    Register(Node),
+    Register(Node, OwnedSemaphorePermit),
     /// Write what was encoded, and end the daemon.
     Kill,
 }
@@ -130,8 +133,9 @@ pub(super) fn answer(daemon: &Daemon, body: &[u8], asker: Asker<'_>, out: &mut V
 }
 
 fn register(daemon: &Daemon, node: Node, asker: Asker<'_>) -> Answer {
-    if daemon.table().len() < daemon.limits.nodes_max {
-        return Answer::Register(node);
+    // Taken here and not when the name is claimed: any number may come before the first of them claims.
+    if let Ok(place) = Arc::clone(&daemon.places).try_acquire_owned() {
+        return Answer::Register(node, place);
     }
     daemon.stats.turned_away.add();
     // Not a refusal: the node would print it as a duplicate name.
@@ -319,12 +323,12 @@ fn tell_list(list: &List, asker: Asker<'_>, reply: Arc<Vec<u8>>) -> Answer {
 fn write_list(daemon: &Daemon, list: &List, elsewhere: &[Arc<Vec<Found>>]) -> Arc<Vec<u8>> {
     let List { is_dump, listing, hosts } = list;
     let has_own = hosts.first() == Some(&daemon.registry.instance().host);
-    if has_own && !is_dump && elsewhere.iter().all(|nodes| nodes.is_empty()) {
-        return daemon.table().names(*listing);
+    if has_own && elsewhere.iter().all(|nodes| nodes.is_empty()) {
+        return if *is_dump { daemon.table().dump(*listing) } else { daemon.table().names(*listing) };
     }
     let mut reply = match (has_own, is_dump) {
         (true, false) => daemon.table().names(*listing).to_vec(),
-        (true, true) => daemon.table().dump(*listing),
+        (true, true) => daemon.table().dump_active(*listing),
         (false, _) => listing.start(),
     };
     for Found { registration, .. } in elsewhere.iter().flat_map(|nodes| nodes.iter()) {
@@ -367,6 +371,7 @@ fn not_allowed(daemon: &Daemon, asker: Asker<'_>, fault: Fault, request: &str) -
 enum Fault {
     Malformed,
     TurnedAway,
+    Occupied,
     Registration,
     LookUp,
     List,
@@ -375,6 +380,19 @@ enum Fault {
 
 /// How many kinds of faults there are.
 pub(super) const FAULTS: usize = Fault::Command as usize + 1;
+
+/// Logs that a node is refused, within bounds for each name: whoever asks for it again and again is told of a few times.
+/// `holder`: the other daemon that has it.
+pub(super) fn tell_of_refusal(daemon: &Daemon, node: &Node, holder: Option<&str>, peer: Option<IpAddr>) {
+    let (name, port, peer) = (as_value(node.name.as_str()), node.port, peer.map(display));
+    match daemon.faults.of(Fault::Occupied as usize, &node.name).pass() {
+        Some(0) => warn!(target: AUDIT, port, holder, peer, "node name already occupied {name}"),
+        Some(left_out) => {
+            warn!(target: AUDIT, port, holder, peer, left_out, "node name already occupied {name}");
+        }
+        None => debug!(port, holder, peer, "node name already occupied {name}"),
+    }
+}
 
 /// Logs that what a peer sent is no request, within bounds.
 pub(super) fn complain(daemon: &Daemon, asker: Asker<'_>, what: &dyn Display) {

@@ -189,9 +189,9 @@ fn deliver(daemon: &Arc<Daemon>, connection: Connection, answer: Answer, out: &[
             };
             daemon.requests.spawn(answering.in_current_span());
         }
-        Answer::Register(node) => match connection.socket.watch_for_its_end() {
+        Answer::Register(node, place) => match connection.socket.watch_for_its_end() {
             Ok(socket) => {
-                daemon.nodes.spawn(alive::register_and_hold(Arc::clone(daemon), socket, node));
+                daemon.nodes.spawn(alive::register_and_hold(Arc::clone(daemon), socket, node, place));
             }
             Err(error) => debug!(peer = %connection.peer, %error, "cannot watch the connection"),
         },
@@ -236,7 +236,7 @@ fn write_on(daemon: &Arc<Daemon>, connection: Connection, reply: Arc<Vec<u8>>, m
     let daemon = Arc::clone(daemon);
     daemon.clone().requests.spawn(async move {
         let Ok(stream) = connection.socket.watch() else { return };
-        let _member = daemon.slow_readers.join(connection.peer, &stream);
+        let _member = daemon.slow_readers.join_with(connection.peer, &stream, &reply);
         while written < reply.len() {
             match timeout(daemon.limits.packet_timeout, stream.writable()).await {
                 Ok(Ok(())) => {}

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use repmd_backend_api::Registration;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -14,6 +15,7 @@ use super::policy::Policy;
 use super::stats::Stats;
 use super::table::Table;
 use super::topology::Topology;
+use crate::queue::Queue;
 use crate::registry::Registry;
 use crate::relay::Relay;
 use crate::throttle::{Throttle, Throttles};
@@ -30,6 +32,10 @@ pub struct Daemon {
     pub(super) waiting: Crowd,
     /// Connections that read a long reply slowly.
     pub(super) slow_readers: Crowd,
+    /// Nodes that wait whether the holder of their name leaves.
+    pub(super) holder_waits: Queue,
+    /// A permit for each node that may yet come.
+    pub(super) places: Arc<Semaphore>,
     /// Tasks between a request's first byte and its reply's last.
     pub(super) requests: TaskTracker,
     /// Tasks that hold an ALIVE connection.
@@ -60,7 +66,10 @@ impl Daemon {
             topology,
             relay: None,
             waiting: Crowd::new(limits.waiting_max, limits.waiting_per_peer_max),
-            slow_readers: Crowd::new(limits.slow_readers_max, limits.slow_readers_max),
+            slow_readers: Crowd::new(limits.slow_readers_max, limits.slow_readers_max)
+                .with_bytes_max(limits.slow_reply_bytes_max),
+            holder_waits: Queue::new(limits.holder_waits_max),
+            places: Arc::new(Semaphore::new(limits.nodes_max)),
             limits,
             requests: TaskTracker::new(),
             nodes: TaskTracker::new(),
@@ -104,6 +113,12 @@ impl Daemon {
         registered.into_iter().map(|node| self.registry.with_addresses_of_now(node)).collect()
     }
 
+    /// Its bounds.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// How many nodes are registered with this daemon, or about to be.
     #[must_use]
     pub fn nodes_count(&self) -> usize {
@@ -119,7 +134,7 @@ impl Daemon {
     /// How many connections were ended to make room for others.
     #[must_use]
     pub fn crowded_out(&self) -> u64 {
-        self.waiting.ended() + self.slow_readers.ended()
+        self.waiting.ended() + self.slow_readers.ended() + self.holder_waits.ended()
     }
 
     /// The nodes that are registered here. Held for a few instructions, never over an await.

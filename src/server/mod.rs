@@ -26,6 +26,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -39,6 +40,9 @@ use connection::sleep_if;
 
 /// Connections that one listener accepts before others get their turn.
 const ACCEPT_BATCH: usize = 64;
+
+/// How long it accepts before they do: a long list takes as long as a hundred look-ups.
+const ACCEPT_TIME: Duration = Duration::from_millis(2);
 
 /// Batches that a listener accepts once the daemon is to stop: more than a backlog holds, but no more than
 /// that for callers who never cease.
@@ -130,11 +134,12 @@ enum Batch {
     More,
     /// The backlog is empty.
     Empty,
-    /// No descriptor or no memory is left for another connection.
+    /// No descriptor or no memory is left for another connection, or the system refuses them.
     Exhausted(Errno),
 }
 
 fn accept_batch(listener: &TcpListener, port: u16, daemon: &Arc<Daemon>, scratch: &mut Vec<u8>) -> Batch {
+    let started = std::time::Instant::now();
     for accepted in 0..ACCEPT_BATCH {
         // An accept that finds nothing makes a socket and throws it away, a poll does not; but where there
         // is a second connection there are more, and then one such accept ends a whole batch.
@@ -148,6 +153,9 @@ fn accept_batch(listener: &TcpListener, port: u16, daemon: &Arc<Daemon>, scratch
                 };
                 daemon.stats.connections.add();
                 connection::serve(daemon, fd, peer.ip().to_canonical(), port, scratch);
+                if ACCEPT_TIME < started.elapsed() {
+                    return Batch::More;
+                }
             }
             Err(Errno::AGAIN) => return Batch::Empty,
             Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
@@ -155,10 +163,30 @@ fn accept_batch(listener: &TcpListener, port: u16, daemon: &Arc<Daemon>, scratch
                 return if has_backlog(listener) { Batch::Exhausted(error) } else { Batch::Empty };
             }
             // The connection is gone before it was accepted, or a network error is reported for it.
-            Err(error) => debug!(%error, "accept failed"),
+            Err(error) if is_of_one_connection(error) => debug!(%error, "accept failed"),
+            // Such as EPERM by a security module. It may last, and a bare retry would spin.
+            Err(error) => return Batch::Exhausted(error),
         }
     }
     Batch::More
+}
+
+/// What accept(2) says to treat as a retry: errors of the network that were pending on the new socket.
+fn is_of_one_connection(error: Errno) -> bool {
+    [
+        Errno::CONNABORTED,
+        Errno::INTR,
+        Errno::NETDOWN,
+        Errno::PROTO,
+        Errno::NOPROTOOPT,
+        Errno::HOSTDOWN,
+        Errno::NONET,
+        Errno::HOSTUNREACH,
+        Errno::OPNOTSUPP,
+        Errno::NETUNREACH,
+        Errno::TIMEDOUT,
+    ]
+    .contains(&error)
 }
 
 fn has_backlog(listener: &TcpListener) -> bool {
@@ -170,7 +198,7 @@ fn has_backlog(listener: &TcpListener) -> bool {
 /// Out of descriptors: the stock daemon exits here, a bare retry would spin. Whoever has waited longest
 /// goes, or has read longest; if there is none, callers queue in the kernel's backlog for a moment.
 async fn make_room(daemon: &Daemon, error: Errno) {
-    if daemon.waiting.end_oldest() || daemon.slow_readers.end_oldest() {
+    if daemon.waiting.end_oldest() || daemon.holder_waits.end_oldest() || daemon.slow_readers.end_oldest() {
         // Its descriptor is free once its task has run. Without that turn, all would go for one newcomer.
         return yield_now().await;
     }

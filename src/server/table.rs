@@ -30,6 +30,8 @@ pub(super) struct Table {
     next_claim: u64,
     /// The last answer to NAMES, until something changes.
     names: Option<(Listing, Arc<Vec<u8>>)>,
+    /// The same of DUMP.
+    dump: Option<(Listing, Arc<Vec<u8>>)>,
 }
 
 /// How a list of names looks to whoever asked for it.
@@ -139,7 +141,7 @@ impl Table {
         let fd = holder.socket.as_raw_fd();
         self.departed.forget(name);
         self.granted.insert(claim.0, Granted { registration, fd });
-        self.names = None;
+        self.forget_lists();
         true
     }
 
@@ -151,7 +153,7 @@ impl Table {
         if let Some(Granted { registration, fd }) = self.granted.remove(&claim.0) {
             let Registration { node, .. } = &*registration;
             self.departed.push(Departed { name: node.name.clone(), port: node.port, fd });
-            self.names = None;
+            self.forget_lists();
         }
     }
 
@@ -200,8 +202,24 @@ impl Table {
         reply
     }
 
+    fn forget_lists(&mut self) {
+        (self.names, self.dump) = (None, None);
+    }
+
+    /// The whole answer to DUMP.
+    pub(super) fn dump(&mut self, listing: Listing) -> Arc<Vec<u8>> {
+        if let Some((_, reply)) = self.dump.as_ref().filter(|(of, _)| *of == listing) {
+            return Arc::clone(reply);
+        }
+        let mut reply = self.dump_active(listing);
+        self.dump_departed(&mut reply);
+        let reply = Arc::new(reply);
+        self.dump = Some((listing, Arc::clone(&reply)));
+        reply
+    }
+
     /// The live ones of the answer to DUMP, newest first.
-    pub(super) fn dump(&self, listing: Listing) -> Vec<u8> {
+    pub(super) fn dump_active(&self, listing: Listing) -> Vec<u8> {
         let mut reply = listing.start();
         for Granted { registration, fd } in self.granted.values().rev() {
             write_active_line(

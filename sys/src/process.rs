@@ -38,6 +38,17 @@ pub fn close_inherited() {
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
 }
 
+/// Lets the allocator give large blocks back to the system as soon as they are free. By itself it learns to keep blocks as
+/// large as those that it has seen, and a list of names that was large once would be paid for ever after. Only glibc has
+/// such a setting.
+pub fn give_large_blocks_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it changes a number of the allocator, which takes a lock for it.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 * 1024);
+    }
+}
+
 /// Keeps the end of a terminal's session from ending the process.
 pub fn ignore_hangup() {
     // SAFETY: SIG_IGN is no handler, so no code runs when the signal arrives.

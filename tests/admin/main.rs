@@ -7,6 +7,7 @@ mod cluster;
 mod documents;
 mod events;
 mod guard;
+mod stalls;
 
 use std::net::TcpStream;
 use std::process::{Command, Stdio};

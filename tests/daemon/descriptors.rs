@@ -1,19 +1,35 @@
 //! Many nodes, and too many.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use repmd_test_support::{Daemon, Peer, alive2, lookup_port, names, wait_until};
+use rustix::process::{Resource, Rlimit, prlimit};
 
 use super::{SOON, look_up, raise_open_files, register, start, start_with_descriptors};
 
-const FEW: usize = 32;
+/// Leaves a running daemon so many descriptors that it may yet open.
+fn leave_descriptors(daemon: &Daemon, free: usize) -> usize {
+    let open = open_descriptors(daemon);
+    let mut limits = (0..).scan(0, |seen, number| {
+        *seen += usize::from(!open.contains(&number));
+        Some((number, *seen))
+    });
+    let (limit, _) = limits.find(|(_, seen)| free < *seen).unwrap();
+    let pid = rustix::process::Pid::from_raw(daemon.pid().as_raw_nonzero().get());
+    let limits = Rlimit { current: Some(limit as u64), maximum: Some(4096) };
+    prlimit(pid, Resource::Nofile, limits).unwrap();
+    limit
+}
 
-/// How many of [`FEW`] descriptors a daemon has left. It may have inherited others that are above the limit.
-fn free_descriptors(daemon: &Daemon) -> usize {
+fn open_descriptors(daemon: &Daemon) -> Vec<usize> {
     let open = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
-    let number =
-        |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name().to_str()?.parse().ok();
-    FEW - open.filter_map(number).filter(|number: &usize| *number < FEW).count()
+    open.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok()).collect()
+}
+
+/// How many of its descriptors below `limit` a daemon has left.
+fn free_descriptors(daemon: &Daemon, limit: usize) -> usize {
+    limit - open_descriptors(daemon).iter().filter(|number| **number < limit).count()
 }
 
 #[test]
@@ -33,11 +49,9 @@ fn four_thousand_nodes_are_held_and_found() {
 /// The stock daemon exits with 1, and all names are lost.
 #[test]
 fn running_out_of_descriptors_pauses_accepting_and_recovers() {
-    let mut daemon = start_with_descriptors(FEW, &[]);
-    let mut nodes = vec![register(daemon.port(), "first")];
-    while 0 < free_descriptors(&daemon) {
-        nodes.push(register(daemon.port(), &format!("node{}", nodes.len())));
-    }
+    let mut daemon = start_with_descriptors(4096, &[]);
+    let mut nodes: Vec<_> = ["first", "last"].map(|name| register(daemon.port(), name)).into();
+    leave_descriptors(&daemon, 0);
     let mut waiting = Peer::connect(daemon.port());
     waiting.send(&look_up("first")).unwrap();
     let before = daemon.cpu();
@@ -53,15 +67,13 @@ fn running_out_of_descriptors_pauses_accepting_and_recovers() {
 
 #[test]
 fn the_oldest_silent_connection_and_no_other_gives_way_when_descriptors_run_out() {
-    let daemon = start_with_descriptors(FEW, &[]);
-    let mut nodes = Vec::new();
-    while 6 < free_descriptors(&daemon) {
-        nodes.push(register(daemon.port(), &format!("node{}", nodes.len())));
-    }
+    let daemon = start_with_descriptors(4096, &[]);
+    let _node = register(daemon.port(), "node0");
+    let limit = leave_descriptors(&daemon, 6);
     // So that it finds them all at once, and then nobody else, when it has no descriptor even to look.
     let mut silent = Vec::new();
     daemon.while_halted(|| silent.extend((0..6).map(|_| Peer::connect(daemon.port()))));
-    wait_until("all are accepted", SOON, || free_descriptors(&daemon) == 0);
+    wait_until("all are accepted", SOON, || free_descriptors(&daemon, limit) == 0);
     assert_eq!(silent[0].read(1, Duration::from_millis(200)), b"");
     assert_eq!(silent[0].ended(), None, "nobody needs its descriptor yet");
     assert!(lookup_port(daemon.port(), "node0").is_some());
@@ -72,14 +84,70 @@ fn the_oldest_silent_connection_and_no_other_gives_way_when_descriptors_run_out(
     }
 }
 
+/// Whatever has few descriptors: nodes, those that wait for a taken name, and silent connections together.
 #[test]
 fn nodes_leave_descriptors_for_look_ups() {
-    let daemon = start_with_descriptors(1024, &[]);
-    let nodes: Vec<_> = (0..960).map(|number| register(daemon.port(), &format!("node{number}"))).collect();
-    let mut one_too_many = Peer::connect(daemon.port());
-    one_too_many.send(&alive2("another", 1)).unwrap();
-    assert_eq!(one_too_many.read_to_end(SOON), b"", "a refusal would read as a duplicate name");
-    let _silent: Vec<_> = (0..100).map(|_| Peer::connect(daemon.port())).collect();
-    assert!(lookup_port(daemon.port(), "node0").is_some());
-    assert_eq!(names(daemon.port()).len(), nodes.len());
+    for descriptors in [64, 256, 1024] {
+        let daemon = start_with_descriptors(descriptors, &[]);
+        // All at once, so that the daemon finds them together.
+        let asks = |count: usize| (0..count).map(|_| Peer::connect(daemon.port())).collect::<Vec<_>>();
+        let mut nodes = Vec::new();
+        daemon.while_halted(|| {
+            nodes = asks(descriptors.min(200));
+            for (number, node) in nodes.iter_mut().enumerate() {
+                node.send(&alive2(&format!("node{number}"), 1)).unwrap();
+            }
+        });
+        let mut number = nodes.len();
+        // Until one is turned away: a refusal would read as a duplicate name.
+        let turned_away = loop {
+            let mut node = Peer::connect(daemon.port());
+            node.send(&alive2(&format!("node{number}"), 1)).unwrap();
+            if node.read(6, SOON).is_empty() {
+                break node;
+            }
+            nodes.push(node);
+            number += 1;
+            assert!(number < descriptors, "nobody is turned away of {descriptors}");
+        };
+        drop(turned_away);
+        let _silent = asks(descriptors / 2);
+        let mut rivals = asks(descriptors / 2);
+        rivals.iter_mut().for_each(|rival| rival.send(&alive2("node0", 2)).unwrap());
+        for _ in 0..20 {
+            assert!(lookup_port(daemon.port(), "node0").is_some(), "of {descriptors}");
+        }
+        assert!(!names(daemon.port()).is_empty());
+    }
+}
+
+/// Each holds a descriptor for half a second, and a node gives up after ten.
+#[test]
+fn a_flood_of_claims_on_a_taken_name_makes_no_other_node_wait() {
+    let daemon = start_with_descriptors(256, &[]);
+    let _holder = register(daemon.port(), "taken");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut rivals = std::collections::VecDeque::new();
+            while !stop.load(Ordering::Relaxed) {
+                let mut rival = Peer::connect(daemon.port());
+                let _ = rival.send(&alive2("taken", 1));
+                rivals.push_back(rival);
+                if 400 < rivals.len() {
+                    rivals.pop_front();
+                }
+                std::thread::sleep(Duration::from_micros(500));
+            }
+        });
+        std::thread::sleep(Duration::from_millis(500));
+        let mut worst = Duration::ZERO;
+        for number in 0..30 {
+            let started = Instant::now();
+            drop(register(daemon.port(), &format!("node{number}")));
+            worst = worst.max(started.elapsed());
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(worst < Duration::from_secs(1), "a node waited for {worst:?}");
+    });
 }

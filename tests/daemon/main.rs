@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use repmd::protocol::{Request, encode_request};
 use repmd_test_stores::Store;
-use repmd_test_support::{Daemon, Peer, alive2, free_port};
+use repmd_test_support::{Daemon, Peer, alive2, free_port, raise_open_files};
 
 /// By when something must have happened that takes no time.
 const SOON: Duration = Duration::from_secs(10);
@@ -108,11 +108,4 @@ fn try_register(node: &mut Peer, name: &str) -> bool {
 
 fn look_up(name: &str) -> Vec<u8> {
     encode_request(&Request::PortPlease2(name))
-}
-
-/// Lets this process open as many files as it may: thousands of connections are open at once.
-fn raise_open_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
 }

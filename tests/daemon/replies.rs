@@ -2,12 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use repmd::protocol::{Request, decode_names_reply, encode_request};
 use repmd_backend_api::{AliveName, Node};
 use repmd_test_support::{Daemon, Peer, alive2, lookup_port, wait_until};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::{SOON, look_up, raise_open_files, register, start, start_with_descriptors};
 
@@ -68,6 +69,8 @@ fn a_name_of_255_characters_is_listed_and_found_in_every_width() {
     }
 }
 
+const NAMES: &[u8] = b"\0\x01n";
+
 /// Names of 1,020 bytes, so many that their list is more than the kernel takes for a peer that does not read.
 struct LongList {
     _nodes: Vec<Peer>,
@@ -83,12 +86,12 @@ fn register_a_long_list(daemon: &Daemon) -> LongList {
 }
 
 /// Asks for the list, with room for a few bytes of it.
-fn ask_and_do_not_read(port: u16) -> TcpStream {
+fn ask_and_do_not_read(port: u16, request: &[u8]) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(1).unwrap();
     socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).unwrap();
     let mut stream = TcpStream::from(socket);
-    stream.write_all(b"\0\x01n").unwrap();
+    stream.write_all(request).unwrap();
     stream.set_read_timeout(Some(SOON)).unwrap();
     stream
 }
@@ -99,7 +102,7 @@ fn slow_readers_of_names_disturb_nobody() {
     let daemon = start(&[]);
     let list = register_a_long_list(&daemon);
     let before = daemon.open_files();
-    let mut slow: Vec<_> = (0..20).map(|_| ask_and_do_not_read(daemon.port())).collect();
+    let mut slow: Vec<_> = (0..20).map(|_| ask_and_do_not_read(daemon.port(), NAMES)).collect();
     for _ in 0..200 {
         let begin = Instant::now();
         assert!(lookup_port(daemon.port(), "nobody").is_none());
@@ -119,7 +122,7 @@ fn a_reader_that_stands_still_is_given_up_after_the_packet_timeout() {
     let daemon = start(&["-packet_timeout", "1"]);
     let _list = register_a_long_list(&daemon);
     let before = daemon.open_files();
-    let slow = ask_and_do_not_read(daemon.port());
+    let slow = ask_and_do_not_read(daemon.port(), NAMES);
     wait_until("it is served", SOON, || before < daemon.open_files());
     wait_until("it is given up", SOON, || daemon.open_files() == before);
     drop(slow);
@@ -130,7 +133,7 @@ fn of_many_slow_readers_the_oldest_give_way() {
     let daemon = start(&[]);
     let _list = register_a_long_list(&daemon);
     let before = daemon.open_files();
-    let _slow: Vec<_> = (0..100).map(|_| ask_and_do_not_read(daemon.port())).collect();
+    let _slow: Vec<_> = (0..100).map(|_| ask_and_do_not_read(daemon.port(), NAMES)).collect();
     wait_until("64 are left", SOON, || daemon.open_files() == before + 64);
     assert!(lookup_port(daemon.port(), "nobody").is_none());
 }
@@ -138,9 +141,9 @@ fn of_many_slow_readers_the_oldest_give_way() {
 /// They may stay for ever, and nobody else waits whom the daemon could end in their place.
 #[test]
 fn slow_readers_give_way_when_descriptors_run_out() {
-    let daemon = start_with_descriptors(6064, &[]);
+    let daemon = start_with_descriptors(6064 + 128, &[]);
     let _list = register_a_long_list(&daemon);
-    let _slow: Vec<_> = (0..100).map(|_| ask_and_do_not_read(daemon.port())).collect();
+    let _slow: Vec<_> = (0..100).map(|_| ask_and_do_not_read(daemon.port(), NAMES)).collect();
     let mut peer = Peer::connect(daemon.port());
     peer.send(&look_up("nobody")).unwrap();
     assert_eq!(peer.read_to_end(SOON), [119, 1]);
@@ -161,4 +164,62 @@ fn a_surplus_byte_closes_the_connection_however_long_the_request_is() {
             assert_eq!(peer.read(6, SOON).len(), answered, "{length} bytes and {} more", surplus.len());
         }
     }
+}
+
+/// How much memory a daemon has, in MiB.
+fn memory(daemon: &Daemon) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+}
+
+/// Each of them keeps a list of its own. Names of 1 KB, 64 readers and their lists of 6 MB were 400 MB, for ever.
+#[test]
+fn lists_that_change_under_slow_readers_take_bounded_memory_and_give_it_back() {
+    let daemon = start(&[]);
+    let list = register_a_long_list(&daemon);
+    let with_nodes = memory(&daemon);
+    for request in [NAMES, b"\0\x01d"] {
+        let mut slow = Vec::new();
+        for number in 0..70 {
+            drop(register(daemon.port(), &format!("changes{number}")));
+            slow.push(ask_and_do_not_read(daemon.port(), request));
+        }
+        let most = memory(&daemon);
+        assert!(most < with_nodes + 64 + 40, "{with_nodes} MiB grew to {most} MiB");
+        drop(slow);
+        wait_until("the memory is given back", SOON, || memory(&daemon) <= with_nodes * 3 / 2);
+    }
+    drop(list);
+    wait_until("that of the lists is gone with them", SOON, || memory(&daemon) <= with_nodes + 2);
+}
+
+/// Each list took as long to make as a hundred look-ups, and 64 of them came before anybody else's turn.
+#[test]
+fn a_flood_of_dumps_makes_no_registration_wait() {
+    let daemon = start(&[]);
+    let _list = register_a_long_list(&daemon);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let mut stream = TcpStream::connect(("127.0.0.1", daemon.port())).unwrap();
+                    stream.write_all(b"\0\x01d").unwrap();
+                    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+                }
+            });
+        }
+        let mut took: Vec<_> = (0..40)
+            .map(|number| {
+                let started = Instant::now();
+                drop(register(daemon.port(), &format!("node{number}")));
+                started.elapsed()
+            })
+            .collect();
+        stop.store(true, Ordering::Relaxed);
+        took.sort_unstable();
+        // All but what the other programs of this machine take.
+        assert!(took[30] < Duration::from_millis(50), "{took:?}");
+    });
 }

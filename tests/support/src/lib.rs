@@ -25,6 +25,7 @@ pub use port::free_port;
 pub use rabbitmq::RabbitMq;
 pub use root::{Root, Scratch};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::time::{Duration, Instant};
 
 /// Waits until `condition` gives something, and panics with `what` when it does not by `deadline`.
@@ -42,4 +43,10 @@ pub fn wait_for<T>(what: &str, deadline: Duration, mut condition: impl FnMut() -
 /// [`wait_for`] something that is true or not.
 pub fn wait_until(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
     wait_for(what, deadline, || condition().then_some(()));
+}
+
+/// Lets this process open as many files as it may: thousands of connections are open at once.
+pub fn raise_open_files() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("a limit below the hard one");
 }
