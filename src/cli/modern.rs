@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::api::{Api, ApiError, in_path};
 use super::client::{AskError, PATIENCE, ask_host, ask_local};
-use super::{doctor, overview, wait};
+use super::{doctor, overview, register, wait};
 use crate::printable::{escaped, escaped_json};
 use crate::protocol::{NamesReply, PortReply, Request, decode_names_reply, decode_port_reply};
 use crate::run::{Backends, Start, open_files, run};
@@ -53,6 +53,7 @@ pub(super) fn main(
         "events" => overview::events(matches, environment).map(|()| ExitCode::SUCCESS),
         "lookup" => lookup(matches, environment),
         "wait" => wait::main(matches, environment),
+        "register" => register::main(matches, environment),
         "doctor" => doctor::main(matches, environment, backends),
         "completions" => completions(matches),
         "man" => man(matches),
@@ -118,6 +119,20 @@ fn command() -> Command {
                         .help("How long to wait"),
                 )
                 .args([at(), port()]),
+        )
+        .subcommand(
+            Command::new("register")
+                .about("Hold a name for a node that does not register by itself, until interrupted; exits with 1 when another has it")
+                .arg(Arg::new("alive").value_name("NAME").required(true).help("The part before the @"))
+                .arg(
+                    Arg::new("node-port")
+                        .value_name("NODE_PORT")
+                        .required(true)
+                        .value_parser(value_parser!(u16).range(1..))
+                        .help("Where the node listens"),
+                )
+                .arg(Arg::new("hidden").long("hidden").action(ArgAction::SetTrue).help("It is a hidden node, as C nodes are"))
+                .arg(port()),
         )
         .subcommand(
             Command::new("nodes")

@@ -5,12 +5,23 @@ use std::net::TcpListener;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use repmd_test_support::{Daemon, Peer, free_port, run};
+use repmd_test_support::{Daemon, Peer, free_port, lookup_port, run, wait_until};
 
 use crate::{Done, SOON, done, register, repmd};
 
-const COMMANDS: [&str; 10] =
-    ["serve", "check-config", "names", "lookup", "wait", "nodes", "events", "doctor", "completions", "man"];
+const COMMANDS: [&str; 11] = [
+    "serve",
+    "check-config",
+    "names",
+    "lookup",
+    "wait",
+    "register",
+    "nodes",
+    "events",
+    "doctor",
+    "completions",
+    "man",
+];
 
 fn serve(arguments: &[&str], variables: &[(&str, &str)]) -> Daemon {
     let port = free_port();
@@ -118,6 +129,42 @@ fn a_daemon_ends_when_its_last_node_has_left_if_it_is_to() {
     drop(node);
     let mut daemon = daemon;
     assert_eq!(daemon.wait(SOON).code(), Some(0));
+}
+
+/// A daemon that restarts forgets the nodes that do not come back by themselves.
+#[test]
+fn a_registered_name_is_held_across_daemons_until_it_is_told_to_end() {
+    let port = free_port();
+    let start = || {
+        let mut command = repmd(["serve", "--admin", "off", "--port", &port.to_string()]);
+        command.stderr(Stdio::null());
+        Daemon::spawn(command, port)
+    };
+    let text = port.to_string();
+    let words = ["register", "old", "4321", "--hidden", "--port", &text];
+    let absent = done(&mut repmd(words));
+    assert_eq!((absent.exit, &*absent.stdout), (2, ""));
+    assert!(absent.stderr.contains("no EPMD at this host"), "{}", absent.stderr);
+    let first = start();
+    let mut holder = repmd(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let is_held =
+        || lookup_port(port, "old").is_some_and(|found| (found.port, found.node_type) == (4321, 72));
+    wait_until("it is held", SOON, is_held);
+    let second = done(&mut repmd(words));
+    assert_eq!(second, Done::new(1, "", "repmd: old is registered by another node\n"));
+    drop(first);
+    let daemon = start();
+    wait_until("it is held again", SOON, is_held);
+    assert_eq!(holder.try_wait().unwrap(), None);
+    let pid = rustix::process::Pid::from_child(&holder);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(holder.wait().unwrap().code(), Some(0));
+    wait_until("it is free", SOON, || lookup_port(daemon.port(), "old").is_none());
+    let output = holder.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(said.matches("old: port 4321, creation ").count(), 2, "{said}");
+    let wrong = done(&mut repmd(["register", "old@host", "4321"]));
+    assert_eq!((wrong.exit, wrong.stderr.contains("before the @")), (2, true), "{}", wrong.stderr);
 }
 
 #[test]
