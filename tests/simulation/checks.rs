@@ -82,11 +82,11 @@ impl World {
                 // Since the last look at it.
                 let of_late = TTL + INTERVAL + SLACK + LONGEST_PAUSE;
                 let name = conflict.split('@').next().unwrap();
+                // Also one that has not had its answer: the store may have given it the name.
                 let is_rival = |life: &&Rc<Life>| {
-                    let held = life.held_since.get().is_some();
-                    let was_held = life.last_held.get().is_some_and(|held| held.elapsed() < of_late);
+                    let lives = life.died.get().is_none_or(|died| died.elapsed() < of_late);
                     let is_here = self.daemons[life.slot].host == slot.host && life.slot != at;
-                    is_here && life.name.as_str() == name && (held || was_held)
+                    is_here && life.name.as_str() == name && lives
                 };
                 let has_rival = self.nodes.borrow().values().any(|life| is_rival(&life));
                 let has_last_run = conflict.ends_with(slot.name)

@@ -5,7 +5,7 @@
 //! killed and come back, requests and answers are lost or arrive late and in any order, a daemon that is slow
 //! or cut off stops counting as alive, leases run out, and the store fails over to a replica that lacks its
 //! last write. What must hold is said in [`Leases::properties`], with each of the promises of
-//! `docs/ARCHITECTURE.md` that it stands for. The rules of the contract are in [`store`]; each can be taken
+//! `docs/ARCHITECTURE.md` that it stands for. The rules of the contract are in `store.rs`; each can be taken
 //! out ([`Rules`]), and then the checker must find a way to break a promise.
 
 mod store;
