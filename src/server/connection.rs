@@ -16,7 +16,7 @@ use tracing::{Instrument as _, debug, debug_span};
 use super::alive;
 use super::answer::{Answer, Asker, answer, answer_later, complain};
 use super::daemon::Daemon;
-use super::table::AliveSocket;
+use super::table::{AliveSocket, forget_unread};
 use crate::protocol::{REQUEST_BYTES_MAX, split_frame};
 
 /// Most bytes that are taken from a connection: the largest request, and one more, to notice a surplus.
@@ -240,7 +240,10 @@ fn write_on(daemon: &Arc<Daemon>, connection: Connection, reply: Arc<Vec<u8>>, m
         while written < reply.len() {
             match timeout(daemon.limits.packet_timeout, stream.writable()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => return debug!(peer = %connection.peer, written, "gave up a reply"),
+                Ok(Err(_)) | Err(_) => {
+                    forget_unread(&stream);
+                    return debug!(peer = %connection.peer, written, "gave up a reply");
+                }
             }
             match stream.try_write(&reply[written..]) {
                 Ok(more) => written += more,

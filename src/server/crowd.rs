@@ -3,12 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::table::hang_up;
+use super::table::{forget_unread, hang_up};
 use crate::metrics::Counter;
 
 /// A bounded set of connections. Whoever comes when it is full ends the one that has waited longest: a
@@ -139,8 +137,7 @@ impl Members {
     fn end(&mut self, number: u64) {
         if let Some(Waits { socket, reply, .. }) = self.forget(number) {
             if !reply.is_empty() {
-                // The kernel would keep what it was given of the reply for a peer that does not read.
-                let _ = SockRef::from(&*socket).set_linger(Some(Duration::ZERO));
+                forget_unread(&*socket);
             }
             hang_up(&*socket);
         }

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use repmd_backend_api::{AliveName, Registration};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
+use socket2::SockRef;
 use tokio::io::unix::AsyncFd;
 
 use crate::protocol::{Response, write_active_line, write_names_line, write_old_line};
@@ -244,6 +246,12 @@ impl Table {
 fn is_quiet(socket: &AliveSocket) -> bool {
     let mut byte = [0];
     recv(socket.as_fd(), &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) == Err(Errno::AGAIN)
+}
+
+/// Lets the kernel forget what a peer has not read, when its connection ends: it would keep that for minutes.
+pub(super) fn forget_unread(socket: &impl AsFd) {
+    // A kernel that refuses keeps it.
+    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
 
 /// Ends a connection from outside its task, which then reads the end.

@@ -11,7 +11,7 @@ const SMALL: Budget =
 
 /// Millions: for when a rule changes.
 const LARGE: Budget =
-    Budget { names: 2, starts: 2, restarts: 1, losses: 1, silences: 1, fail_overs: 1, renewals: 2 };
+    Budget { names: 2, starts: 2, restarts: 1, losses: 1, silences: 1, fail_overs: 1, renewals: 1 };
 
 /// Walks through the model, until it has seen all of it or what it is to find.
 fn walk(budget: Budget, rules: Rules, until: HasDiscoveries) -> impl Checker<Leases> {
