@@ -121,6 +121,17 @@ fn describe(error: &SettingError) -> String {
     }
 }
 
+/// Reads arguments and checks what they set, for the target in `fuzz/`.
+#[cfg(feature = "fuzzing")]
+pub(super) fn read(arguments: &[OsString]) {
+    let Ok((flags, _)) = parse(arguments) else { return };
+    let values = Values::merge(&flags.settings, &|_| None, Some(std::path::Path::new("/dev/null")));
+    let checked = values.and_then(|values| Settings::check(&values, 1024, &|_| Ok(())));
+    if let Err(error) = checked {
+        describe(&error);
+    }
+}
+
 fn parse(arguments: &[OsString]) -> Result<(Flags, Option<Command>), Usage> {
     let mut flags = Flags::default();
     let mut words = arguments.iter().map(|word| word.to_string_lossy());
