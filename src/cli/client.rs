@@ -47,7 +47,7 @@ pub(super) fn ask_host(
 }
 
 /// The addresses of `host`. The resolver has a patience of its own, so it is left behind when time is over.
-fn resolve(host: &str, port: u16, until: Instant) -> io::Result<Vec<SocketAddr>> {
+pub(super) fn resolve(host: &str, port: u16, until: Instant) -> io::Result<Vec<SocketAddr>> {
     let (sender, resolved) = mpsc::channel();
     let place = (host.to_owned(), port);
     thread::spawn(move || sender.send(place.to_socket_addrs().map(Iterator::collect)));

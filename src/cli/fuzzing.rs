@@ -26,6 +26,7 @@ pub fn event_stream(bytes: &[u8]) {
 /// The stock command line takes any words, of any bytes but NUL, and the settings that it makes of them are checked
 /// without a panic.
 pub fn classic_arguments(bytes: &[u8]) {
-    let words: Vec<_> = bytes.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect();
+    let words: Vec<_> =
+        bytes.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect();
     classic::read(&words);
 }

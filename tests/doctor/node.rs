@@ -96,7 +96,7 @@ fn the_registry_knows_what_the_epmd_of_the_host_does_not() {
     daemon.signal(Signal::KILL);
     drop((daemon, node));
     let _stock = pair.b.stock_epmd();
-    pair.examine("foo@hostb").is_only("registry-disagrees", "failure", &["hostb:4369"]);
+    pair.examine("foo@hostb").is_only("registry-disagrees", "failure", &["held by the daemon hostb"]);
 }
 
 #[test]

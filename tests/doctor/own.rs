@@ -5,10 +5,10 @@ use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
 use repmd_test_stores::Store;
-use repmd_test_support::{Daemon, wait_until};
+use repmd_test_support::{Daemon, ErlangNode, Root, wait_until};
 use rustix::process::Signal;
 
-use crate::{PORT, SOON, hosts};
+use crate::{PORT, RELEASE, SOON, hosts};
 
 #[test]
 fn no_daemon_runs() {
@@ -114,4 +114,36 @@ fn the_daemon_knows_no_address_to_tell_others() {
     let doctor = || host.doctor(&["--backend", &store.url()]);
     wait_until("its first round is over", SOON, || doctor().has("daemon-no-address"));
     doctor().is_only("daemon-no-address", "warning", &["no address to tell others"]);
+}
+
+/// Of an address that the machine had once: its nodes do not even find each other.
+#[test]
+fn the_machine_s_own_name_leads_to_an_address_that_it_no_longer_has() {
+    let (mut host, _other) = hosts();
+    host.know("127.0.0.1 localhost\n10.99.0.77 hosta\n");
+    let _daemon = host.serve(&[]);
+    host.doctor(&[]).is_only("own-name-elsewhere", "failure", &["hosta", "10.99.0.77"]);
+    // A node that reads the same.
+    let answer_where = |address: &str| {
+        let inetrc = format!("{{lookup, [file]}}. {{host, {address}, [\"hosta\"]}}. ");
+        let start = |name| {
+            let flags = ["-sname", name];
+            host.inside(|| ErlangNode::start_knowing(&Root::of(RELEASE), &inetrc, PORT, &flags))
+        };
+        let (mut one, _two) = (start("one@hosta"), start("two@hosta"));
+        one.eval("net_adm:ping(two@hosta)")
+    };
+    assert_eq!(answer_where("{10, 99, 0, 77}"), "pang");
+    assert_eq!(answer_where("{127, 0, 0, 1}"), "pong");
+}
+
+#[test]
+fn the_machine_s_own_name_leads_to_an_address_at_which_the_daemon_does_not_listen() {
+    let (mut host, _other) = hosts();
+    host.know("127.0.0.1 localhost\n127.0.1.1 hosta\n");
+    let daemon = host.serve(&["--address", "127.0.0.1"]);
+    host.doctor(&[]).is_only("own-name-unanswered", "warning", &["hosta", "127.0.1.1"]);
+    drop(daemon);
+    let _daemon = host.serve(&["--address", "127.0.1.1"]);
+    host.doctor(&[]).are(&[]);
 }

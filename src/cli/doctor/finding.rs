@@ -85,6 +85,10 @@ kinds! {
         "update the daemons that are older than the one which wrote it, or delete what is not repmd's: it costs its own name alone";
     DAEMON_NO_ADDRESS = Warning "daemon-no-address"
         "set `advertise` of the daemon, or give this machine a route; nodes elsewhere that dial by addresses do not reach those of this host";
+    OWN_NAME_ELSEWHERE = Failure "own-name-elsewhere"
+        "correct the line of this machine's name in /etc/hosts, or in DNS: nodes of this host look for each other there";
+    OWN_NAME_UNANSWERED = Warning "own-name-unanswered"
+        "let the daemon listen at that address too (`address`), or let the name lead to one where it listens; else only nodes at localhost find each other";
     SETTINGS_DIFFER = Warning "settings-differ"
         "give this command the settings of the daemon: the same --config, flags and variables";
     STORE_AWAY = Failure "store-away"

@@ -5,6 +5,7 @@
 //! | `finding` | what can be found, how bad it is, and what fixes it |
 //! | `own` | the daemon of this host, and who else is on its port |
 //! | `listeners` | the processes on a port |
+//! | `name` | this machine's own name, and whether the daemon answers there |
 //! | `store` | the shared registry's store |
 //! | `target` | a node that is to be reached: its host, its daemon, its name |
 //! | `handshake` | the node itself |
@@ -12,6 +13,7 @@
 mod finding;
 mod handshake;
 mod listeners;
+mod name;
 mod own;
 mod store;
 mod target;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::finding::{
     API_OTHER, API_TOKEN, DAEMON_ABSENT, DAEMON_DEGRADED, DAEMON_NO_ADDRESS, DAEMON_SILENT, DAEMON_STOCK,
     ENTRY_UNREADABLE, NODE_CONFLICT, NODE_UNPUBLISHED, PORT_FOREIGN, PORT_SHARED, PORT_SYSTEMD,
-    SETTINGS_DIFFER,
+    SETTINGS_DIFFER, Severity,
 };
 use super::listeners::{Listeners, Process};
 use super::{CONNECT_TIME, Doctor, ask, is_repmd};
@@ -25,6 +25,10 @@ impl Doctor<'_> {
         self.find_api();
         if self.examine_port(&listeners) {
             self.examine_daemon();
+            // Whoever else is on the port would be found again.
+            if self.report.severity() < Severity::Failure {
+                self.examine_name();
+            }
         }
     }
 
