@@ -322,15 +322,48 @@ fn connections_beyond_the_limit_are_reset_at_once_and_others_live_on() {
     gateway.connect();
 }
 
+/// Many names of one host kept all others out.
 #[test]
-fn no_more_nodes_are_listened_for_than_may_be() {
-    let gateway = Gateway::start(Limits { listeners_max: 1, ..limits() });
+fn the_door_that_was_asked_for_least_recently_gives_way() {
+    let gateway = Gateway::start(Limits { listeners_max: 2, ..limits() });
     let (first, second) = (gateway.register(1, "first", 1), gateway.register(2, "second", 1));
-    let door = gateway.port_of(&first);
-    assert!(door.is_some());
-    assert_eq!(gateway.port_of(&second), None);
-    assert_eq!(gateway.port_of(&first), door);
+    let third = gateway.register(3, "third", 1);
+    let (first_door, second_door) = (gateway.port_of(&first), gateway.port_of(&second).unwrap());
+    assert_eq!(gateway.port_of(&first), first_door);
+    assert!(gateway.port_of(&third).is_some());
+    wait_until("nobody listens any longer", WITHIN, || TcpStream::connect((DOOR, second_door)).is_err());
+    assert_eq!(gateway.port_of(&first), first_door, "it was asked for more recently");
+    assert_eq!(gateway.relay.listeners(), 2);
+    assert_eq!(gateway.relay.stats().refused.listeners.get(), 0);
+}
+
+#[test]
+fn a_node_whose_door_gave_way_has_another_one_that_stays() {
+    let gateway = Gateway::start(Limits { listeners_max: 1, ..limits() });
+    let (node, others) = (listen(), gateway.register(2, "other", 1));
+    let lease = gateway.register(1, "node", node.local_addr().unwrap().port());
+    for _ in 0..50 {
+        gateway.port_of(&lease).unwrap();
+        gateway.port_of(&others).unwrap();
+    }
+    let door = gateway.port_of(&lease).unwrap();
+    let _dialler = dial(door);
+    node.accept().unwrap();
+    assert_eq!((gateway.port_of(&lease), gateway.relay.listeners()), (Some(door), 1));
+}
+
+#[test]
+fn no_door_gives_way_that_has_a_connection() {
+    let gateway = Gateway::start(Limits { listeners_max: 1, ..limits() });
+    let (mut dialler, mut node) = gateway.connect();
+    let other = gateway.register(2, "other", 1);
+    assert_eq!(gateway.port_of(&other), None);
     assert_eq!(gateway.relay.stats().refused.listeners.get(), 1);
+    dialler.write_all(b"on").unwrap();
+    node.read_exact(&mut [0; 2]).unwrap();
+    drop((dialler, node));
+    wait_until("the connection has ended", WITHIN, || gateway.port_of(&other).is_some());
+    assert_eq!(gateway.relay.listeners(), 1);
 }
 
 #[test]

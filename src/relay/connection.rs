@@ -14,6 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
+use super::door::Guest;
 use super::pipe::move_all;
 use super::{Door, Limits, Relay};
 use crate::listen::KEEPALIVE;
@@ -80,7 +81,7 @@ pub(super) async fn serve(
     relay: Arc<Relay>,
     door: Arc<Door>,
     dialler: TcpStream,
-    _permits: (OwnedSemaphorePermit, Place),
+    _permits: (OwnedSemaphorePermit, Place, Guest),
 ) {
     let node = match dial(&relay, &door).await {
         Ok(node) => node,

@@ -19,7 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use repmd_backend_api::{HostId, Registration};
@@ -32,7 +32,7 @@ use crate::registry::Registry;
 use crate::throttle::Throttle;
 use connection::Refusal;
 pub(crate) use connection::is_elsewhere;
-use door::{Door, Ports};
+use door::{Door, Open, Ports};
 use pipe::Pipes;
 
 /// What is relayed, and how much.
@@ -85,8 +85,8 @@ pub struct Relay {
     registry: Arc<Registry>,
     options: Options,
     event_loop: Handle,
-    /// The ports that are listened on, by the node behind them.
-    doors: Mutex<HashMap<Door, u16>>,
+    /// What is listened on, by the node behind it.
+    doors: Mutex<HashMap<Door, Open>>,
     /// Those that may be listened on; `None`: any.
     ports: Option<Ports>,
     permits: Arc<Semaphore>,
@@ -145,7 +145,8 @@ impl Relay {
     }
 
     /// The port at `address`, which stands for `host`, that leads to this node of it. Listens there if
-    /// nobody has asked for the node before; does not wait. `None`: it is not relayed.
+    /// nobody has asked for the node before, if need be in the place of the node that nobody is connected to and that
+    /// was asked for least recently; does not wait. `None`: it is not relayed.
     #[must_use]
     pub fn port_of(
         self: &Arc<Self>,
@@ -160,14 +161,15 @@ impl Relay {
             return None;
         }
         let mut doors = self.doors();
-        if let Some(port) = doors.get(&door) {
-            return Some(*port);
+        if let Some(open) = doors.get_mut(&door) {
+            open.asked = Instant::now();
+            return Some(open.port);
         }
-        if self.options.limits.listeners_max <= doors.len() {
+        if self.options.limits.listeners_max <= doors.len() && !door::close_one(&mut doors) {
             self.refuse(&door, &Refusal::Listeners);
             return None;
         }
-        let used = doors.iter().filter(|(door, _)| door.address == address).map(|(_, port)| *port);
+        let used = doors.iter().filter(|(door, _)| door.address == address).map(|(_, open)| open.port);
         let used: HashSet<_> = used.collect();
         let listening = door::listen(address, self.ports.as_ref(), |port| used.contains(&port))
             .and_then(|listener| Ok((listener.local_addr()?.port(), listener)));
@@ -179,8 +181,14 @@ impl Relay {
             }
         };
         info!(node = %door, %address, port, "relaying");
-        doors.insert(door.clone(), port);
-        self.event_loop.spawn(door::serve(Arc::clone(self), Arc::new(door), listener));
+        let open = Open::new(port);
+        self.event_loop.spawn(door::serve(
+            Arc::clone(self),
+            Arc::new(door.clone()),
+            open.way_in.clone(),
+            listener,
+        ));
+        doors.insert(door, open);
         Some(port)
     }
 
@@ -211,7 +219,7 @@ impl Relay {
     }
 
     /// Held for a few instructions, or as long as it takes to listen, never over an await.
-    fn doors(&self) -> MutexGuard<'_, HashMap<Door, u16>> {
+    fn doors(&self) -> MutexGuard<'_, HashMap<Door, Open>> {
         self.doors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
