@@ -63,6 +63,9 @@ const FILES_MIN: usize = 16;
 /// How long the end of the daemon waits for questions to name servers.
 const LAST_QUESTIONS_TIME: Duration = Duration::from_millis(200);
 
+/// Nodes whose memory is worth giving back: some megabytes.
+const MANY_NODES: usize = 1000;
+
 /// In whose manner to start.
 #[derive(Clone, Copy, Debug)]
 pub enum Start {
@@ -341,6 +344,7 @@ async fn serve_until_stopped(
         }
         None => None,
     };
+    tokio::spawn(give_memory_back(Arc::clone(&daemon)));
     if let Some(patience) = settings.exit_when_empty {
         tokio::spawn(end_when_empty(Arc::clone(&daemon), patience));
     }
@@ -362,6 +366,24 @@ async fn serve_until_stopped(
         error!("the thread for operators failed");
     }
     served
+}
+
+/// Gives the system back what lists for slow readers and thousands of nodes took, once they have gone: the allocator would
+/// keep it for as many again.
+async fn give_memory_back(daemon: Arc<Daemon>) {
+    let (mut most_nodes, mut readers_before) = (0, 0);
+    loop {
+        sleep(Duration::from_secs(5)).await;
+        let (nodes, readers) = (daemon.nodes_count(), daemon.slow_readers_total());
+        most_nodes = most_nodes.max(nodes);
+        let nodes_left = MANY_NODES <= most_nodes && nodes < most_nodes / 2;
+        let readers_left = readers_before != readers && daemon.crowd_counts().1 == 0;
+        if nodes_left || readers_left {
+            // Some milliseconds, for which the wire does not wait.
+            let _ = tokio::task::spawn_blocking(repmd_sys::give_free_memory_back).await;
+            (most_nodes, readers_before) = (nodes, readers);
+        }
+    }
 }
 
 /// Ends the daemon when nodes have been there and none has been for so long.

@@ -105,6 +105,11 @@ impl Crowd {
         self.lock().by_age.len()
     }
 
+    /// How many have waited since the start.
+    pub(super) fn joined(&self) -> u64 {
+        self.lock().next
+    }
+
     /// How many were hung up on.
     pub(super) fn ended(&self) -> u64 {
         self.ended.get()

@@ -131,6 +131,12 @@ impl Daemon {
         (self.waiting.len(), self.slow_readers.len())
     }
 
+    /// How many connections have read a long reply slowly since the start.
+    #[must_use]
+    pub fn slow_readers_total(&self) -> u64 {
+        self.slow_readers.joined()
+    }
+
     /// How many connections were ended to make room for others.
     #[must_use]
     pub fn crowded_out(&self) -> u64 {

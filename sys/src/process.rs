@@ -49,6 +49,15 @@ pub fn give_large_blocks_back() {
     }
 }
 
+/// Gives the system back what is free in the allocator's pages.
+pub fn give_free_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it only gives back pages that the allocator holds and nobody uses, under its locks.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Keeps the end of a terminal's session from ending the process.
 pub fn ignore_hangup() {
     // SAFETY: SIG_IGN is no handler, so no code runs when the signal arrives.
