@@ -3,18 +3,19 @@
 //! Erlang reads it where `ERL_INETRC` names the file that is written beside it, and looks every 5 s whether it
 //! has changed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use repmd_backend_api::{HostId, Instance, is_reachable};
+use repmd_backend_api::{HostId, Instance};
 use tempfile::NamedTempFile;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
+use crate::hosts::{Hosts, stand_ins};
 use crate::registry::{Registry, What};
 use crate::throttle::Throttle;
 
@@ -29,18 +30,12 @@ pub struct HostsFile {
     virtual_hosts: BTreeMap<IpAddr, HostId>,
     /// Whose names are written; `None`: all.
     domains: Option<Vec<HostId>>,
-    hosts: BTreeMap<HostId, Host>,
+    hosts: Hosts,
+    /// When one of the daemons of a host last counted as alive.
+    seen: HashMap<HostId, Instant>,
     /// What the file says, if this run has written it.
     written: Option<String>,
     complaints: Throttle,
-}
-
-#[derive(Debug)]
-struct Host {
-    aliases: BTreeSet<HostId>,
-    addresses: BTreeSet<IpAddr>,
-    /// When one of its daemons last counted as alive.
-    seen: Instant,
 }
 
 impl HostsFile {
@@ -56,8 +51,8 @@ impl HostsFile {
     ) -> io::Result<Self> {
         write(&inetrc_path(path), &inetrc(path))?;
         let complaints = Throttle::default();
-        let (path, hosts) = (path.to_owned(), BTreeMap::new());
-        Ok(Self { path, virtual_hosts, domains, hosts, written: None, complaints })
+        let (path, hosts, seen) = (path.to_owned(), Hosts::default(), HashMap::new());
+        Ok(Self { path, virtual_hosts, domains, hosts, seen, written: None, complaints })
     }
 
     /// Keeps the file as the registry has it, for ever. While the store is away it stays as it is.
@@ -78,7 +73,7 @@ impl HostsFile {
                     self.write(&own).await;
                 }
                 // Nobody knows of their daemons: this time does not count.
-                None => self.hosts.values_mut().for_each(|host| host.seen = Instant::now()),
+                None => self.seen.values_mut().for_each(|seen| *seen = Instant::now()),
             }
             sleep(PAUSE).await;
             let news = async {
@@ -100,7 +95,7 @@ impl HostsFile {
     /// Whether there may be a host that is not in the file.
     fn is_worth_a_look(&self, event: &What) -> bool {
         match event {
-            What::Registered { node, .. } => !self.hosts.contains_key(&node.host),
+            What::Registered { node, .. } => !self.hosts.has(&node.host),
             What::Missed | What::StoreBack { .. } => true,
             What::Released { .. }
             | What::Expired { .. }
@@ -119,19 +114,11 @@ impl HostsFile {
         daemons: impl IntoIterator<Item = &'a Instance>,
         lease_ttl: Duration,
     ) {
-        let seen = Instant::now();
-        let mut alive = BTreeMap::<HostId, Host>::new();
-        for daemon in daemons.into_iter().filter(|daemon| !own.answers_to(&daemon.host)).chain([own]) {
-            let host = alive.entry(daemon.host.clone()).or_insert_with(|| Host {
-                aliases: BTreeSet::new(),
-                addresses: BTreeSet::new(),
-                seen,
-            });
-            host.aliases.extend(daemon.aliases.iter().cloned());
-            host.addresses.extend(daemon.addresses.iter().filter(|address| is_reachable(**address)));
-        }
-        self.hosts.retain(|host, known| !own.answers_to(host) && seen - known.seen < lease_ttl);
-        self.hosts.extend(alive);
+        let now = Instant::now();
+        let alive = Hosts::of(own, daemons);
+        self.seen.retain(|host, seen| !own.answers_to(host) && now - *seen < lease_ttl);
+        self.seen.extend(alive.ids().map(|host| (host.clone(), now)));
+        self.hosts.replace(alive, |host| self.seen.contains_key(host));
     }
 
     /// Writes the file if it is to say something else than it does.
@@ -145,7 +132,7 @@ impl HostsFile {
         let writing = tokio::task::spawn_blocking(move || write(&path, &text).map(|()| text));
         match writing.await.map_err(io::Error::other).and_then(|result| result) {
             Ok(text) => {
-                info!(path = %self.path.display(), hosts = self.hosts.len(), "wrote the hosts file");
+                info!(path = %self.path.display(), hosts = self.hosts.ids().count(), "wrote the hosts file");
                 self.written = Some(text);
             }
             Err(error) => {
@@ -157,30 +144,15 @@ impl HostsFile {
     }
 
     fn text(&self, own: &Instance) -> String {
-        let mut claims = HashMap::new();
-        for (host, known) in &self.hosts {
-            for name in known.names(host) {
-                *claims.entry(name).or_insert(0) += 1;
-            }
-        }
         let mut text = "# repmd writes this from its registry: what others write here is lost.\n".to_owned();
-        for (host, known) in &self.hosts {
-            // A name that means several hosts means none; but a host is always called what it is.
-            let is_own = *host == own.host;
-            let is_written = |name: &&HostId| {
-                let is_its = *name == host || claims[name] == 1;
-                // Nobody else has a say in what this host's names mean here.
-                let is_its = if own.answers_to(name) { is_own } else { is_its };
-                is_its && name.is_resolvable() && (is_own || self.is_in_a_domain(name))
-            };
-            let names: Vec<_> = known.names(host).filter(is_written).map(HostId::as_str).collect();
+        for named in self.hosts.named(own) {
+            let is_written = |name: &&HostId| *named.id == own.host || self.is_in_a_domain(name);
+            let names: Vec<_> = named.names.iter().copied().filter(is_written).map(HostId::as_str).collect();
             if names.is_empty() {
                 continue;
             }
-            let stands_in = |name| known.names(host).any(|own| own == name);
-            let stand_ins = self.virtual_hosts.iter().filter(|(_, name)| stands_in(*name));
-            let stand_ins: BTreeSet<_> = stand_ins.map(|(address, _)| *address).collect();
-            for address in if stand_ins.is_empty() { &known.addresses } else { &stand_ins } {
+            let stand_ins = stand_ins(&self.virtual_hosts, &named);
+            for address in if stand_ins.is_empty() { named.addresses } else { &stand_ins } {
                 text += &format!("{address} {}\n", names.join(" "));
             }
         }
@@ -194,13 +166,6 @@ impl HostsFile {
             name.strip_suffix(domain.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
         };
         !name.contains('.') || self.domains.as_ref().is_none_or(|domains| domains.iter().any(is_in))
-    }
-}
-
-impl Host {
-    /// Itself, and its aliases.
-    fn names<'a>(&'a self, itself: &'a HostId) -> impl Iterator<Item = &'a HostId> {
-        [itself].into_iter().chain(self.aliases.iter().filter(move |alias| *alias != itself))
     }
 }
 

@@ -7,8 +7,10 @@
 //! | [`registry`] | what the daemon holds in the registry, and knows of the rest |
 //! | [`relay`] | connections to nodes of networks that those who dial do not reach |
 //! | [`admin`] | what operators see: HTTP, metrics, the live page |
+//! | [`dns`] | the registry as names that every resolver can ask for |
 //! | [`metrics`] | counters |
 //! | [`printable`] | text of others, shown to people |
+//! | `hosts` | whose a host name is, and where it is reached, for resolvers |
 //! | [`hosts_file`] | the hosts of the cluster, for nodes whose resolver does not know them |
 //! | [`service_manager`] | what the service manager is told |
 //! | [`settings`] | everything that can be set, from one table |
@@ -19,12 +21,14 @@
 //! | [`telemetry`] | log lines |
 //! | [`cli`] | the two command lines |
 //!
-//! Arrows point one way: `cli` -> `run` -> `admin` -> `server` -> `relay` -> `registry`; `run` -> `hosts_file` ->
-//! `registry`; `server` -> `protocol`; `registry`, `protocol` -> the contract in `backends/api`. Only the program names a concrete backend.
+//! Arrows point one way: `cli` -> `run` -> `admin` -> `server` -> `relay` -> `registry`; `run` -> `dns` -> `server`;
+//! `run` -> `hosts_file` -> `registry`; `server` -> `protocol`; `registry`, `protocol` -> the contract in `backends/api`. Only the program names a concrete backend.
 
 pub mod admin;
 mod background;
 pub mod cli;
+pub mod dns;
+mod hosts;
 pub mod hosts_file;
 pub mod line_queue;
 pub mod listen;

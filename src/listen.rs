@@ -1,7 +1,7 @@
 //! Which addresses the daemon listens on, and the sockets that do.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
@@ -104,6 +104,18 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     prepare(socket.into())
 }
 
+/// Receives datagrams there, and at no other address.
+fn bind_datagrams(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.set_nonblocking(true)?;
+    socket.set_cloexec(true)?;
+    Ok(socket.into())
+}
+
 /// Makes the socket ready for the event loop.
 fn prepare(listener: TcpListener) -> io::Result<TcpListener> {
     let socket = Socket::from(listener);
@@ -115,23 +127,77 @@ fn prepare(listener: TcpListener) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// Sockets of one run for a service that is asked by datagrams and by connections.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    /// For questions in datagrams.
+    pub udp: Vec<UdpSocket>,
+    /// For questions on connections.
+    pub tcp: Vec<TcpListener>,
+}
+
+impl Sockets {
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.udp.is_empty() && self.tcp.is_empty()
+    }
+
+    /// Sockets of both kinds at each of these addresses, which `setting` names.
+    ///
+    /// # Errors
+    /// The first address that cannot be had, and why.
+    pub fn bind(setting: &str, addresses: &[SocketAddr]) -> Result<Self, String> {
+        let mut sockets = Self::default();
+        for address in addresses {
+            let wrong = |error: io::Error| format!("{setting}: cannot listen on {address}: {error}");
+            sockets.tcp.push(bind(*address).map_err(wrong)?);
+            sockets.udp.push(bind_datagrams(*address).map_err(wrong)?);
+        }
+        Ok(sockets)
+    }
+}
+
+/// What the service manager calls the sockets for DNS (`FileDescriptorName=`).
+const DNS: &str = "dns";
+
+/// The sockets that a service manager passed.
+#[derive(Debug, Default)]
+pub struct Passed {
+    /// For the wire.
+    pub wire: Vec<TcpListener>,
+    /// For DNS.
+    pub dns: Sockets,
+}
+
 /// The sockets that the service manager passed to this process, if it did: descriptors from 3 on, as many
-/// as `LISTEN_FDS` says, meant for the process of `LISTEN_PID`.
+/// as `LISTEN_FDS` says, meant for the process of `LISTEN_PID`. Those that `LISTEN_FDNAMES` calls `dns` are for DNS.
 ///
 /// # Errors
-/// [`ListenError::NotPassed`] when there is something else than listening sockets.
-pub fn passed_by_service_manager(
-    variable: &dyn Fn(&str) -> Option<String>,
-) -> Result<Vec<TcpListener>, ListenError> {
+/// [`ListenError::NotPassed`] when there is something else than listening sockets, and datagram sockets for DNS.
+pub fn passed_by_service_manager(variable: &dyn Fn(&str) -> Option<String>) -> Result<Passed, ListenError> {
     let number = |name| variable(name).and_then(|text| text.parse::<u32>().ok());
+    let mut passed = Passed::default();
     if number("LISTEN_PID") != Some(std::process::id()) {
-        return Ok(Vec::new());
+        return Ok(passed);
     }
-    (3..)
-        .take(number("LISTEN_FDS").unwrap_or(0) as usize)
-        .map(|fd| repmd_sys::adopt_listener(fd).and_then(prepare))
-        .collect::<Result<_, _>>()
-        .map_err(|error| ListenError::NotPassed(error.to_string()))
+    let names = variable("LISTEN_FDNAMES").unwrap_or_default();
+    let names = names.split(':').map(Some).chain(std::iter::repeat(None));
+    for (fd, name) in (3..).zip(names).take(number("LISTEN_FDS").unwrap_or(0) as usize) {
+        let adopted = match name {
+            Some(DNS) if repmd_sys::is_datagram(fd) => repmd_sys::adopt_datagram(fd).and_then(|socket| {
+                socket.set_nonblocking(true)?;
+                passed.dns.udp.push(socket);
+                Ok(())
+            }),
+            Some(DNS) => {
+                repmd_sys::adopt_listener(fd).and_then(prepare).map(|socket| passed.dns.tcp.push(socket))
+            }
+            _ => repmd_sys::adopt_listener(fd).and_then(prepare).map(|socket| passed.wire.push(socket)),
+        };
+        adopted.map_err(|error| ListenError::NotPassed(error.to_string()))?;
+    }
+    Ok(passed)
 }
 
 #[cfg(test)]
@@ -182,6 +248,7 @@ mod tests {
     #[test]
     fn sockets_for_another_process_are_left_alone() {
         let variable = |name: &str| (name == "LISTEN_FDS").then(|| "1".to_owned());
-        assert!(passed_by_service_manager(&variable).unwrap().is_empty());
+        let passed = passed_by_service_manager(&variable).unwrap();
+        assert!(passed.wire.is_empty() && passed.dns.is_empty());
     }
 }

@@ -19,8 +19,9 @@ use tracing::{error, info, warn};
 
 use crate::admin::{self, About, Token};
 use crate::background::{self, Background};
+use crate::dns;
 use crate::hosts_file::HostsFile;
-use crate::listen::{ListenError, listen, passed_by_service_manager};
+use crate::listen::{ListenError, Passed, Sockets, listen, passed_by_service_manager};
 use crate::registry::{Options, Registry};
 use crate::relay::{self, Relay};
 use crate::server::{Daemon, Listener, serve};
@@ -80,6 +81,14 @@ pub enum Start {
     Modern,
 }
 
+/// What is opened before the step into the background: whoever started the daemon hears what cannot be had.
+struct Opened {
+    wire: Vec<Listener>,
+    dns: Sockets,
+    admin: Option<(TcpListener, Option<Token>)>,
+    hosts_file: Option<HostsFile>,
+}
+
 /// How many files this process may have open once it serves: the hard limit.
 #[must_use]
 pub fn open_files() -> usize {
@@ -117,17 +126,20 @@ pub fn run(
     if open_files() < FILES_MIN {
         return fail(&format_args!("cannot serve with fewer than {FILES_MIN} open files: see ulimit -n"));
     }
-    let listeners = match open_listeners(settings, start, environment) {
-        Ok(listeners) => listeners,
+    let (wire, dns) = match open_listeners(settings, start, environment) {
+        Ok(opened) => opened,
         Err(error @ ListenError::InUse(_)) if matches!(start, Start::Classic { .. }) => {
             info!("{error}");
             return ExitCode::SUCCESS;
         }
         Err(error) => return fail(&error),
     };
-    let opened = open_admin(settings, start)
-        .and_then(|admin| Ok((admin, open_hosts_file(settings)?, open_audit_log(settings)?)));
-    let (admin, hosts_file, audit_log) = match opened {
+    let opened = open_admin(settings, start).and_then(|admin| {
+        let dns = if dns.is_empty() { Sockets::bind("dns", &settings.dns.addresses)? } else { dns };
+        let opened = Opened { wire, dns, admin, hosts_file: open_hosts_file(settings)? };
+        Ok((opened, open_audit_log(settings)?))
+    });
+    let (opened, audit_log) = match opened {
         Ok(opened) => opened,
         Err(error) => return fail(&error),
     };
@@ -161,9 +173,7 @@ pub fn run(
                 waiting.tell_serving();
             }
         };
-        let ended = runtime.block_on(serve_until_stopped(
-            settings, manager, listeners, admin, hosts_file, backends, on_serving,
-        ));
+        let ended = runtime.block_on(serve_until_stopped(settings, manager, opened, backends, on_serving));
         // A name server that does not answer holds the thread that asks it, for as long as it likes.
         runtime.shutdown_timeout(LAST_QUESTIONS_TIME);
         ended
@@ -193,20 +203,20 @@ fn open_listeners(
     settings: &Settings,
     start: Start,
     environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<Vec<Listener>, ListenError> {
+) -> Result<(Vec<Listener>, Sockets), ListenError> {
     let (ask, demand) = match start {
         Start::Classic { systemd, .. } => (systemd, systemd),
         Start::Modern => (true, false),
     };
-    let passed = if ask { passed_by_service_manager(environment)? } else { Vec::new() };
-    if demand && passed.is_empty() {
+    let passed = if ask { passed_by_service_manager(environment)? } else { Passed::default() };
+    if demand && passed.wire.is_empty() {
         return Err(ListenError::NotPassed("LISTEN_FDS is not set for this process".to_owned()));
     }
-    let sockets = if passed.is_empty() { listen(&settings.addresses, settings.port)? } else { passed };
-    Ok(sockets
-        .into_iter()
-        .map(|socket| Listener { port: reported_port(&socket, settings), socket })
-        .collect())
+    let sockets =
+        if passed.wire.is_empty() { listen(&settings.addresses, settings.port)? } else { passed.wire };
+    let listeners =
+        sockets.into_iter().map(|socket| Listener { port: reported_port(&socket, settings), socket });
+    Ok((listeners.collect(), passed.dns))
 }
 
 /// The socket for operators, and the token that they must have. `None`: there is none.
@@ -265,12 +275,11 @@ fn reported_port(socket: &TcpListener, settings: &Settings) -> u16 {
 async fn serve_until_stopped(
     settings: &Settings,
     manager: Option<ServiceManager>,
-    listeners: Vec<Listener>,
-    admin: Option<(TcpListener, Option<Token>)>,
-    hosts_file: Option<HostsFile>,
+    opened: Opened,
     backends: &dyn Backends,
     on_serving: impl FnOnce(),
 ) -> io::Result<()> {
+    let Opened { wire, dns, admin, hosts_file } = opened;
     let stop = CancellationToken::new();
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         // As the stock daemon and `nohup` have it: what whoever started the program ignores, it ignores too.
@@ -333,13 +342,27 @@ async fn serve_until_stopped(
     tokio::spawn(telemetry::tell_of_losses());
     let daemon = Daemon::new(Arc::clone(&registry), policy, topology, settings.limits, stop.clone());
     let daemon = Arc::new(daemon.with_relay(relay));
-    let addresses: Vec<_> =
-        listeners.iter().filter_map(|listener| listener.socket.local_addr().ok()).collect();
+    let addresses: Vec<_> = wire.iter().filter_map(|listener| listener.socket.local_addr().ok()).collect();
     info!(host = %settings.host, ?addresses, "serving");
+    let dns_stats = Arc::<dns::Stats>::default();
+    let dns = if dns.is_empty() {
+        None
+    } else {
+        let rules = dns::Rules {
+            policy: settings.policy.clone(),
+            virtual_hosts: settings.topology.virtual_hosts.clone(),
+        };
+        let addresses: Vec<_> = dns.udp.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+        let zones: Vec<_> = settings.dns.zones.iter().map(ToString::to_string).collect();
+        info!(?addresses, ?zones, "answering by DNS");
+        let stats = Arc::clone(&dns_stats);
+        Some(dns::start(dns, settings.dns.clone(), rules, Arc::clone(&daemon), stats)?)
+    };
     let admin = match admin {
         Some((socket, token)) => {
             info!(address = ?socket.local_addr().ok(), "showing the cluster by HTTP");
-            let about = About { settings: settings.shown.clone(), cluster: settings.cluster.clone() };
+            let about =
+                About { settings: settings.shown.clone(), cluster: settings.cluster.clone(), dns: dns_stats };
             Some(admin::start(socket, token, Arc::clone(&daemon), about)?)
         }
         None => None,
@@ -352,7 +375,7 @@ async fn serve_until_stopped(
         manager.keep_informed(registry.readiness(), stop);
     }
     on_serving();
-    let served = serve(listeners, daemon).await;
+    let served = serve(wire, daemon).await;
     relaying.cancel();
     keeping.cancel();
     if let Err(error) = keeper.await {
@@ -364,6 +387,9 @@ async fn serve_until_stopped(
     }
     if admin.is_some_and(|thread| thread.join().is_err()) {
         error!("the thread for operators failed");
+    }
+    if dns.is_some_and(|thread| thread.join().is_err()) {
+        error!("the thread for DNS failed");
     }
     served
 }

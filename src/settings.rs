@@ -10,9 +10,11 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hickory_proto::rr::Name;
 use ipnet::IpNet;
 use repmd_backend_api::HostId;
 
+use crate::dns;
 use crate::protocol::DEFAULT_PORT;
 use crate::registry::{Lookup, default_instance_name};
 use crate::relay;
@@ -174,6 +176,48 @@ pub const TABLE: &[Setting] = &[
         value: "DOMAIN,...",
         help: "Write other hosts' names into it only if they are in these domains, or have no dot",
         default: "any name",
+    },
+    Setting {
+        key: "dns",
+        variables: &["REPMD_DNS"],
+        value: "ADDRESS:PORT,...",
+        help: "Answer by DNS here, UDP and TCP: HOST.ZONE is where a host is, NAME.nodes.ZONE which hosts have a node",
+        default: "off",
+    },
+    Setting {
+        key: "dns-zone",
+        variables: &["REPMD_DNS_ZONE"],
+        value: "ZONE,...",
+        help: "The zones whose names are the registry's",
+        default: "repmd",
+    },
+    Setting {
+        key: "dns-ttl",
+        variables: &["REPMD_DNS_TTL"],
+        value: "TIME",
+        help: "How long resolvers may remember what they were told",
+        default: "1s",
+    },
+    Setting {
+        key: "dns-negative-ttl",
+        variables: &["REPMD_DNS_NEGATIVE_TTL"],
+        value: "TIME",
+        help: "How long they may remember that there is nothing",
+        default: "1s",
+    },
+    Setting {
+        key: "dns-forward",
+        variables: &["REPMD_DNS_FORWARD"],
+        value: "ADDRESS,...",
+        help: "Ask these name servers for names of all other zones, for this machine and for allow-lookups-from",
+        default: "none: those names are refused",
+    },
+    Setting {
+        key: "dns-rate",
+        variables: &["REPMD_DNS_RATE"],
+        value: "NUMBER",
+        help: "Most answers a second by UDP to one network (/24 or /56) that is not this machine",
+        default: "1000",
     },
     Setting {
         key: "lease-ttl",
@@ -624,6 +668,8 @@ pub struct Settings {
     pub hosts_file: Option<PathBuf>,
     /// Whose names are written there; `None`: all.
     pub hosts_file_domains: Option<Vec<HostId>>,
+    /// What is asked by DNS.
+    pub dns: dns::Options,
     /// What is relayed; `None`: nothing.
     pub relay: Option<relay::Limits>,
     /// Who may ask what.
@@ -752,6 +798,26 @@ impl Settings {
                 values.wrong("hosts-file", "backend to be a shared store: only there are other hosts")
             );
         }
+        let dns = dns::Options {
+            addresses: values
+                .parse("dns", "addresses with ports such as 127.0.0.1:53, separated by commas", list)?
+                .unwrap_or_default(),
+            zones: values
+                .parse("dns-zone", "domains such as repmd or cluster.example, separated by commas", |text| {
+                    list_of(zone)(text).filter(|zones| !zones.is_empty())
+                })?
+                .unwrap_or_else(|| vec![zone("repmd").expect("it is a domain")]),
+            ttl: time("dns-ttl")?.unwrap_or(Duration::from_secs(1)),
+            negative_ttl: time("dns-negative-ttl")?.unwrap_or(Duration::from_secs(1)),
+            forward: values
+                .parse("dns-forward", "addresses of name servers, separated by commas", |text| {
+                    list_of(name_server)(text).filter(|servers| !servers.is_empty())
+                })?
+                .unwrap_or_default(),
+            rate: values
+                .parse("dns-rate", COUNT, |text| text.parse().ok().filter(|rate: &u32| 0 < *rate))?
+                .unwrap_or(1000),
+        };
         let lease_ttl = values.parse("lease-ttl", "a time from 1s to 1h, such as 15s", |text| {
             duration(text).filter(|ttl| (1..=3600).contains(&ttl.as_secs()))
         })?;
@@ -834,6 +900,7 @@ impl Settings {
             },
             hosts_file,
             hosts_file_domains,
+            dns,
             relay,
             policy: Policy {
                 relaxed_command_check: relaxed_command_check.unwrap_or(false),
@@ -889,6 +956,18 @@ fn pairs<K: Ord, V>(
         Some((key(left)?, value(right)?))
     };
     move |text| Some(list_of(&pair)(text)?.into_iter().collect())
+}
+
+/// A domain that names may be below of.
+fn zone(text: &str) -> Option<Name> {
+    let zone = HostId::parse(text.trim_matches('.')).ok().filter(HostId::is_resolvable)?;
+    Name::from_ascii(format!("{zone}.")).ok()
+}
+
+/// An address with or without a port, which else is that of DNS.
+fn name_server(text: &str) -> Option<SocketAddr> {
+    let at_port_53 = || text.parse().ok().map(|address: IpAddr| SocketAddr::new(address, 53));
+    text.parse().ok().or_else(at_port_53)
 }
 
 /// `FROM-TO`, neither of them 0.

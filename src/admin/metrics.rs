@@ -96,6 +96,36 @@ pub const TABLE: &[Metric] = &[
         }),
     },
     Metric {
+        name: "repmd_dns_questions_total",
+        label: "type",
+        help: "Questions by DNS, by the type of record that was asked for.",
+        read: Read::Counter(|state| state.about.dns.questions().collect()),
+    },
+    Metric {
+        name: "repmd_dns_answers_total",
+        label: "code",
+        help: "Answers by DNS, by their code.",
+        read: Read::Counter(|state| state.about.dns.answers().collect()),
+    },
+    Metric {
+        name: "repmd_dns_truncated_total",
+        label: "",
+        help: "Answers by DNS that were cut, because they did not fit a datagram.",
+        read: Read::Counter(|state| one(state.about.dns.truncated.get())),
+    },
+    Metric {
+        name: "repmd_dns_forwarded_total",
+        label: "",
+        help: "Questions by DNS that other name servers were asked.",
+        read: Read::Counter(|state| one(state.about.dns.forwarded.get())),
+    },
+    Metric {
+        name: "repmd_dns_limited_total",
+        label: "",
+        help: "Questions by DNS that were dropped or sent to TCP, because their network asks too much.",
+        read: Read::Counter(|state| one(state.about.dns.limited.get())),
+    },
+    Metric {
         name: "repmd_unregistrations_total",
         label: "",
         help: "Nodes whose registration with this daemon ended.",

@@ -36,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+use crate::dns;
 use crate::queue::Queue;
 use crate::server::Daemon;
 use crate::settings::Shown;
@@ -68,6 +69,8 @@ pub struct About {
     pub settings: Vec<Shown>,
     /// The registry within the store.
     pub cluster: String,
+    /// What DNS counts.
+    pub dns: Arc<dns::Stats>,
 }
 
 /// What the answers are made of.

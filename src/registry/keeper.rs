@@ -231,6 +231,7 @@ impl Registry {
             self.daemons.out_of_date();
         }
         self.lists.get(&host).inspect(|list| list.out_of_date());
+        self.holders.get(&name).inspect(|list| list.out_of_date());
         for question in [Question::Bare(name.clone()), Question::On(host, name.clone())] {
             let Some(slot) = self.answers.get(&question) else { continue };
             if let Some(Answer::Node(registration)) = slot.last().map(|known| known.value.answer) {
@@ -248,6 +249,7 @@ impl Registry {
         self.daemons.out_of_date();
         self.answers.iter().for_each(|(_, slot)| slot.out_of_date());
         self.lists.iter().for_each(|(_, list)| list.out_of_date());
+        self.holders.iter().for_each(|(_, list)| list.out_of_date());
     }
 
     fn tell_readiness(&self, lease_ttl: Duration) {

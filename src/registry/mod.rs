@@ -77,6 +77,12 @@ const CLUSTER_PATIENCE: u32 = 8;
 /// Hosts whose lists of nodes are remembered at most.
 const LISTS_MAX: usize = 1024;
 
+/// Names of which all holders are remembered at most.
+const HOLDERS_LISTS_MAX: usize = 4096;
+
+/// Nodes of one name, on all hosts, of which those are told who ask for all.
+const HOLDERS_MAX: usize = 1024;
+
 /// How this daemon uses its registry.
 #[derive(Clone)]
 pub struct Options {
@@ -178,6 +184,11 @@ pub struct Cluster {
     pub is_stale: bool,
 }
 
+/// Nobody knows now: the store is away or too much is asked of it, and what it said last is too old.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the registry does not answer, and what it said last is too old")]
+pub struct NobodyKnows;
+
 /// One daemon's view of one registry.
 #[derive(Debug)]
 pub struct Registry {
@@ -192,6 +203,8 @@ pub struct Registry {
     answers: Cache<Question, Arc<Slot<Remembered>>>,
     /// Nodes that other daemons hold, by their host.
     lists: Cache<HostId, Arc<Slot<Arc<Vec<Found>>>>>,
+    /// Nodes that other daemons hold, by their name.
+    holders: Cache<AliveName, Arc<Slot<Arc<Vec<Found>>>>>,
     /// The same of all hosts.
     cluster: Slot<Arc<Vec<Found>>>,
     /// All daemons: one list for every question that is about them.
@@ -233,6 +246,7 @@ impl Registry {
             leases: Leases::new(Arc::clone(&events)),
             answers: Cache::new(ANSWERS_MAX),
             lists: Cache::new(LISTS_MAX),
+            holders: Cache::new(HOLDERS_LISTS_MAX),
             cluster: Slot::default(),
             daemons: Slot::default(),
             questions: Questions::default(),
@@ -549,6 +563,87 @@ impl Registry {
             Some(Arc::new(Daemons::new(self.unreadable.note(seen))))
         };
         Some(self.daemons.fresh_or(is_fresh_list, load).await?.value)
+    }
+
+    /// The daemons that count as alive, if that is known without waiting: as the store said within the last second,
+    /// or last before it went away.
+    #[must_use]
+    pub fn known_daemons(&self) -> Option<Result<Arc<Daemons>, NobodyKnows>> {
+        if !self.is_shared() {
+            return Some(Ok(Arc::default()));
+        }
+        match self.daemons.fresh(is_fresh_list) {
+            Some(known) => Some(Ok(known.value)),
+            None if self.health.is_away() => Some(self.last_daemons()),
+            None => None,
+        }
+    }
+
+    /// The same, from the store where it has to be asked.
+    ///
+    /// # Errors
+    /// [`NobodyKnows`].
+    pub async fn current_daemons(&self) -> Result<Arc<Daemons>, NobodyKnows> {
+        match self.known_daemons() {
+            Some(known) => known,
+            None => self.daemons().await.map_or_else(|| self.last_daemons(), Ok),
+        }
+    }
+
+    fn last_daemons(&self) -> Result<Arc<Daemons>, NobodyKnows> {
+        let last = self.daemons.last().filter(|last| self.may_serve(last.asked, self.backend.lease_ttl()));
+        last.map(|known| known.value).ok_or(NobodyKnows)
+    }
+
+    /// The nodes called `name` that other daemons hold, on all hosts, if they are known without waiting. Those of an
+    /// earlier run of this daemon are left out: whether they live nobody knows.
+    #[must_use]
+    pub fn known_holders(&self, name: &AliveName) -> Option<Result<Arc<Vec<Found>>, NobodyKnows>> {
+        if !self.is_shared() {
+            return Some(Ok(Arc::default()));
+        }
+        let slot = self.holders.get(name);
+        match slot.as_ref().and_then(|slot| slot.fresh(is_fresh_list)) {
+            Some(known) => Some(Ok(known.value)),
+            None if self.health.is_away() => Some(self.last_holders(slot.as_deref())),
+            None => None,
+        }
+    }
+
+    /// The same, from the store where it has to be asked.
+    ///
+    /// # Errors
+    /// [`NobodyKnows`].
+    pub async fn holders(&self, name: &AliveName, asker: IpAddr) -> Result<Arc<Vec<Found>>, NobodyKnows> {
+        if let Some(known) = self.known_holders(name) {
+            return known;
+        }
+        let slot = slot_of(&self.holders, name);
+        let load = async {
+            let permit = self.questions.admit(Some(asker), self.options.deadline).await?;
+            let search =
+                Search { name, scope: &Scope::Cluster, near: &self.instance.host, most: HOLDERS_MAX };
+            let mut found = self.unreadable.note(self.ask("find", || self.backend.find(&search)).await.ok()?);
+            drop(permit);
+            found.retain(|found| found.registration.instance.name != self.instance.name);
+            Some(Arc::new(found))
+        };
+        match slot.fresh_or(is_fresh_list, load).await {
+            Some(known) => Ok(known.value),
+            None => self.last_holders(Some(&slot)),
+        }
+    }
+
+    fn last_holders(&self, slot: Option<&Slot<Arc<Vec<Found>>>>) -> Result<Arc<Vec<Found>>, NobodyKnows> {
+        let Known { value, asked } = slot.and_then(Slot::last).ok_or(NobodyKnows)?;
+        // That nobody had the name is known no longer than that somebody had it.
+        let ttl = self.backend.lease_ttl();
+        let living: Vec<_> =
+            value.iter().filter(|found| self.may_serve(asked, found.left)).cloned().collect();
+        if living.is_empty() && !(value.is_empty() && self.may_serve(asked, ttl)) {
+            return Err(NobodyKnows);
+        }
+        Ok(Arc::new(living))
     }
 
     fn known_daemon(&self, host: &HostId) -> Option<Told> {

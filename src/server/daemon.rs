@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use repmd_backend_api::Registration;
+use repmd_backend_api::{AliveName, Registration};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -111,6 +111,13 @@ impl Daemon {
     pub fn registered(&self) -> Vec<Arc<Registration>> {
         let registered = self.table().registered();
         registered.into_iter().map(|node| self.registry.with_addresses_of_now(node)).collect()
+    }
+
+    /// The node of this name that is registered with this daemon.
+    #[must_use]
+    pub fn registered_as(&self, name: &AliveName) -> Option<Arc<Registration>> {
+        let registered = self.table().find(name.as_str()).cloned();
+        registered.map(|node| self.registry.with_addresses_of_now(node))
     }
 
     /// Its bounds.

@@ -25,6 +25,11 @@ impl Policy {
     pub fn may_look_up(&self, peer: IpAddr, local: impl FnOnce() -> Option<IpAddr>) -> bool {
         self.lookups_from.is_empty() || contains(&self.lookups_from, peer) || is_local(peer, local)
     }
+
+    /// Whether other name servers are asked for `peer`: it is of this machine, or of a network that was named.
+    pub fn may_recurse(&self, peer: IpAddr, local: impl FnOnce() -> Option<IpAddr>) -> bool {
+        contains(&self.lookups_from, peer) || is_local(peer, local)
+    }
 }
 
 /// Whether a connection comes from this machine: from any loopback address, or from the very address

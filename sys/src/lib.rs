@@ -6,7 +6,7 @@ mod process;
 mod watch;
 
 pub use process::{
-    Forked, adopt_listener, close_inherited, ctime, fork, give_free_memory_back, give_large_blocks_back,
-    ignore_file_size_limit, ignore_hangup, is_ignored,
+    Forked, adopt_datagram, adopt_listener, close_inherited, ctime, fork, give_free_memory_back,
+    give_large_blocks_back, ignore_file_size_limit, ignore_hangup, is_datagram, is_ignored,
 };
 pub use watch::{watch_listener, watch_peer};

@@ -1,7 +1,7 @@
 //! Turning a program into a daemon, and what a service manager hands to it.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{FromRawFd, RawFd};
 
 /// Which side of a fork this is.
@@ -90,20 +90,42 @@ pub fn ignore_file_size_limit() {
 /// When `fd` is 0, 1 or 2: those belong to the standard streams.
 pub fn adopt_listener(fd: RawFd) -> io::Result<TcpListener> {
     assert!(2 < fd, "service managers pass sockets from descriptor 3 on");
-    let mut listens: libc::c_int = 0;
-    let mut size = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: both pointers are to live values of the size that is given.
-    let failed = unsafe {
-        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN, (&raw mut listens).cast(), &raw mut size)
-    };
-    if failed != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    if listens == 0 {
+    if socket_option(fd, libc::SO_ACCEPTCONN)? == 0 {
         return Err(io::Error::other(format!("descriptor {fd} does not listen")));
     }
     // SAFETY: it is open, it is a socket, and by the protocol of service managers it is ours alone.
     Ok(unsafe { TcpListener::from_raw_fd(fd) })
+}
+
+/// Whether descriptor `fd` is a socket for datagrams.
+#[must_use]
+pub fn is_datagram(fd: RawFd) -> bool {
+    socket_option(fd, libc::SO_TYPE).is_ok_and(|kind| kind == libc::SOCK_DGRAM)
+}
+
+/// Takes a datagram socket over that a service manager passed, as [`adopt_listener`] does.
+///
+/// # Errors
+/// When `fd` is not open, or is no datagram socket.
+///
+/// # Panics
+/// When `fd` is 0, 1 or 2: those belong to the standard streams.
+pub fn adopt_datagram(fd: RawFd) -> io::Result<UdpSocket> {
+    assert!(2 < fd, "service managers pass sockets from descriptor 3 on");
+    if socket_option(fd, libc::SO_TYPE)? != libc::SOCK_DGRAM {
+        return Err(io::Error::other(format!("descriptor {fd} is no datagram socket")));
+    }
+    // SAFETY: as above.
+    Ok(unsafe { UdpSocket::from_raw_fd(fd) })
+}
+
+fn socket_option(fd: RawFd, option: libc::c_int) -> io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut size = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: both pointers are to live values of the size that is given.
+    let failed =
+        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, option, (&raw mut value).cast(), &raw mut size) };
+    if failed == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The local time as C's `ctime` writes it, without the newline: `Tue Nov 24 10:26:10 2026`.

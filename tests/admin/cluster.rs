@@ -77,7 +77,7 @@ impl Shown {
             limits,
             stop.clone(),
         ));
-        let about = About { settings: Vec::new(), cluster: "test".to_owned() };
+        let about = About { settings: Vec::new(), cluster: "test".to_owned(), dns: Arc::default() };
         let shows = admin::start(admin_socket, None, Arc::clone(&daemon), about).unwrap();
         let keeping = stop.clone();
         let serves = std::thread::spawn(move || {
