@@ -119,7 +119,7 @@ impl Face {
                 Verdict::Answer => {}
                 Verdict::Slip => {
                     self.stats.limited.add();
-                    return Step::Reply(Reply::code(ResponseCode::NoError).write(&request, false, 0).0);
+                    return Step::Reply(Reply::by_tcp(&request));
                 }
                 Verdict::Drop => {
                     self.stats.limited.add();

@@ -5,6 +5,9 @@ use hickory_proto::rr::Record;
 
 use super::request::{EDNS_MAX, Request};
 
+/// The shortest record that is answered: an address, with a pointer for its name.
+const RECORD_BYTES_MIN: usize = 16;
+
 /// What is answered.
 #[derive(Clone, Debug)]
 pub(super) struct Reply {
@@ -19,6 +22,15 @@ impl Reply {
     /// A code alone.
     pub(super) fn code(code: ResponseCode) -> Self {
         Self { code, answers: Vec::new(), authorities: Vec::new(), is_authoritative: false }
+    }
+
+    /// Says that the answer is to be had by TCP, whatever it is.
+    pub(super) fn by_tcp(request: &Request) -> Vec<u8> {
+        let mut message = Message::response(request.id, request.op_code);
+        message.metadata.truncation = true;
+        message.metadata.recursion_desired = request.recursion_desired;
+        message.queries.extend(request.query.clone());
+        encode(&message).unwrap_or_default()
     }
 
     /// Writes the answer in `bytes_max` bytes at most: where not all of it fits, the first records that do, and the
@@ -37,6 +49,11 @@ impl Reply {
         }
         // Bytes are counted here: hickory-proto 0.26.3 drops the OPT record when it cuts, and leaves rests of records.
         let bare = encode(&message).map_or(usize::MAX, |bytes| bytes.len());
+        // What cannot fit whatever it is is not encoded first: that takes time, and hickory-proto compresses the names
+        // of some records alone.
+        let records_max = bytes_max.saturating_sub(bare) / RECORD_BYTES_MIN;
+        message.metadata.truncation = records_max < self.answers.len();
+        self.answers.truncate(records_max);
         message.answers = std::mem::take(&mut self.answers);
         message.authorities = std::mem::take(&mut self.authorities);
         loop {
@@ -46,7 +63,10 @@ impl Reply {
                 return (bytes.unwrap_or_default(), message.metadata.truncation);
             }
             message.metadata.truncation = true;
-            message.authorities.clear();
+            if !message.authorities.is_empty() {
+                message.authorities.clear();
+                continue;
+            }
             let count = message.answers.len();
             if count == 0 {
                 // The question alone is too long for the asker: the head says so.

@@ -1,0 +1,51 @@
+//! Built daemons with a shared registry, and the programs that people ask with.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use hickory_proto::rr::RecordType;
+use repmd_test_stores::Store;
+use repmd_test_support::{Daemon, Peer, alive2, free_port, wait_until};
+
+use crate::SOON;
+use crate::stage::{Asked, addresses};
+
+struct Host {
+    daemon: Daemon,
+    asked: Asked,
+}
+
+fn start(store: &Store, host: &str, address: &str) -> Host {
+    let (port, dns) = (free_port(), free_port());
+    // The UDP port of this number at 127.0.0.1 is the sign that it is taken.
+    let name_server = format!("127.0.0.2:{dns}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_repmd"));
+    command.args(["serve", "--admin", "off", "--address", "127.0.0.1", "--lookup", "host"]);
+    command.args(["--port", &port.to_string(), "--dns", &name_server]);
+    command.args(["--host", host, "--advertise", address, "--backend", &store.url()]);
+    let daemon = Daemon::spawn(command, port);
+    Host { daemon, asked: Asked(([127, 0, 0, 2], dns).into()) }
+}
+
+#[test]
+fn a_node_that_registers_at_one_host_is_answered_by_dns_of_another_within_100_ms() {
+    let store = Store::redis();
+    let (a, b) = (start(&store, "hosta", "10.0.0.7"), start(&store, "hostb", "10.0.0.8"));
+    let asked = |name: &str| addresses(&b.asked.ask(name, RecordType::A));
+    wait_until("hosta is known", SOON, || asked("hosta.repmd") == ["10.0.0.7"]);
+    let mut times: Vec<Duration> = (0..20)
+        .map(|number| {
+            let name = format!("n{number}");
+            let asked_for = format!("{name}.nodes.repmd");
+            assert!(asked(&asked_for).is_empty(), "that it is not there is remembered");
+            let mut node = Peer::connect(a.daemon.port());
+            node.send(&alive2(&name, 9000)).unwrap();
+            assert_eq!(node.read(2, SOON)[1], 0, "it is granted");
+            let granted = Instant::now();
+            wait_until("it is answered", SOON, || asked(&asked_for) == ["10.0.0.7"]);
+            granted.elapsed()
+        })
+        .collect();
+    times.sort();
+    assert!(times[times.len() - 2] < Duration::from_millis(100), "{times:?}");
+}
