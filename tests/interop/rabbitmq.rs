@@ -15,7 +15,7 @@ struct Broker<'a> {
 impl<'a> Broker<'a> {
     fn start(root: &'a Root, name: &'a str, daemon: &Daemon) -> Self {
         let node = format!("{name}@localhost");
-        let server = RabbitMq::spawn(root, &node, daemon.port(), free_port(), |_, _| {});
+        let server = RabbitMq::spawn(root, &node, daemon.port(), free_port(), &[], |_, _| {});
         let broker = Self { server, name, root, epmd_port: daemon.port() };
         // The client fails when the node is not there at all.
         wait_for_node(daemon, name);

@@ -41,7 +41,7 @@ impl<'a> Broker<'a> {
             fs::write(home.path().join("config.conf"), config.collect::<String>()).unwrap();
         };
         let root = Root::of(RELEASE);
-        let server = machine.network.inside(|| RabbitMq::spawn(&root, &node, EPMD_PORT, PORT, prepare));
+        let server = machine.network.inside(|| RabbitMq::spawn(&root, &node, EPMD_PORT, PORT, &[], prepare));
         let observer = machine.node(&format!("observer@{}", machine.host), dns, &["-hidden"]);
         let mut broker = Self { machine, node, observer, _server: server };
         wait_until("it runs", STARTED, || broker.call("rabbit, is_running, []") == "true");

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::{COOKIE, Root, Scratch, free_port};
@@ -15,13 +16,14 @@ pub struct RabbitMq {
 
 impl RabbitMq {
     /// Starts the server `node`, whose distribution port is `port`. `prepare` may add to its variables and to its
-    /// home. As always, it starts the stock daemon first, which must find its port in use.
+    /// home; `mounts` as in [`Root::contained_command`]. As always, it starts the stock daemon first, which must find its port in use.
     #[must_use]
     pub fn spawn(
         root: &Root,
         node: &str,
         epmd_port: u16,
         port: u16,
+        mounts: &[(&Path, &str)],
         prepare: impl FnOnce(&mut Command, &Scratch),
     ) -> Self {
         let home = root.scratch();
@@ -29,7 +31,7 @@ impl RabbitMq {
         fs::write(&cookie, COOKIE).expect("a scratch folder takes a file");
         fs::set_permissions(&cookie, fs::Permissions::from_mode(0o400)).expect("the file is ours");
         // Contained: the script that runs the server does not end it.
-        let mut command = root.contained_command("/usr/lib/rabbitmq/bin/rabbitmq-server", &[]);
+        let mut command = root.contained_command("/usr/lib/rabbitmq/bin/rabbitmq-server", mounts);
         command.env("HOME", home.inside()).env("ERL_EPMD_PORT", epmd_port.to_string());
         command.env("RABBITMQ_NODENAME", node).env("RABBITMQ_NODE_PORT", free_port().to_string());
         command.env("RABBITMQ_DIST_PORT", port.to_string());
