@@ -38,6 +38,11 @@ fn the_page_on_topologies_is_as_it_says() {
 }
 
 #[test]
+fn the_page_on_dns_is_as_it_says() {
+    play("docs/dns.md");
+}
+
+#[test]
 fn the_page_on_installing_is_as_it_says() {
     play("docs/install.md");
 }
