@@ -354,7 +354,7 @@ async fn serve_until_stopped(
         };
         let addresses: Vec<_> = dns.udp.iter().filter_map(|socket| socket.local_addr().ok()).collect();
         let zones: Vec<_> = settings.dns.zones.iter().map(ToString::to_string).collect();
-        info!(?addresses, ?zones, "answering by DNS");
+        info!(?addresses, zones = zones.join(" "), "answering by DNS");
         let stats = Arc::clone(&dns_stats);
         Some(dns::start(dns, settings.dns.clone(), rules, Arc::clone(&daemon), stats)?)
     };

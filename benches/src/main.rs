@@ -9,6 +9,7 @@
 //! the daemon's own processor time per request: the daemon runs on core 0 and the load on core 1, but on a
 //! shared machine the clock on the wall also counts what the neighbours do.
 
+mod dns;
 mod floor;
 mod load;
 mod registry;
@@ -100,7 +101,7 @@ fn main() -> Result<ExitCode, Failure> {
         missed: 0,
     };
     println!("| what | repmd | floor | stock | bar | |\n|---|---|---|---|---|---|");
-    let measurements: [(&str, Measurement); 15] = [
+    let measurements: [(&str, Measurement); 16] = [
         ("lookup", Bench::look_ups),
         ("names", Bench::lists),
         ("churn", Bench::churn),
@@ -116,6 +117,7 @@ fn main() -> Result<ExitCode, Failure> {
         ("shared", Bench::registering),
         ("return", Bench::storm_with_a_store),
         ("relay", Bench::relay),
+        ("dns", Bench::dns),
     ];
     for (name, measure) in measurements {
         if arguments.only.is_empty() || arguments.only.iter().any(|only| only == name) {

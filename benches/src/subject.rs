@@ -18,6 +18,8 @@ pub(crate) enum Program {
     Shared { epmd: PathBuf, url: String, host: String },
     /// The same that shows operators what it does, at this port.
     Shown { epmd: PathBuf, admin: u16 },
+    /// The same that answers by DNS at this port.
+    Named { epmd: PathBuf, dns: u16 },
     /// This program's own floor: its arguments after the port.
     Floor(Vec<String>),
 }
@@ -51,6 +53,12 @@ impl Subject {
             Program::Shown { epmd, admin } => {
                 let mut command = Command::new(epmd);
                 command.args(["-port", &port.to_string()]).env("REPMD_ADMIN", format!("127.0.0.1:{admin}"));
+                command
+            }
+            Program::Named { epmd, dns } => {
+                let mut command = Command::new(epmd);
+                command.args(["-port", &port.to_string()]).env("REPMD_ADVERTISE", "10.0.0.1");
+                command.env("REPMD_DNS", format!("127.0.0.1:{dns}"));
                 command
             }
             Program::Floor(arguments) => {
@@ -92,6 +100,13 @@ impl Subject {
             nanoseconds += first.ok_or_else(|| io::Error::other("schedstat has no numbers"))?;
         }
         Ok(Duration::from_nanos(nanoseconds))
+    }
+
+    /// The same of its first thread alone, which serves the wire.
+    pub(crate) fn cpu_of_the_wire(&self) -> io::Result<Duration> {
+        let text = std::fs::read_to_string(format!("/proc/{0}/task/{0}/schedstat", self.child.id()))?;
+        let first = text.split_whitespace().next().and_then(|number| number.parse().ok());
+        first.map(Duration::from_nanos).ok_or_else(|| io::Error::other("schedstat has no numbers"))
     }
 
     /// Resident memory in bytes.
