@@ -15,6 +15,7 @@ mod udp;
 mod zone;
 
 pub use stats::{CODES, Stats, TYPES};
+pub use zone::{host_name, node_name};
 
 use std::collections::BTreeMap;
 use std::io;

@@ -66,12 +66,23 @@ fn text(label: &[u8]) -> Option<String> {
 
 /// The name of `host` in `zone`; that of a host which itself is called by a name in one of our zones is this. `None`:
 /// it is too long for any.
-pub(super) fn host_name(zones: &[Name], zone: &Name, host: &str) -> Option<Name> {
+#[must_use]
+pub fn host_name(zones: &[Name], zone: &Name, host: &str) -> Option<Name> {
     let itself = Name::from_ascii(format!("{host}.")).ok()?;
     if zones.iter().any(|zone| zone.zone_of(&itself) && zone.num_labels() < itself.num_labels()) {
         return Some(itself);
     }
     let mut relative = itself;
+    relative.set_fqdn(false);
+    relative.append_domain(zone).ok()
+}
+
+/// The name of the hosts that have a node of this alive name. `None`: DNS cannot have such a name.
+#[must_use]
+pub fn node_name(alive: &str, zone: &Name) -> Option<Name> {
+    let is_its = text(alive.as_bytes()).is_some_and(|text| text == alive);
+    let node = Name::from_labels([alive.as_bytes(), NODES.as_bytes()]).ok().filter(|_| is_its)?;
+    let mut relative = node;
     relative.set_fqdn(false);
     relative.append_domain(zone).ok()
 }
@@ -114,6 +125,15 @@ mod tests {
         assert_eq!(meaning(&zones, &name("1.0.0.10.in-addr.arpa.")), Meaning::Reverse(net));
         let net = "10.0.0.0/8".parse().unwrap();
         assert_eq!(meaning(&zones, &name("10.IN-ADDR.arpa.")), Meaning::Reverse(net));
+    }
+
+    #[test]
+    fn a_node_has_a_name_unless_dns_cannot_have_it() {
+        let named = |alive: &str| node_name(alive, &name("repmd.")).map(|name| name.to_ascii());
+        assert_eq!(named("my_app").as_deref(), Some("my_app.nodes.repmd."));
+        for alive in ["MyApp", "a.b", "é", &"a".repeat(64)] {
+            assert_eq!(named(alive), None, "{alive}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Hosts: networks of their own, each with its own name and its own `/etc/hosts`.
+//! Hosts: networks of their own, each with its own name, its own `/etc/hosts` and its own `/etc/resolv.conf`.
 
 use std::process::{Command, Stdio};
 
@@ -13,12 +13,14 @@ pub(crate) struct Host {
     name: &'static str,
     network: Network,
     names: NamedTempFile,
+    resolver: NamedTempFile,
 }
 
 /// `hosta` at 10.99.0.1, and `hostb` at 10.99.0.2, on one network. They go with the last process in them.
 pub(crate) fn hosts() -> (Host, Host) {
     let [a, b] = ["hosta", "hostb"].map(|name| {
-        let mut host = Host { name, network: Network::empty(), names: NamedTempFile::new().unwrap() };
+        let file = || NamedTempFile::new().unwrap();
+        let mut host = Host { name, network: Network::empty(), names: file(), resolver: file() };
         host.know(NAMES);
         host
     });
@@ -41,6 +43,11 @@ impl Host {
         std::fs::write(self.names.path(), names).unwrap();
     }
 
+    /// Writes its `/etc/resolv.conf`.
+    pub(crate) fn ask_of(&mut self, servers: &str) {
+        std::fs::write(self.resolver.path(), servers).unwrap();
+    }
+
     /// Does something in its network.
     pub(crate) fn inside<T: Send>(&self, something: impl FnOnce() -> T + Send) -> T {
         self.network.inside(something)
@@ -48,9 +55,11 @@ impl Host {
 
     /// repmd as it runs on this host.
     pub(crate) fn repmd(&self, command: &str) -> Command {
-        const SCRIPT: &str = "mount --bind \"$1\" /etc/hosts && hostname \"$2\" && shift 2 && exec \"$@\"";
+        const SCRIPT: &str = "mount --bind \"$1\" /etc/hosts && mount --bind \"$2\" /etc/resolv.conf && \
+                              hostname \"$3\" && shift 3 && exec \"$@\"";
         let mut unshare = Command::new("unshare");
-        unshare.args(["--mount", "--uts", "sh", "-c", SCRIPT, "sh"]).arg(self.names.path()).arg(self.name);
+        unshare.args(["--mount", "--uts", "sh", "-c", SCRIPT, "sh"]);
+        unshare.arg(self.names.path()).arg(self.resolver.path()).arg(self.name);
         unshare.args([env!("CARGO_BIN_EXE_repmd"), command]).stdin(Stdio::null());
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();

@@ -2,6 +2,7 @@
 //! stock EPMDs and stores: each is named by its right cause, and a healthy cluster gives no alarm. Takes root.
 #![allow(clippy::unwrap_used)] // All of this is tests.
 
+mod dns;
 mod healthy;
 mod host;
 mod node;

@@ -91,6 +91,16 @@ kinds! {
         "let the daemon listen at that address too (`address`), or let the name lead to one where it listens; else only nodes at localhost find each other";
     SETTINGS_DIFFER = Warning "settings-differ"
         "give this command the settings of the daemon: the same --config, flags and variables";
+    DNS_SILENT = Failure "dns-silent"
+        "see the daemon's log: another program may have that port, or it runs with other settings";
+    DNS_UNASKED = Warning "dns-unasked"
+        "let this machine's resolver ask the daemon for names of its zone: docs/dns.md has the ways";
+    DNS_SECOND = Warning "dns-second"
+        "name the daemon alone, with dns-forward set, or have that server forward the zone to it: a resolver believes whoever answers first";
+    DNS_SEARCH = Warning "dns-search"
+        "add the zone to the search list, so that the host parts of -sname are found; not needed where all nodes have full names";
+    DNS_NAMELESS = Warning "dns-nameless"
+        "give the node a name of lower-case letters, digits, - and _ if it is to be found by DNS; nodes that dial it do not need that";
     STORE_AWAY = Failure "store-away"
         "start the store, or mend the way to it; nodes of this host are served meanwhile, and published when it is back";
     STORE_DENIED = Failure "store-denied"

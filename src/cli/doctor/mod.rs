@@ -6,10 +6,12 @@
 //! | `own` | the daemon of this host, and who else is on its port |
 //! | `listeners` | the processes on a port |
 //! | `name` | this machine's own name, and whether the daemon answers there |
+//! | `dns` | the daemon's DNS, and whether this machine's resolver comes to it |
 //! | `store` | the shared registry's store |
 //! | `target` | a node that is to be reached: its host, its daemon, its name |
 //! | `handshake` | the node itself |
 
+mod dns;
 mod finding;
 mod handshake;
 mod listeners;
@@ -67,6 +69,7 @@ pub(super) fn main(
     let mut doctor = Doctor { settings, backends, report: Report::default(), daemon: None };
     doctor.examine_own();
     doctor.examine_store();
+    doctor.examine_dns(target.map(|(name, _)| name));
     if let Some((name, host)) = target {
         doctor.examine_target(name, host);
     }
