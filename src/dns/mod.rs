@@ -5,6 +5,8 @@
 
 mod face;
 mod forward;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod index;
 mod rate;
 mod reply;

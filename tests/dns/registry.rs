@@ -49,3 +49,30 @@ fn a_node_that_registers_at_one_host_is_answered_by_dns_of_another_within_100_ms
     times.sort();
     assert!(times[times.len() - 2] < Duration::from_millis(100), "{times:?}");
 }
+
+/// As systemd passes them: the names say what each is for.
+#[test]
+fn sockets_of_the_service_manager_are_used_by_their_names() {
+    use std::net::{TcpListener, UdpSocket};
+    use std::os::fd::OwnedFd;
+
+    let wire = TcpListener::bind("127.0.0.1:0").unwrap();
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let tcp = TcpListener::bind(udp.local_addr().unwrap()).unwrap();
+    let (port, asked) = (wire.local_addr().unwrap().port(), Asked(udp.local_addr().unwrap()));
+    const SCRIPT: &str = "exec 3<&0 4<&1 5<&2 0</dev/null 1>/dev/null 2>/dev/null && LISTEN_FDS=3 \
+                          LISTEN_FDNAMES=dns:repmd.socket:dns LISTEN_PID=$$ exec \"$@\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", SCRIPT, "sh", env!("CARGO_BIN_EXE_repmd"), "serve", "--admin", "off"]);
+    command.args(["--host", "hosta", "--advertise", "10.0.0.7"]);
+    command.stdin(OwnedFd::from(udp)).stdout(OwnedFd::from(wire)).stderr(OwnedFd::from(tcp));
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    assert_eq!(addresses(&asked.ask("hosta.repmd", RecordType::A)), ["10.0.0.7"]);
+    assert_eq!(addresses(&asked.ask_by_tcp("hosta.repmd", RecordType::A)), ["10.0.0.7"]);
+    let mut node = Peer::connect(port);
+    node.send(&alive2("n", 9000)).unwrap();
+    assert_eq!(node.read(2, SOON)[1], 0, "it is granted");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
