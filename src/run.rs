@@ -345,9 +345,11 @@ async fn serve_until_stopped(
     let addresses: Vec<_> = wire.iter().filter_map(|listener| listener.socket.local_addr().ok()).collect();
     info!(host = %settings.host, ?addresses, "serving");
     let dns_stats = Arc::<dns::Stats>::default();
+    let mut dns_zones = Vec::new();
     let dns = if dns.is_empty() {
         None
     } else {
+        dns_zones.clone_from(&settings.dns.zones);
         let rules = dns::Rules {
             policy: settings.policy.clone(),
             virtual_hosts: settings.topology.virtual_hosts.clone(),
@@ -361,8 +363,12 @@ async fn serve_until_stopped(
     let admin = match admin {
         Some((socket, token)) => {
             info!(address = ?socket.local_addr().ok(), "showing the cluster by HTTP");
-            let about =
-                About { settings: settings.shown.clone(), cluster: settings.cluster.clone(), dns: dns_stats };
+            let about = About {
+                settings: settings.shown.clone(),
+                cluster: settings.cluster.clone(),
+                dns: dns_stats,
+                dns_zones,
+            };
             Some(admin::start(socket, token, Arc::clone(&daemon), about)?)
         }
         None => None,

@@ -74,6 +74,7 @@ struct Status<'a> {
     reasons: Vec<String>,
     notes: Vec<String>,
     registry: RegistryStatus<'a>,
+    dns_zones: Vec<String>,
     nodes: usize,
     lookups: u64,
 }
@@ -116,6 +117,7 @@ pub(super) async fn status(State(state): App) -> Response {
             lease_ttl_ms: registry.lease_ttl().map(milliseconds),
             away: away.map(|away| Away { seconds: away.away_for.as_secs(), reason: away.reason }),
         },
+        dns_zones: state.about.dns_zones.iter().map(ToString::to_string).collect(),
         nodes: daemon.nodes_count(),
         lookups: stats.found_here.get() + stats.found_elsewhere.get() + stats.not_found.get(),
     };

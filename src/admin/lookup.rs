@@ -8,6 +8,7 @@ use repmd_backend_api::AliveName;
 use serde_json::json;
 
 use super::api::{App, failure, milliseconds};
+use crate::dns;
 use crate::registry::{Answer, Told};
 
 /// Answers `/api/v1/lookups/{name}`.
@@ -27,6 +28,15 @@ pub(super) async fn answer(State(state): App, Path(name): Path<String>) -> Respo
         }
         Answer::Absent => (None, None, None),
     };
+    let zone = state.about.dns_zones.first();
+    let dns_names: Vec<_> = match (&answer, zone) {
+        (Answer::Node(registration), Some(zone)) => {
+            let node = dns::node_name(registration.node.name.as_str(), zone);
+            let host = dns::host_name(&state.about.dns_zones, zone, registration.instance.host.as_str());
+            [node, host].into_iter().flatten().map(|name| name.to_string()).collect()
+        }
+        _ => Vec::new(),
+    };
     let answer = json!({
         "name": name,
         "is_found": node.is_some(),
@@ -34,6 +44,7 @@ pub(super) async fn answer(State(state): App, Path(name): Path<String>) -> Respo
         "port": port,
         "addresses": instance.map_or(&[][..], |instance| &instance.addresses),
         "daemon": instance.map(|instance| &instance.name),
+        "dns_names": dns_names,
         "from": source.as_str(),
         "age_ms": asked.map(|asked| milliseconds(asked.elapsed())),
     });

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
+use hickory_proto::rr::Name;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -71,6 +72,8 @@ pub struct About {
     pub cluster: String,
     /// What DNS counts.
     pub dns: Arc<dns::Stats>,
+    /// The zones that are answered for by DNS; empty: none is.
+    pub dns_zones: Vec<Name>,
 }
 
 /// What the answers are made of.

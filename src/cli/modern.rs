@@ -340,7 +340,10 @@ fn describe_origin(origin: &Value) -> String {
     };
     let holder = origin["daemon"].as_str().map(|holder| format!(", held by {}", escaped(holder)));
     let holder = holder.unwrap_or_default();
-    format!("  from {from}{holder}\n")
+    let names = origin["dns_names"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let names: Vec<_> = names.map(|name| escaped(name.trim_end_matches('.')).to_string()).collect();
+    let by_dns = if names.is_empty() { String::new() } else { format!("  by DNS {}\n", names.join(", on ")) };
+    format!("  from {from}{holder}\n{by_dns}")
 }
 
 fn to_json(name: &str, found: Option<&PortReply>, origin: Option<&Value>) -> Value {
@@ -352,7 +355,7 @@ fn to_json(name: &str, found: Option<&PortReply>, origin: Option<&Value>) -> Val
         answer["highest_version"] = found.highest_version.into();
         answer["extra"] = String::from_utf8_lossy(&found.extra).into();
     }
-    for key in ["from", "age_ms", "node", "daemon", "addresses"] {
+    for key in ["from", "age_ms", "node", "daemon", "addresses", "dns_names"] {
         answer[key] = origin.map(|origin| origin[key].clone()).unwrap_or_default();
     }
     answer

@@ -77,7 +77,12 @@ impl Shown {
             limits,
             stop.clone(),
         ));
-        let about = About { settings: Vec::new(), cluster: "test".to_owned(), dns: Arc::default() };
+        let about = About {
+            settings: Vec::new(),
+            cluster: "test".to_owned(),
+            dns: Arc::default(),
+            dns_zones: Vec::new(),
+        };
         let shows = admin::start(admin_socket, None, Arc::clone(&daemon), about).unwrap();
         let keeping = stop.clone();
         let serves = std::thread::spawn(move || {

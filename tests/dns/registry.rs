@@ -57,7 +57,8 @@ fn sockets_of_the_service_manager_are_used_by_their_names() {
     use std::os::fd::OwnedFd;
 
     let wire = TcpListener::bind("127.0.0.1:0").unwrap();
-    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let udp = UdpSocket::bind("127.0.0.3:0").unwrap();
+    // Nobody else is at that address.
     let tcp = TcpListener::bind(udp.local_addr().unwrap()).unwrap();
     let (port, asked) = (wire.local_addr().unwrap().port(), Asked(udp.local_addr().unwrap()));
     const SCRIPT: &str = "exec 3<&0 4<&1 5<&2 0</dev/null 1>/dev/null 2>/dev/null && LISTEN_FDS=3 \
@@ -75,4 +76,24 @@ fn sockets_of_the_service_manager_are_used_by_their_names() {
     assert_eq!(node.read(2, SOON)[1], 0, "it is granted");
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+/// What people ask with says by which names DNS has it.
+#[test]
+fn a_look_up_tells_the_names_by_dns() {
+    let (port, admin, dns) = (free_port(), free_port(), free_port());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_repmd"));
+    command.args(["serve", "--host", "hosta", "--admin", &format!("127.0.0.1:{admin}")]);
+    command.args(["--port", &port.to_string(), "--dns", &format!("127.0.0.2:{dns}")]);
+    let daemon = Daemon::spawn(command, port);
+    let mut node = Peer::connect(daemon.port());
+    node.send(&alive2("my_app", 9000)).unwrap();
+    assert_eq!(node.read(2, SOON)[1], 0, "it is granted");
+    let mut look_up = Command::new(env!("CARGO_BIN_EXE_repmd"));
+    look_up.args(["lookup", "my_app", "--port", &port.to_string()]);
+    look_up.args(["--admin", &format!("127.0.0.1:{admin}")]);
+    let said = String::from_utf8(look_up.output().unwrap().stdout).unwrap();
+    assert!(said.ends_with("\n  by DNS my_app.nodes.repmd, on hosta.repmd\n"), "{said}");
+    let status = repmd_test_support::http::get(admin, "/api/v1/status", &[]).body;
+    assert!(status.contains("\"dns_zones\":[\"repmd.\"]"), "{status}");
 }

@@ -15,6 +15,7 @@ use repmd::server::{Daemon, Limits, Policy, Topology};
 use repmd_backend_api::{AliveName, HostId, Instance, InstanceId, Lease, Node, RegistryBackend};
 use repmd_backend_faulty::{Faults, Faulty};
 use repmd_backend_memory::Memory;
+use repmd_test_support::wait_for;
 use tokio_util::sync::CancellationToken;
 
 use crate::SOON;
@@ -77,7 +78,7 @@ pub(crate) struct Asked(pub(crate) SocketAddr);
 
 impl Face {
     pub(crate) fn start(options: dns::Options, policy: Policy) -> Self {
-        Self::start_at("127.0.0.1:0", options, policy)
+        Self::start_at("127.0.0.4:0", options, policy)
     }
 
     pub(crate) fn start_at(address: &str, options: dns::Options, policy: Policy) -> Self {
@@ -124,13 +125,15 @@ impl Drop for Face {
     }
 }
 
-/// Sockets with one number, which the system chooses for one kind: the other may have it taken.
+/// Sockets with one number, which the system chooses for one kind: another test may have taken it for the other.
 fn both_kinds(address: &str) -> Sockets {
-    let tcp = std::net::TcpListener::bind(address).unwrap();
-    let port = tcp.local_addr().unwrap().port();
-    drop(tcp);
-    let at = SocketAddr::new(address.parse::<SocketAddr>().unwrap().ip(), port);
-    Sockets::bind("dns", &[at]).unwrap()
+    let ip = address.parse::<SocketAddr>().unwrap().ip();
+    wait_for("a number is free for both kinds", SOON, || {
+        let tcp = std::net::TcpListener::bind(address).unwrap();
+        let port = tcp.local_addr().unwrap().port();
+        drop(tcp);
+        Sockets::bind("dns", &[SocketAddr::new(ip, port)]).ok()
+    })
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -145,14 +148,16 @@ impl Asked {
 
     /// Asks by UDP, saying that so many bytes can be taken.
     pub(crate) fn ask_with(self, asked: &str, kind: RecordType, edns: Option<u16>) -> Message {
-        let reply = self.send(&question(asked, kind, edns)).expect("an answer");
+        // As resolvers do: a question may be lost among many.
+        let question = question(asked, kind, edns);
+        let reply = (0..3).find_map(|_| self.send(&question)).expect("an answer");
         Message::from_vec(&reply).unwrap()
     }
 
-    /// What comes back for a datagram within three seconds.
+    /// What comes back for a datagram within two seconds.
     pub(crate) fn send(self, packet: &[u8]) -> Option<Vec<u8>> {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
         socket.send_to(packet, self.0).unwrap();
         let mut buffer = vec![0; 65_535];
         let (length, from) = socket.recv_from(&mut buffer).ok()?;

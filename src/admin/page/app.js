@@ -351,7 +351,8 @@ function showStatus() {
   const store = registry.backend.replace(/^(\w+):\/\/(?:.*@)?([^/?]*).*$/, '$1 at $2');
   setText($('registry'), registry.is_shared ? store : 'In this daemon alone');
   const up = age(status.uptime_ms / 1000);
-  setText($('about'), `repmd ${status.version}, ${status.daemon}, port ${status.port}, up for ${up}`);
+  const dns = status.dns_zones.length ? `, DNS for ${status.dns_zones.join(' ').replace(/\.(?= |$)/g, '')}` : '';
+  setText($('about'), `repmd ${status.version}, ${status.daemon}, port ${status.port}${dns}, up for ${up}`);
   document.title = `${count(state.nodes.length)} nodes, ${registry.is_shared ? status.cluster : status.host} – repmd`;
 }
 
