@@ -14,7 +14,7 @@ const UNITS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/systemd");
 /// The units in a folder of their own, starting the program that was just built.
 fn units() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    for unit in ["repmd.service", "repmd.socket"] {
+    for unit in ["repmd.service", "repmd.socket", "repmd-dns.socket"] {
         let text = read_to_string(Path::new(UNITS).join(unit)).unwrap();
         write(folder.path().join(unit), text.replace("/usr/bin/repmd", env!("CARGO_BIN_EXE_repmd"))).unwrap();
     }
@@ -25,7 +25,8 @@ fn units() -> tempfile::TempDir {
 fn systemd_has_nothing_to_say_against_the_units() {
     let folder = units();
     let mut verify = Command::new("systemd-analyze");
-    verify.arg("verify").args(["repmd.service", "repmd.socket"].map(|unit| folder.path().join(unit)));
+    let units = ["repmd.service", "repmd.socket", "repmd-dns.socket"];
+    verify.arg("verify").args(units.map(|unit| folder.path().join(unit)));
     assert_eq!(done(&mut verify), Done::new(0, "", ""));
 }
 
