@@ -84,6 +84,23 @@ fn machines_that_have_ipv6_alone_are_reached() {
     assert_eq!(ping(&mut six, "six@a"), "pong");
 }
 
+/// The machine's resolver stays as it is, and no port below 1024 is needed.
+#[test]
+fn nodes_with_the_file_that_ships_reach_hosts_and_find_peers_though_their_machine_does_not() {
+    let (_lab, [a, b]) = Lab::new();
+    let _daemons = [&a, &b].map(|machine| machine.serve(Epmd::Repmd, &["--dns", "127.0.0.1:5300"]));
+    let ships = include_str!("../../deploy/dns/repmd.inetrc");
+    let _target = a.node("target@a", ships, &[]);
+    for release in ["bullseye", "bookworm", "trixie", "sid"] {
+        let mut without = b.node_of(release, &format!("without-{release}@b"), "", &[]);
+        assert_eq!(ping(&mut without, "target@a"), "pang", "{release}");
+        let mut asker = b.node_of(release, &format!("{release}@b"), ships, &[]);
+        assert_eq!(ping(&mut asker, "target@a"), "pong", "{release}");
+        let found = asker.eval("element(2, inet_res:getbyname(\"target.nodes.repmd\", a))");
+        assert!(found.contains("[{10,77,0,1}]"), "{release}: {found}");
+    }
+}
+
 #[test]
 fn a_host_that_comes_is_dialled_within_a_second() {
     let (_lab, [a, b]) = Lab::new();
