@@ -39,20 +39,19 @@ pub struct HostsFile {
 }
 
 impl HostsFile {
-    /// Writes the inetrc for the hosts file at `path`; the file itself is left as it is until the registry
-    /// answers. Of `domains`, if they are given, and of names without a dot are the names that are written.
-    ///
-    /// # Errors
-    /// When files cannot be written there.
-    pub fn new(
-        path: &Path,
-        virtual_hosts: BTreeMap<IpAddr, HostId>,
-        domains: Option<Vec<HostId>>,
-    ) -> io::Result<Self> {
-        write(&inetrc_path(path), &inetrc(path))?;
+    /// The hosts file at `path`, which is left as it is until the registry answers. Of `domains`, if they are given, and
+    /// of names without a dot are the names that are written.
+    #[must_use]
+    pub fn new(path: &Path, virtual_hosts: BTreeMap<IpAddr, HostId>, domains: Option<Vec<HostId>>) -> Self {
         let complaints = Throttle::default();
         let (path, hosts, seen) = (path.to_owned(), Hosts::default(), HashMap::new());
-        Ok(Self { path, virtual_hosts, domains, hosts, seen, written: None, complaints })
+        Self { path, virtual_hosts, domains, hosts, seen, written: None, complaints }
+    }
+
+    /// What is beside it.
+    #[must_use]
+    pub fn inetrc(&self) -> Inetrc {
+        Inetrc { path: inetrc_path(&self.path), text: inetrc(&self.path) }
     }
 
     /// Keeps the file as the registry has it, for ever. While the store is away it stays as it is.
@@ -169,6 +168,23 @@ impl HostsFile {
     }
 }
 
+/// What makes Erlang read the hosts file.
+#[derive(Clone, Debug)]
+pub struct Inetrc {
+    path: PathBuf,
+    text: String,
+}
+
+impl Inetrc {
+    /// Writes it.
+    ///
+    /// # Errors
+    /// When files cannot be written there.
+    pub fn write(&self) -> io::Result<()> {
+        write(&self.path, &self.text)
+    }
+}
+
 /// Where the file is that `ERL_INETRC` is to name.
 fn inetrc_path(hosts: &Path) -> PathBuf {
     let mut path = OsString::from(hosts);
@@ -223,7 +239,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let virtual_hosts =
             virtual_hosts.iter().map(|(address, name)| (address.parse().unwrap(), host(name)));
-        (HostsFile::new(&folder.path().join("hosts"), virtual_hosts.collect(), None).unwrap(), folder)
+        (HostsFile::new(&folder.path().join("hosts"), virtual_hosts.collect(), None), folder)
     }
 
     /// The lines below the heading, for these daemons, in the file of one that advertises no address.
@@ -316,6 +332,7 @@ mod tests {
     #[test]
     fn the_inetrc_is_beside_the_file_and_names_it() {
         let (file, folder) = file(&[]);
+        file.inetrc().write().unwrap();
         let inetrc = std::fs::read_to_string(folder.path().join("hosts.inetrc")).unwrap();
         let expected = format!("{{lookup, [file, native]}}.\n{{hosts_file, \"{}\"}}.\n", file.path.display());
         assert_eq!(inetrc, expected);

@@ -63,7 +63,24 @@ impl LineQueue {
     /// # Errors
     /// When there can be no thread.
     pub fn start(&'static self, out: impl AsFd + Send + 'static) -> io::Result<Flush> {
-        std::thread::Builder::new().name("log".to_owned()).spawn(move || self.write_lines(&out))?;
+        self.start_when_open(|| Ok(out))
+    }
+
+    /// The same, once `open` has brought what is written to, however long that takes. If it brings nothing, lines wait
+    /// for ever, until they are too many.
+    ///
+    /// # Errors
+    /// As [`LineQueue::start`].
+    pub fn start_when_open<T: AsFd>(
+        &'static self,
+        open: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<Flush> {
+        let write = move || {
+            if let Ok(out) = open() {
+                self.write_lines(&out);
+            }
+        };
+        std::thread::Builder::new().name("log".to_owned()).spawn(write)?;
         self.is_open.store(true, Ordering::Release);
         Ok(Flush(self))
     }

@@ -1,7 +1,6 @@
 //! One run of the daemon: sockets, the step into the background, and the event loop until the end.
 
 use std::fmt::Display;
-use std::fs::File;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::process::ExitCode;
@@ -27,7 +26,7 @@ use crate::relay::{self, Relay};
 use crate::server::{Daemon, Listener, serve};
 use crate::service_manager::ServiceManager;
 use crate::settings::{ADMIN_ADDRESS, Admin, Backend, Settings, machine_name};
-use crate::telemetry::{self, Log};
+use crate::telemetry::{self, AuditLog, Log};
 
 /// The concrete backends, which only the program names.
 pub trait Backends {
@@ -64,6 +63,9 @@ const FILES_MIN: usize = 16;
 /// How long the end of the daemon waits for questions to name servers.
 const LAST_QUESTIONS_TIME: Duration = Duration::from_millis(200);
 
+/// How long the start waits for a disk.
+const DISK_TIME: Duration = Duration::from_millis(500);
+
 /// Nodes whose memory is worth giving back: some megabytes.
 const MANY_NODES: usize = 1000;
 
@@ -86,7 +88,6 @@ struct Opened {
     wire: Vec<Listener>,
     dns: Sockets,
     admin: Option<(TcpListener, Option<Token>)>,
-    hosts_file: Option<HostsFile>,
 }
 
 /// How many files this process may have open once it serves: the hard limit.
@@ -136,10 +137,9 @@ pub fn run(
     };
     let opened = open_admin(settings, start).and_then(|admin| {
         let dns = if dns.is_empty() { Sockets::bind("dns", &settings.dns.addresses)? } else { dns };
-        let opened = Opened { wire, dns, admin, hosts_file: open_hosts_file(settings)? };
-        Ok((opened, open_audit_log(settings)?))
+        Ok(Opened { wire, dns, admin })
     });
-    let (opened, audit_log) = match opened {
+    let opened = match opened {
         Ok(opened) => opened,
         Err(error) => return fail(&error),
     };
@@ -155,6 +155,19 @@ pub fn run(
     if in_background {
         drop(telemetry::start(Log::Syslog));
     }
+    // A disk that does not answer takes a thread, which a process must not have that goes into the background.
+    let on_disk =
+        open_hosts_file(settings).and_then(|hosts_file| Ok((hosts_file, open_audit_log(settings)?)));
+    let (hosts_file, audit_log) = match on_disk {
+        Ok(on_disk) => on_disk,
+        Err(error) => {
+            if let Some(waiting) = waiting {
+                waiting.tell_failure(&error);
+                return ExitCode::FAILURE;
+            }
+            return fail(&error);
+        }
+    };
     let ended = audit_log.map(telemetry::audit_to).transpose().and_then(|_flush| {
         for warning in &settings.warnings {
             warn!("{warning}");
@@ -173,7 +186,8 @@ pub fn run(
                 waiting.tell_serving();
             }
         };
-        let ended = runtime.block_on(serve_until_stopped(settings, manager, opened, backends, on_serving));
+        let ended = runtime
+            .block_on(serve_until_stopped(settings, manager, opened, hosts_file, backends, on_serving));
         // A name server that does not answer holds the thread that asks it, for as long as it likes.
         runtime.shutdown_timeout(LAST_QUESTIONS_TIME);
         ended
@@ -247,20 +261,48 @@ fn open_admin(settings: &Settings, start: Start) -> Result<Option<(TcpListener, 
 /// The hosts file, if there is to be one.
 ///
 /// # Errors
-/// When it cannot be written.
+/// When it cannot be written. That a disk does not say so in time is only a warning.
 fn open_hosts_file(settings: &Settings) -> Result<Option<HostsFile>, String> {
-    let Some(path) = &settings.hosts_file else { return Ok(None) };
-    let domains = settings.hosts_file_domains.clone();
-    let file = HostsFile::new(path, settings.topology.virtual_hosts.clone(), domains);
-    file.map(Some).map_err(|error| format!("hosts-file: cannot write beside {}: {error}", path.display()))
+    let Some(path) = settings.hosts_file.clone() else { return Ok(None) };
+    let (virtual_hosts, domains) =
+        (settings.topology.virtual_hosts.clone(), settings.hosts_file_domains.clone());
+    let file = HostsFile::new(&path, virtual_hosts, domains);
+    let inetrc = file.inetrc();
+    match within_disk_time(move || inetrc.write()) {
+        Some(Err(error)) => {
+            return Err(format!("hosts-file: cannot write beside {}: {error}", path.display()));
+        }
+        Some(Ok(())) => {}
+        None => {
+            warn!(path = %path.display(), "the disk of the hosts file does not answer: it is written when it does");
+        }
+    }
+    Ok(Some(file))
 }
 
 /// # Errors
-/// When there is to be one, and it cannot be opened.
-fn open_audit_log(settings: &Settings) -> Result<Option<File>, String> {
-    let Some(path) = &settings.audit_log else { return Ok(None) };
-    let file = telemetry::open_audit_log(path);
-    file.map(Some).map_err(|error| format!("audit-log: cannot open {}: {error}", path.display()))
+/// When there is to be one, and it cannot be opened. That a disk does not say so in time is only a warning.
+fn open_audit_log(settings: &Settings) -> Result<Option<AuditLog>, String> {
+    let Some(path) = settings.audit_log.clone() else { return Ok(None) };
+    let opening = path.clone();
+    match within_disk_time(move || telemetry::open_audit_log(&opening)) {
+        Some(Ok(file)) => Ok(Some(AuditLog::Open(file))),
+        Some(Err(error)) => Err(format!("audit-log: cannot open {}: {error}", path.display())),
+        None => {
+            warn!(path = %path.display(), "the disk of the audit log does not answer: lines wait until it does");
+            Ok(Some(AuditLog::Later(path)))
+        }
+    }
+}
+
+/// Does something that a disk may hold up. `None`: it is not done yet, and goes on.
+fn within_disk_time<T: Send + 'static>(something: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (done, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        // Nobody may wait any longer.
+        let _ = done.send(something());
+    });
+    wait.recv_timeout(DISK_TIME).ok()
 }
 
 /// The port that NAMES reports is the one that clients use: the socket's own, unless somebody who knows
@@ -276,10 +318,11 @@ async fn serve_until_stopped(
     settings: &Settings,
     manager: Option<ServiceManager>,
     opened: Opened,
+    hosts_file: Option<HostsFile>,
     backends: &dyn Backends,
     on_serving: impl FnOnce(),
 ) -> io::Result<()> {
-    let Opened { wire, dns, admin, hosts_file } = opened;
+    let Opened { wire, dns, admin } = opened;
     let stop = CancellationToken::new();
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         // As the stock daemon and `nohup` have it: what whoever started the program ignores, it ignores too.

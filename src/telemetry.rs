@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Stderr, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -173,13 +173,28 @@ pub fn open_audit_log(path: &Path) -> io::Result<File> {
     File::options().append(true).create(true).mode(0o640).custom_flags(at_once).open(path)
 }
 
-/// Keeps the events of [`AUDIT`] in `file`, one JSON object a line. A thread writes them, so that nobody waits
+/// The file of an audit log.
+#[derive(Debug)]
+pub enum AuditLog {
+    /// It is open.
+    Open(File),
+    /// Its disk has not answered yet; lines wait for it, and are lost where too many do.
+    Later(PathBuf),
+}
+
+/// Keeps the events of [`AUDIT`] in a file, one JSON object a line. A thread writes them, so that nobody waits
 /// for a disk; the last are written when the value that it returns is dropped. To be called once.
 ///
 /// # Errors
 /// When there can be no thread.
-pub fn audit_to(file: File) -> io::Result<Flush> {
-    AUDIT_LOG.start(file)
+pub fn audit_to(log: AuditLog) -> io::Result<Flush> {
+    match log {
+        AuditLog::Open(file) => AUDIT_LOG.start(file),
+        AuditLog::Later(path) => AUDIT_LOG.start_when_open(move || {
+            let opened = open_audit_log(&path);
+            opened.inspect_err(|error| error!(path = %path.display(), %error, "cannot open the audit log"))
+        }),
+    }
 }
 
 fn audit_layer<S: Subscriber + for<'a> LookupSpan<'a>>() -> impl Layer<S> {
