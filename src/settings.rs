@@ -818,6 +818,9 @@ impl Settings {
                 .parse("dns-rate", COUNT, |text| text.parse().ok().filter(|rate: &u32| 0 < *rate))?
                 .unwrap_or(1000),
         };
+        if dns.asks_itself() {
+            return Err(values.wrong("dns-forward", "other name servers than this daemon itself"));
+        }
         let lease_ttl = values.parse("lease-ttl", "a time from 1s to 1h, such as 15s", |text| {
             duration(text).filter(|ttl| (1..=3600).contains(&ttl.as_secs()))
         })?;
@@ -876,6 +879,7 @@ impl Settings {
         if let Some(relay) = &relay {
             limits.nodes_max = limits.nodes_max.saturating_sub(relay.descriptors_max()).max(1);
         }
+        limits.nodes_max = limits.nodes_max.saturating_sub(dns.descriptors_max()).max(1);
         let port_or_default = port.unwrap_or(DEFAULT_PORT);
         Ok(Self {
             port: port_or_default,
@@ -1147,6 +1151,20 @@ mod tests {
         for ports in ["25000", "2-1", "0-5", "1-65536", "1-2-3"] {
             assert!(check(&[("relay-ports", ports)], &[], "").is_err(), "{ports}");
         }
+    }
+
+    #[test]
+    fn names_of_other_zones_are_never_asked_of_the_daemon_itself() {
+        for (dns, forward) in
+            [("127.0.0.1:53", "127.0.0.1"), ("0.0.0.0:53", "127.0.0.1"), ("[::1]:5353", "[::1]:5353")]
+        {
+            let error = check(&[("dns", dns), ("dns-forward", forward)], &[], "").unwrap_err().to_string();
+            assert!(error.ends_with("expected other name servers than this daemon itself"), "{error}");
+        }
+        let settings =
+            check(&[("dns", "127.0.0.1:53"), ("dns-forward", "127.0.0.11,[2001:db8::1]:5353")], &[], "");
+        let forward = settings.unwrap().dns.forward;
+        assert_eq!(forward, ["127.0.0.11:53", "[2001:db8::1]:5353"].map(|text| text.parse().unwrap()));
     }
 
     #[test]

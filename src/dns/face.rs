@@ -26,7 +26,7 @@ use crate::server::Daemon;
 const ASKING_MAX: usize = 64;
 
 /// Questions that wait for other name servers at once.
-const FORWARDING_MAX: usize = 256;
+pub(super) const FORWARDING_MAX: usize = 128;
 
 /// A stranger gets no more than so many times the bytes that came: a forged address is worth little then.
 const AMPLIFICATION_MAX: usize = 10;

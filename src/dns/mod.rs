@@ -52,6 +52,27 @@ pub struct Options {
     pub rate: u32,
 }
 
+impl Options {
+    /// Descriptors that it may have open at once.
+    #[must_use]
+    pub fn descriptors_max(&self) -> usize {
+        // A question to another server takes one socket, and a second one where that has to be asked by TCP.
+        let forwarding = if self.forward.is_empty() { 0 } else { 2 * face::FORWARDING_MAX };
+        let answering = 2 * self.addresses.len() + tcp::CONNECTIONS_MAX + forwarding;
+        if self.addresses.is_empty() { 0 } else { answering }
+    }
+
+    /// Whether another name server that is to be asked is this one.
+    #[must_use]
+    pub fn asks_itself(&self) -> bool {
+        let is_same = |server: &SocketAddr, own: &SocketAddr| {
+            let is_here = own.ip().is_unspecified() && server.ip().to_canonical().is_loopback();
+            server.port() == own.port() && (server.ip() == own.ip() || is_here)
+        };
+        self.forward.iter().any(|server| self.addresses.iter().any(|own| is_same(server, own)))
+    }
+}
+
 /// Who may ask, and for which hosts this machine stands.
 #[derive(Clone, Debug)]
 pub struct Rules {

@@ -13,7 +13,7 @@ use super::face::{Asker, Face, Step};
 use crate::queue::Queue;
 
 /// Connections at once. Whoever comes then takes the place of the oldest.
-const CONNECTIONS_MAX: usize = 64;
+pub(super) const CONNECTIONS_MAX: usize = 64;
 
 /// The same for one address.
 const CONNECTIONS_PER_PEER_MAX: usize = 16;

@@ -3,15 +3,21 @@
 use std::io::{self, IoSliceMut};
 use std::net::UdpSocket;
 use std::sync::Arc;
+use std::time::Duration;
 
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use tokio::io::Interest;
 use tokio::task::yield_now;
+use tokio::time::sleep;
+use tracing::debug;
 
 use super::face::{Asker, Face, Step};
 
 /// Datagrams that are received at once.
 const BATCH: usize = 8;
+
+/// How long not to receive after an error.
+const RECEIVE_PAUSE: Duration = Duration::from_millis(10);
 
 /// The kernel may hand over several datagrams of one sender as one.
 const BUFFER_BYTES: usize = 1 << 16;
@@ -51,8 +57,17 @@ pub(super) async fn serve(socket: Arc<Socket>, face: Arc<Face>) -> io::Result<()
     loop {
         socket.socket.readable().await?;
         let mut buffers: Vec<_> = storage.chunks_mut(BUFFER_BYTES).map(IoSliceMut::new).collect();
-        // An error is also what an earlier answer brought back: nobody listens there.
-        let Ok(received) = socket.receive(&mut buffers, &mut metas) else { continue };
+        let received = match socket.receive(&mut buffers, &mut metas) {
+            Ok(received) => received,
+            Err(error) => {
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    // Also what an earlier answer brought back. It may last, and a bare retry would spin.
+                    debug!(%error, "cannot receive questions");
+                    sleep(RECEIVE_PAUSE).await;
+                }
+                continue;
+            }
+        };
         drop(buffers);
         for (meta, bytes) in metas[..received].iter().zip(storage.chunks(BUFFER_BYTES)) {
             let asker = Asker {

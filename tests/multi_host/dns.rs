@@ -1,11 +1,14 @@
 //! Unmodified programs whose resolver asks repmd: no module, no hosts file, and nothing else that knows a host.
 
 use std::fs;
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use repmd_test_support::{Daemon, ErlangNode, RabbitMq, Root, Scratch, wait_until};
+use hickory_proto::op::{Message, Query, ResponseCode};
+use hickory_proto::rr::{Name, RecordType};
+use repmd_test_support::{COOKIE, Daemon, ErlangNode, RabbitMq, Root, Scratch, run, wait_until};
 
 use crate::lab::{Epmd, Families, Lab, Machine};
 use crate::{EPMD_PORT, RELEASE, SOON, ping};
@@ -158,14 +161,16 @@ fn the_c_library_of_each_release_resolves_hosts_by_the_search_list_and_addresses
 /// How long a server may take to start on a busy machine.
 const STARTED: Duration = Duration::from_secs(120);
 
-struct Broker {
+struct Broker<'a> {
+    machine: &'a Machine,
     name: String,
     observer: ErlangNode,
-    _server: RabbitMq,
+    server: RabbitMq,
+    _resolver: ResolvConf,
 }
 
-impl Broker {
-    fn start(machine: &Machine) -> Self {
+impl<'a> Broker<'a> {
+    fn start(machine: &'a Machine) -> Self {
         let name = format!("rabbit@{}", machine.host);
         let (root, resolver) = (Root::of(RELEASE), ResolvConf::new());
         let prepare = |_: &mut Command, home: &Scratch| {
@@ -178,34 +183,180 @@ impl Broker {
         let server =
             machine.network.inside(|| RabbitMq::spawn(&root, &name, EPMD_PORT, 25672, &mounts, prepare));
         let observer = node(machine, RELEASE, &["-sname", &format!("observer@{}", machine.host), "-hidden"]);
-        let mut broker = Self { name, observer, _server: server };
-        wait_until("it runs", STARTED, || broker.call("rabbit, is_running, []") == "true");
+        let mut broker = Self { machine, name, observer, server, _resolver: resolver };
+        broker.wait_until_it_runs();
         broker
+    }
+
+    fn restart(&mut self) {
+        self.machine.network.inside(|| self.server.restart());
+        self.wait_until_it_runs();
+    }
+
+    fn wait_until_it_runs(&mut self) {
+        wait_until("it runs", STARTED, || self.call("rabbit, is_running, []") == "true");
     }
 
     fn call(&mut self, function: &str) -> String {
         self.observer.eval(&format!("rpc:call('{}', {function})", self.name))
     }
+
+    fn wait_until_it_runs_with(&mut self, all: &[&str]) {
+        let name = self.name.clone();
+        wait_until(&format!("{name} runs with {all:?}"), SOON, || {
+            let running = self.call("rabbit_mnesia, cluster_nodes, [running]");
+            all.iter().all(|other| running.contains(other))
+        });
+    }
 }
 
 #[test]
 fn rabbitmq_brokers_discover_each_other_at_their_first_start() {
-    let (_lab, machines) = Lab::new::<3>();
+    let (_lab, machines) = Lab::new::<4>();
     let _daemons: Vec<_> = machines.iter().map(serve).collect();
-    // As it advises: one after the other, or each with a delay of its own.
-    let mut brokers: Vec<_> = machines.iter().map(Broker::start).collect();
-    for broker in &mut brokers {
-        for name in ["rabbit@a", "rabbit@b", "rabbit@c"] {
-            let mut running = String::new();
-            wait_until(&format!("{name} runs with {}", broker.name), SOON, || {
-                running = broker.call("rabbit_mnesia, cluster_nodes, [running]");
-                running.contains(name)
-            });
-        }
+    let all = ["rabbit@a", "rabbit@b", "rabbit@c", "rabbit@d"];
+    // One after the other, as it advises: those that start together may each begin a cluster.
+    let mut brokers: Vec<_> = machines[..3].iter().map(Broker::start).collect();
+    brokers.iter_mut().for_each(|broker| broker.wait_until_it_runs_with(&all[..3]));
+    for index in 0..3 {
+        brokers[index].restart();
+        brokers.iter_mut().for_each(|broker| broker.wait_until_it_runs_with(&all[..3]));
     }
-    // One that comes back with an empty disk finds the others again.
-    drop(brokers.pop());
-    let mut again = Broker::start(&machines[2]);
-    let running = again.call("rabbit_mnesia, cluster_nodes, [running]");
-    assert!(running.contains("rabbit@a") && running.contains("rabbit@b"), "{running}");
+    brokers.push(Broker::start(&machines[3]));
+    brokers.iter_mut().for_each(|broker| broker.wait_until_it_runs_with(&all));
+}
+
+/// What `dns_cluster` does, in Elixir: it asks for the addresses, and connects.
+#[test]
+fn an_elixir_node_connects_to_whom_dns_names() {
+    const SCRIPT: &str = r##"
+        basename = node() |> to_string() |> String.split("@") |> hd()
+        {:ok, {:hostent, _, _, _, _, addresses}} = :inet_res.getbyname('my_app.nodes.repmd', :a)
+        names = for address <- addresses, do: :"#{basename}@#{:inet.ntoa(address)}"
+        for name <- names, name != node(), do: Node.connect(name)
+        IO.inspect(Node.list())
+    "##;
+    let (_lab, [a, b]) = Lab::new();
+    let _daemons = [serve(&a), serve(&b)];
+    let _of_a = node(&a, RELEASE, &["-name", "my_app@10.77.0.1"]);
+    b.wait_for("my_app@a");
+    let resolver = ResolvConf::new();
+    let mut elixir = command(RELEASE, "elixir", &resolver.path());
+    elixir.args(["--erl", "-start_epmd false", "--name", "my_app@10.77.0.2", "--cookie", COOKIE]);
+    elixir.args(["-e", SCRIPT]);
+    let output = b.network.inside(|| elixir.output().unwrap());
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(said.trim(), "[:\"my_app@10.77.0.1\"]", "{output:?}");
+}
+
+/// What a program says on a machine.
+fn said(machine: &Machine, command: &mut Command) -> String {
+    let output = machine.network.inside(|| command.output().unwrap());
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// With EDNS, without, by TCP, in mixed case, and by a forwarder in between.
+#[test]
+fn the_tools_that_people_ask_with_and_dnsmasq_get_their_answers() {
+    /// The root file system that has them.
+    const TOOLS: &str = "bullseye";
+    let (_lab, [a, b]) = Lab::new();
+    let _daemons = [serve(&a), serve(&b)];
+    let resolver = ResolvConf::new();
+    let run = |program: &str, arguments: &[&str]| {
+        said(&b, command(TOOLS, program, &resolver.path()).args(arguments))
+    };
+    wait_until("a is known", SOON, || run("dig", &["+short", "a.repmd"]) == "10.77.0.1\n");
+    for more in ["+noedns", "+tcp", "+bufsize=4096", "+cookie", "+dnssec", "+search"] {
+        assert_eq!(run("dig", &["+short", more, "a.repmd"]), "10.77.0.1\n", "{more}");
+    }
+    let mixed = run("dig", &["A.rEPmd"]);
+    assert!(mixed.contains("\nA.rEPmd.\t\t1\tIN\tA\t10.77.0.1\n"), "{mixed}");
+    assert!(!mixed.contains("WARNING: Message") && !mixed.contains("malformed"), "{mixed}");
+    assert!(run("drill", &["a.repmd"]).contains("10.77.0.1"));
+    assert!(run("drill", &["-t", "a.repmd", "AAAA"]).contains("fd77::1"));
+    assert!(run("drill", &["-x", "10.77.0.1"]).contains("a.repmd."));
+    let busybox = run("busybox", &["nslookup", "a.repmd", "127.0.0.1"]);
+    assert!(busybox.contains("10.77.0.1") && busybox.contains("fd77::1"), "{busybox}");
+
+    let mut dnsmasq = command(TOOLS, "dnsmasq", &resolver.path());
+    dnsmasq.args(["--keep-in-foreground", "--user=root", "--pid-file", "--no-resolv", "--no-hosts"]);
+    dnsmasq.args(["--listen-address=127.0.0.2", "--bind-interfaces", "--server=/repmd/127.0.0.1"]);
+    let mut dnsmasq = b.network.inside(|| dnsmasq.spawn().unwrap());
+    wait_until("dnsmasq passes it on", SOON, || {
+        run("dig", &["+short", "+tries=1", "+time=1", "a.repmd", "@127.0.0.2"]) == "10.77.0.1\n"
+    });
+    dnsmasq.kill().unwrap();
+    dnsmasq.wait().unwrap();
+}
+
+/// As Alpine's images have it. The program is made here.
+#[test]
+fn the_musl_library_resolves_hosts_by_the_search_list() {
+    const SOURCE: &str = "#include <netdb.h>\n#include <arpa/inet.h>\n#include <stdio.h>\n\
+        int main(int count, char **words) {\n\
+            struct addrinfo wanted = {.ai_family = AF_INET, .ai_socktype = SOCK_STREAM}, *found;\n\
+            if (getaddrinfo(words[1], 0, &wanted, &found)) return 1;\n\
+            return puts(inet_ntoa(((struct sockaddr_in *)found->ai_addr)->sin_addr)) < 0;\n\
+        }\n";
+    let (_lab, [a, b]) = Lab::new();
+    let _daemons = [serve(&a), serve(&b)];
+    let scratch = Root::of(RELEASE).scratch();
+    fs::write(scratch.path().join("resolve.c"), SOURCE).unwrap();
+    let (source, program) = (scratch.path().join("resolve.c"), scratch.path().join("resolve"));
+    run("musl-gcc", &["-static", "-o", program.to_str().unwrap(), source.to_str().unwrap()]);
+    let inside = scratch.inside().join("resolve");
+    let resolver = ResolvConf::new();
+    let resolve =
+        |name: &str| said(&b, command(RELEASE, inside.to_str().unwrap(), &resolver.path()).arg(name));
+    wait_until("a is known", SOON, || resolve("a") == "10.77.0.1\n");
+    assert_eq!((resolve("a.repmd"), resolve("nobody")), ("10.77.0.1\n".into(), String::new()));
+}
+
+/// Asks the daemon of another machine, and returns the answers of a second.
+fn ask(from: &Machine, to: &Machine, asked: &str, count: usize) -> Vec<Message> {
+    let mut question = Message::query();
+    let name = Name::from_ascii(format!("{asked}.")).unwrap();
+    question.add_query(Query::query(name, RecordType::A));
+    let packet = question.to_vec().unwrap();
+    from.network.inside(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.connect((to.addresses[0], 53)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        let (mut answers, mut buffer) = (Vec::new(), [0; 1500]);
+        for number in 0..count {
+            socket.send(&packet).unwrap();
+            // No more than fits its buffer.
+            if number % 20 == 19 {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        while answers.len() < count
+            && let Ok(length) = socket.recv(&mut buffer)
+        {
+            answers.push(Message::from_vec(&buffer[..length]).unwrap());
+        }
+        answers
+    })
+}
+
+#[test]
+fn networks_of_the_settings_may_ask_and_none_too_often() {
+    let (_lab, [a, b, c]) = Lab::new();
+    let flags = ["--dns", "0.0.0.0:53", "--allow-lookups-from", "10.77.0.2/32", "--dns-rate", "100"];
+    let _daemon = a.serve(Epmd::Repmd, &flags);
+    let code = |from, asked| ask(from, &a, asked, 1)[0].metadata.response_code;
+    assert_eq!(code(&b, "a.repmd"), ResponseCode::NoError);
+    assert_eq!(code(&b, "github.com"), ResponseCode::Refused);
+    assert_eq!(code(&c, "a.repmd"), ResponseCode::Refused);
+    std::thread::sleep(Duration::from_secs(1));
+    let answers = ask(&b, &a, "a.repmd", 400);
+    let by_tcp = answers.iter().filter(|answer| answer.metadata.truncation).count();
+    let whole = answers.len() - by_tcp;
+    // A second may end meanwhile.
+    assert!((100..=200).contains(&whole) && (50..=160).contains(&by_tcp), "{whole} and {by_tcp}");
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(code(&b, "a.repmd"), ResponseCode::NoError, "a second later");
+    let own = ask(&a, &a, "a.repmd", 300);
+    assert_eq!(own.iter().filter(|answer| !answer.metadata.truncation).count(), 300, "this machine");
 }

@@ -53,7 +53,7 @@ pub(crate) struct Machine {
 }
 
 impl Lab {
-    /// With the machines `a`, `b` and `c`, or fewer.
+    /// With the machines `a`, `b`, `c` and `d`, or fewer.
     pub(crate) fn new<const COUNT: usize>() -> (Self, [Machine; COUNT]) {
         Self::with(Families::Both)
     }
@@ -64,7 +64,7 @@ impl Lab {
         middle.switch("store");
         let store = SocketAddr::new(Wire::Store.give(&middle, "store", 254, families)[0], STORE_PORT);
         let machines = std::array::from_fn(|index| {
-            let (host, network) = (["a", "b", "c"][index], Network::empty());
+            let (host, network) = (["a", "b", "c", "d"][index], Network::empty());
             for wire in [Wire::Lan, Wire::Store] {
                 middle.plug(wire.switch(), &wire.port(host), &network, wire.device());
             }

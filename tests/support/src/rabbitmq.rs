@@ -10,6 +10,7 @@ use crate::{COOKIE, Root, Scratch, free_port};
 /// A server with folders of its own; killed on drop.
 #[derive(Debug)]
 pub struct RabbitMq {
+    command: Command,
     server: Child,
     home: Scratch,
 }
@@ -46,7 +47,14 @@ impl RabbitMq {
         }
         prepare(&mut command, &home);
         let server = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("unshare starts");
-        Self { server, home }
+        Self { command, server, home }
+    }
+
+    /// Kills it, and starts it with what it had on its disk.
+    pub fn restart(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+        self.server = self.command.spawn().expect("unshare starts");
     }
 
     /// Its folder.
