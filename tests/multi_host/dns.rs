@@ -357,6 +357,7 @@ fn networks_of_the_settings_may_ask_and_none_too_often() {
     assert!((100..=200).contains(&whole) && (50..=160).contains(&by_tcp), "{whole} and {by_tcp}");
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(code(&b, "a.repmd"), ResponseCode::NoError, "a second later");
-    let own = ask(&a, &a, "a.repmd", 300);
-    assert_eq!(own.iter().filter(|answer| !answer.metadata.truncation).count(), 300, "this machine");
+    // More than the rate, and no more than fits the asker's buffer.
+    let own = ask(&a, &a, "a.repmd", 200);
+    assert!(150 < own.len() && own.iter().all(|answer| !answer.metadata.truncation), "this machine");
 }
