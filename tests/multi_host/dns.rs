@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, Query, ResponseCode};
@@ -247,6 +247,52 @@ fn an_elixir_node_connects_to_whom_dns_names() {
     let output = b.network.inside(|| elixir.output().unwrap());
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(said.trim(), "[:\"my_app@10.77.0.1\"]", "{output:?}");
+}
+
+/// A release that runs until this is dropped.
+struct Release(Child);
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// As an application with `dns_cluster` in it is deployed.
+#[test]
+fn an_elixir_release_finds_its_peers_by_dns() {
+    const APPLICATION: &str = r##"
+        defmodule MyApp.Application do
+          use Application
+          def start(_type, _args), do: Supervisor.start_link([{Task, &look/0}], strategy: :one_for_one)
+
+          defp look do
+            with {:ok, {:hostent, _, _, _, _, addresses}} <- :inet_res.getbyname('my_app.nodes.repmd', :a) do
+              for address <- addresses, do: Node.connect(:"my_app@#{:inet.ntoa(address)}")
+            end
+            Process.sleep(500)
+            look()
+          end
+        end
+    "##;
+    const MAKE: &str = "cd \"$0\" && export HOME=\"$0\" MIX_ENV=prod && mix new my_app --sup && \
+                        cp application.ex my_app/lib/my_app/ && mkdir my_app/rel && \
+                        echo '-start_epmd false' > my_app/rel/vm.args.eex && cd my_app && mix release";
+    let (_lab, [a, b]) = Lab::new();
+    let _daemons = [serve(&a), serve(&b)];
+    let (root, resolver) = (Root::of(RELEASE), ResolvConf::new());
+    let scratch = root.scratch();
+    fs::write(scratch.path().join("application.ex"), APPLICATION).unwrap();
+    let made = root.contained_command("sh", &[]).args(["-c", MAKE]).arg(scratch.inside()).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let program = scratch.inside().join("my_app/_build/prod/rel/my_app/bin/my_app");
+    let mut release = command(RELEASE, program.to_str().unwrap(), &resolver.path());
+    release.arg("start").env("HOME", scratch.inside()).env("RELEASE_DISTRIBUTION", "name");
+    release.env("RELEASE_NODE", "my_app@10.77.0.2").env("RELEASE_COOKIE", COOKIE);
+    let mut of_a = node(&a, RELEASE, &["-name", "my_app@10.77.0.1"]);
+    let _release = b.network.inside(|| Release(release.spawn().unwrap()));
+    wait_until("they are connected", SOON, || of_a.eval("nodes()") == "['my_app@10.77.0.2']");
 }
 
 /// What a program says on a machine.
