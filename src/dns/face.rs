@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use hickory_proto::op::{Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, HINFO, NS, PTR, SOA, SRV};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
+use ipnet::IpNet;
 use repmd_backend_api::{AliveName, Found, Instance, Registration, is_reachable};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -17,10 +18,10 @@ use super::rate::{Rate, Verdict};
 use super::reply::Reply;
 use super::request::Request;
 use super::stats::Stats;
-use super::zone::{Meaning, host_name, meaning};
+use super::zone::{Below, Meaning, host_name, meaning};
 use super::{Options, Rules};
 use crate::registry::{Daemons, NobodyKnows};
-use crate::server::Daemon;
+use crate::server::{Daemon, is_local};
 
 /// Questions that wait for the registry at once. Look-ups on the wire have a thousand of their own.
 const ASKING_MAX: usize = 64;
@@ -59,9 +60,16 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub(super) struct Waiting {
     request: Request,
+    query: Query,
     asker: Asker,
-    is_foreign: bool,
-    _permit: OwnedSemaphorePermit,
+    turn: Turn,
+}
+
+/// The right to ask somebody.
+#[derive(Debug)]
+enum Turn {
+    Registry(OwnedSemaphorePermit),
+    NameServer(OwnedSemaphorePermit),
 }
 
 /// The hosts of a list of daemons.
@@ -137,35 +145,45 @@ impl Face {
                 return Step::Reply(self.write(Reply::code(code), &request, asker));
             }
         };
-        let meaning = meaning(&self.options.zones, &query.name);
-        let known = self.known(query, &meaning);
-        let (is_foreign, turns) = match known {
+        let turn = match self.known(query) {
             Known::Reply(reply) => return Step::Reply(self.write(reply, &request, asker)),
-            Known::Foreign if self.recurses_for(asker) => (true, &self.forwarding),
-            Known::Foreign => {
-                return Step::Reply(self.write(Reply::code(ResponseCode::Refused), &request, asker));
-            }
-            Known::NotYet => (false, &self.asking),
+            Known::Foreign => self.turn_to_forward(asker).map(Turn::NameServer),
+            Known::NotYet => turn(&self.asking).map(Turn::Registry),
         };
-        match Arc::clone(turns).try_acquire_owned() {
-            Ok(permit) => Step::Wait(Waiting { request, asker, is_foreign, _permit: permit }),
-            Err(_) => Step::Reply(self.write(Reply::code(ResponseCode::ServFail), &request, asker)),
+        match turn {
+            Ok(turn) => Step::Wait(Waiting { query: query.clone(), request, asker, turn }),
+            Err(code) => Step::Reply(self.write(Reply::code(code), &request, asker)),
         }
     }
 
     /// Answers a question for which somebody has to be asked.
     pub(super) async fn finish(&self, waiting: Waiting) -> Vec<u8> {
-        let Waiting { request, asker, is_foreign, _permit: permit } = waiting;
-        let reply = match (&request.query, &self.forwarder) {
-            (Some(query), Some(forwarder)) if is_foreign => {
-                self.stats.forwarded.add();
-                forwarder.answer(query).await
+        let Waiting { request, query, asker, turn } = waiting;
+        let turn = match turn {
+            Turn::NameServer(permit) => Ok(permit),
+            Turn::Registry(permit) => {
+                if let Some(reply) = self.ask(&query, asker).await {
+                    return self.write(reply, &request, asker);
+                }
+                // Others wait for the registry, whatever a name server does.
+                drop(permit);
+                self.turn_to_forward(asker)
             }
-            (Some(query), _) => self.ask(query, asker).await,
-            (None, _) => Reply::code(ResponseCode::FormErr),
         };
-        drop(permit);
+        let reply = match (turn, &self.forwarder) {
+            (Ok(_permit), Some(forwarder)) => {
+                self.stats.forwarded.add();
+                forwarder.answer(&query).await
+            }
+            (Ok(_), None) => Reply::code(ResponseCode::Refused),
+            (Err(code), _) => Reply::code(code),
+        };
         self.write(reply, &request, asker)
+    }
+
+    /// A turn to ask another name server for this asker.
+    fn turn_to_forward(&self, asker: Asker) -> Result<OwnedSemaphorePermit, ResponseCode> {
+        if self.recurses_for(asker) { turn(&self.forwarding) } else { Err(ResponseCode::Refused) }
     }
 
     fn write(&self, reply: Reply, request: &Request, asker: Asker) -> Vec<u8> {
@@ -190,117 +208,112 @@ impl Face {
     }
 
     /// The answer, if nobody has to be asked.
-    fn known(&self, query: &Query, meaning: &Meaning<'_>) -> Known {
-        if let Some(reply) = self.always(query, meaning) {
-            return reply;
-        }
+    fn known(&self, query: &Query) -> Known {
         let registry = self.daemon.registry();
-        let Some(daemons) = registry.known_daemons() else { return Known::NotYet };
-        match meaning {
-            Meaning::Below { node: Some(node), .. } => match registry.known_holders(node) {
-                Some(holders) => self.reply(query, meaning, daemons, Some(holders)),
-                None => Known::NotYet,
-            },
-            _ => self.reply(query, meaning, daemons, None),
+        match meaning(&self.options.zones, &query.name) {
+            Meaning::Apex(zone) => Known::Reply(self.apex(query, zone)),
+            Meaning::Nothing(zone) => Known::Reply(self.absent(zone, ResponseCode::NXDomain)),
+            Meaning::Foreign => Known::Foreign,
+            Meaning::Reverse(network) => {
+                let Some(daemons) = registry.known_daemons() else { return Known::NotYet };
+                self.reverse(query, &network, daemons).map_or(Known::Foreign, Known::Reply)
+            }
+            Meaning::Below(name) => {
+                let Some(daemons) = registry.known_daemons() else { return Known::NotYet };
+                let Some(node) = &name.node else {
+                    return Known::Reply(self.below(query, &name, daemons, None));
+                };
+                let Some(holders) = registry.known_holders(node) else { return Known::NotYet };
+                Known::Reply(self.below(query, &name, daemons, Some((node, holders))))
+            }
         }
     }
 
-    /// The answer, from the registry where it has to be asked.
-    async fn ask(&self, query: &Query, asker: Asker) -> Reply {
+    /// The answer, from the registry where it has to be asked. `None`: it is about another zone.
+    async fn ask(&self, query: &Query, asker: Asker) -> Option<Reply> {
         let registry = self.daemon.registry();
-        let meaning = meaning(&self.options.zones, &query.name);
         let daemons = registry.current_daemons().await;
-        let holders = match &meaning {
-            Meaning::Below { node: Some(node), .. } => Some(registry.holders(node, asker.peer).await),
-            _ => None,
-        };
-        match self.reply(query, &meaning, daemons, holders) {
-            Known::Reply(reply) => reply,
-            Known::Foreign => match &self.forwarder {
-                Some(forwarder) if self.recurses_for(asker) => {
-                    self.stats.forwarded.add();
-                    forwarder.answer(query).await
-                }
-                _ => Reply::code(ResponseCode::Refused),
-            },
-            Known::NotYet => Reply::code(ResponseCode::ServFail),
+        match meaning(&self.options.zones, &query.name) {
+            Meaning::Below(name) => {
+                let holders = match &name.node {
+                    Some(node) => Some((node, registry.holders(node, asker.peer).await)),
+                    None => None,
+                };
+                Some(self.below(query, &name, daemons, holders))
+            }
+            Meaning::Reverse(network) => self.reverse(query, &network, daemons),
+            // For these nobody has to be asked.
+            Meaning::Apex(_) | Meaning::Nothing(_) | Meaning::Foreign => None,
         }
     }
 
-    /// What is answered whatever the registry holds.
-    fn always(&self, query: &Query, meaning: &Meaning<'_>) -> Option<Known> {
-        let records = match meaning {
-            Meaning::Apex(zone) => match query.query_type {
-                RecordType::SOA => vec![self.soa(zone)],
-                RecordType::NS => self.ns(zone).into_iter().collect(),
-                _ => vec![],
-            },
-            Meaning::Nothing(zone) => return Some(Known::Reply(self.absent(zone, ResponseCode::NXDomain))),
-            Meaning::Foreign => return Some(Known::Foreign),
-            Meaning::Below { .. } | Meaning::Reverse(_) => return None,
+    fn apex(&self, query: &Query, zone: &Name) -> Reply {
+        let records = match query.query_type {
+            RecordType::SOA => vec![self.soa(zone)],
+            RecordType::NS => self.ns(zone).into_iter().collect(),
+            _ => vec![],
         };
-        let Meaning::Apex(zone) = meaning else { return None };
-        Some(Known::Reply(self.present(query, zone, records)))
+        self.present(query, zone, records)
     }
 
-    fn reply(
+    /// The answer for a name below a zone: that of a host, of a node with its holders elsewhere, or of nothing.
+    fn below(
         &self,
         query: &Query,
-        meaning: &Meaning<'_>,
+        name: &Below<'_>,
         daemons: Result<Arc<Daemons>, NobodyKnows>,
-        holders: Option<Result<Arc<Vec<Found>>, NobodyKnows>>,
-    ) -> Known {
+        holders: Option<(&AliveName, Result<Arc<Vec<Found>>, NobodyKnows>)>,
+    ) -> Reply {
+        let Below { zone, full, prefix, is_nodes, .. } = name;
         let is_whole = daemons.is_ok();
-        let index = self.index(daemons.unwrap_or_else(|_| Arc::clone(&self.nobody)));
-        let away = || Known::Reply(Reply::code(ResponseCode::ServFail));
-        match meaning {
-            Meaning::Below { zone, full, prefix, node, is_nodes } => {
-                if let Some(host) = index.named(full).or_else(|| index.named(prefix)) {
-                    let records = self.addresses(query, &host.addresses);
-                    return Known::Reply(self.present(query, zone, records));
-                }
-                let between = *is_nodes || index.is_between(full) || index.is_between(prefix);
-                match (node, holders) {
-                    (Some(node), Some(Ok(holders))) => {
-                        let reply = self.node(query, zone, node, &holders, &index);
-                        return Known::Reply(match reply {
-                            Some(reply) => reply,
-                            None if between => self.present(query, zone, vec![]),
-                            None => self.absent(zone, ResponseCode::NXDomain),
-                        });
-                    }
-                    (Some(_), _) => return away(),
-                    (None, _) => {}
-                }
-                if between {
-                    Known::Reply(self.present(query, zone, vec![]))
-                } else if is_whole {
-                    Known::Reply(self.absent(zone, ResponseCode::NXDomain))
-                } else {
-                    away()
-                }
-            }
-            Meaning::Reverse(network) => {
-                let zone = &self.options.zones[0];
-                // Of the zones above we have nothing but these names.
-                let empty = || Known::Reply(self.absent(&query.name, ResponseCode::NoError));
-                if network.prefix_len() < network.max_prefix_len() {
-                    return if index.has_any_in(network) { empty() } else { Known::Foreign };
-                }
-                let names: Vec<_> = index.at(network.addr()).collect();
-                if names.is_empty() {
-                    return if is_whole { Known::Foreign } else { away() };
-                }
-                let name = |host| host_name(&self.options.zones, zone, host);
-                if query.query_type != RecordType::PTR {
-                    return empty();
-                }
-                let records = names.into_iter().filter_map(name);
-                let records = records.map(|name| self.record(query, RData::PTR(PTR(name)))).collect();
-                Known::Reply(self.present(query, &query.name, records))
-            }
-            Meaning::Apex(_) | Meaning::Nothing(_) | Meaning::Foreign => Known::Foreign,
+        let index = self.index(daemons);
+        if let Some(host) = index.named(full).or_else(|| index.named(prefix)) {
+            return self.present(query, zone, self.addresses(query, &host.addresses));
         }
+        let is_known = match holders {
+            Some((node, Ok(holders))) => {
+                if let Some(reply) = self.node(query, zone, node, &holders, &index) {
+                    return reply;
+                }
+                true
+            }
+            Some((_, Err(NobodyKnows))) => return Reply::code(ResponseCode::ServFail),
+            None => is_whole,
+        };
+        if *is_nodes || index.is_between(full) || index.is_between(prefix) {
+            self.present(query, zone, vec![])
+        } else if is_known {
+            self.absent(zone, ResponseCode::NXDomain)
+        } else {
+            Reply::code(ResponseCode::ServFail)
+        }
+    }
+
+    /// The names of the hosts at an address. `None`: it is not the registry's.
+    fn reverse(
+        &self,
+        query: &Query,
+        network: &IpNet,
+        daemons: Result<Arc<Daemons>, NobodyKnows>,
+    ) -> Option<Reply> {
+        let is_whole = daemons.is_ok();
+        let index = self.index(daemons);
+        // Of the zones above we have nothing but these names.
+        let empty = || self.absent(&query.name, ResponseCode::NoError);
+        if network.prefix_len() < network.max_prefix_len() {
+            return index.has_any_in(network).then(empty);
+        }
+        let names: Vec<_> = index.at(network.addr()).collect();
+        if names.is_empty() {
+            return (!is_whole).then(|| Reply::code(ResponseCode::ServFail));
+        }
+        if query.query_type != RecordType::PTR {
+            return Some(empty());
+        }
+        let zone = &self.options.zones[0];
+        let names = names.into_iter().filter_map(|host| host_name(&self.options.zones, zone, host));
+        let records = names.map(|name| self.record(query, RData::PTR(PTR(name)))).collect();
+        Some(self.present(query, &query.name, records))
     }
 
     /// The hosts that have a node of this name. `None`: there is none.
@@ -390,8 +403,10 @@ impl Face {
         host_name(&self.options.zones, zone, self.daemon.registry().instance().host.as_str())
     }
 
-    fn index(&self, daemons: Arc<Daemons>) -> Arc<Index> {
-        let daemons = if daemons.all().is_empty() { Arc::clone(&self.nobody) } else { daemons };
+    /// The hosts of these daemons; this one's alone where nobody knows of others.
+    fn index(&self, daemons: Result<Arc<Daemons>, NobodyKnows>) -> Arc<Index> {
+        let some = daemons.ok().filter(|daemons| !daemons.all().is_empty());
+        let daemons = some.unwrap_or_else(|| Arc::clone(&self.nobody));
         let own = self.daemon.registry().instance();
         let mut indexed = self.indexed.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = &*indexed
@@ -417,7 +432,7 @@ enum Known {
 
 impl Asker {
     fn is_local(self) -> bool {
-        self.peer.is_loopback() || self.local == Some(self.peer)
+        is_local(self.peer, || self.local)
     }
 
     /// Whether it is somewhere on the internet.
@@ -428,6 +443,11 @@ impl Asker {
         };
         !is_near && !self.is_local()
     }
+}
+
+/// A turn among those who ask at once, if there is one.
+fn turn(turns: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ResponseCode> {
+    Arc::clone(turns).try_acquire_owned().map_err(|_| ResponseCode::ServFail)
 }
 
 fn addresses_of(node: &Registration, host: Option<&Entry>) -> Vec<IpAddr> {

@@ -12,24 +12,28 @@ const NODES: &str = "nodes";
 pub(super) enum Meaning<'a> {
     /// A zone itself.
     Apex(&'a Name),
-    /// What is below a zone: a host by one of two names, or a node.
-    Below {
-        zone: &'a Name,
-        /// The whole name, in lower case without the last dot: a host may be called so.
-        full: String,
-        /// The same without the zone.
-        prefix: String,
-        /// The alive name, where a node is asked for.
-        node: Option<AliveName>,
-        /// It is the name below which the nodes are.
-        is_nodes: bool,
-    },
+    /// What is below a zone.
+    Below(Below<'a>),
     /// No host or node is called so, whatever there is, but it is in a zone.
     Nothing(&'a Name),
     /// An address or a network, as PTR has it.
     Reverse(IpNet),
     /// Of another zone.
     Foreign,
+}
+
+/// A name below a zone: of a host, by one of two names, or of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Below<'a> {
+    pub(super) zone: &'a Name,
+    /// The whole name, in lower case without the last dot: a host may be called so.
+    pub(super) full: String,
+    /// The same without the zone.
+    pub(super) prefix: String,
+    /// The alive name, where a node is asked for.
+    pub(super) node: Option<AliveName>,
+    /// It is the name below which the nodes are.
+    pub(super) is_nodes: bool,
 }
 
 /// What `name` means, where these zones are ours.
@@ -49,13 +53,13 @@ pub(super) fn meaning<'a>(zones: &'a [Name], name: &Name) -> Meaning<'a> {
         [node, nodes] if nodes == NODES => AliveName::parse(node.as_bytes()).ok(),
         _ => None,
     };
-    Meaning::Below {
+    Meaning::Below(Below {
         zone,
         full: texts.join("."),
         prefix: texts[..labels].join("."),
         node,
         is_nodes: labels == 1 && texts[0] == NODES,
-    }
+    })
 }
 
 /// A label in lower case, unless no name of ours has such a one.
@@ -72,9 +76,7 @@ pub fn host_name(zones: &[Name], zone: &Name, host: &str) -> Option<Name> {
     if zones.iter().any(|zone| zone.zone_of(&itself) && zone.num_labels() < itself.num_labels()) {
         return Some(itself);
     }
-    let mut relative = itself;
-    relative.set_fqdn(false);
-    relative.append_domain(zone).ok()
+    in_zone(itself, zone)
 }
 
 /// The name of the hosts that have a node of this alive name. `None`: DNS cannot have such a name.
@@ -82,9 +84,13 @@ pub fn host_name(zones: &[Name], zone: &Name, host: &str) -> Option<Name> {
 pub fn node_name(alive: &str, zone: &Name) -> Option<Name> {
     let is_its = text(alive.as_bytes()).is_some_and(|text| text == alive);
     let node = Name::from_labels([alive.as_bytes(), NODES.as_bytes()]).ok().filter(|_| is_its)?;
-    let mut relative = node;
-    relative.set_fqdn(false);
-    relative.append_domain(zone).ok()
+    in_zone(node, zone)
+}
+
+/// A name with a zone behind it. `None`: that is too long.
+fn in_zone(mut name: Name, zone: &Name) -> Option<Name> {
+    name.set_fqdn(false);
+    name.append_domain(zone).ok()
 }
 
 #[cfg(test)]
@@ -97,7 +103,7 @@ mod tests {
 
     fn below(zones: &[Name], text: &str) -> (String, String, Option<String>) {
         match meaning(zones, &name(text)) {
-            Meaning::Below { full, prefix, node, .. } => {
+            Meaning::Below(Below { full, prefix, node, .. }) => {
                 (full, prefix, node.map(|node| node.as_str().to_owned()))
             }
             other => panic!("{text}: {other:?}"),
@@ -116,7 +122,7 @@ mod tests {
         assert_eq!(below(&zones, "HostA.repmd."), ("hosta.repmd".into(), "hosta".into(), None));
         assert!(matches!(
             meaning(&zones, &name("nodes.repmd.")),
-            Meaning::Below { is_nodes: true, node: None, .. }
+            Meaning::Below(Below { is_nodes: true, node: None, .. })
         ));
         assert_eq!(meaning(&zones, &name("repmd.example.")), Meaning::Foreign);
         assert_eq!(meaning(&zones, &name("xrepmd.")), Meaning::Foreign);

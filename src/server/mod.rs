@@ -19,6 +19,7 @@ mod topology;
 pub use daemon::Daemon;
 pub use limits::Limits;
 pub use policy::Policy;
+pub(crate) use policy::is_local;
 pub use stats::Stats;
 pub use topology::{Names, Topology};
 

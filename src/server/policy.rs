@@ -34,7 +34,7 @@ impl Policy {
 
 /// Whether a connection comes from this machine: from any loopback address, or from the very address
 /// that it came to. Both addresses without IPv4 mapped into IPv6.
-pub(super) fn is_local(peer: IpAddr, local: impl FnOnce() -> Option<IpAddr>) -> bool {
+pub(crate) fn is_local(peer: IpAddr, local: impl FnOnce() -> Option<IpAddr>) -> bool {
     peer.is_loopback() || local() == Some(peer)
 }
 

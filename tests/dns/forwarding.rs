@@ -55,6 +55,30 @@ fn a_name_server_that_never_answers_holds_up_nobody_else() {
     assert_eq!(code, ResponseCode::ServFail);
 }
 
+/// An address may be one of the registry's, which is known only once that has been asked.
+#[test]
+fn names_of_the_registry_wait_for_no_name_server() {
+    use repmd_backend_faulty::Link;
+
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let options = dns::Options { forward: vec![silent.local_addr().unwrap()], ..options() };
+    let face = Face::start(options, Policy::default());
+    // What was known at the start counts no longer.
+    std::thread::sleep(Duration::from_millis(1100));
+    face.link.set_link(Link::Stalled);
+    let asking = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for number in 0..64 {
+        let asked = format!("{number}.2.0.192.in-addr.arpa");
+        asking.send_to(&crate::stage::question(&asked, RecordType::PTR, None), face.asked.0).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    face.link.set_link(Link::Up);
+    // Now it is known that all of them are for the name server.
+    std::thread::sleep(Duration::from_millis(100));
+    let code = face.asked.ask("nobody.nodes.repmd", RecordType::A).metadata.response_code;
+    assert_eq!(code, ResponseCode::NXDomain);
+}
+
 /// Another server's answers are passed on as they are.
 #[test]
 fn an_answer_of_another_server_is_remembered_as_long_as_it_says() {
