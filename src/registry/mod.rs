@@ -574,7 +574,7 @@ impl Registry {
         }
         match self.daemons.fresh(is_fresh_list) {
             Some(known) => Some(Ok(known.value)),
-            None if self.health.is_away() => Some(self.last_daemons()),
+            None if self.health.is_away() => Some(self.last_daemons().map(|known| known.value)),
             None => None,
         }
     }
@@ -586,13 +586,17 @@ impl Registry {
     pub async fn current_daemons(&self) -> Result<Arc<Daemons>, NobodyKnows> {
         match self.known_daemons() {
             Some(known) => known,
-            None => self.daemons().await.map_or_else(|| self.last_daemons(), Ok),
+            None => match self.daemons().await {
+                Some(daemons) => Ok(daemons),
+                None => self.last_daemons().map(|known| known.value),
+            },
         }
     }
 
-    fn last_daemons(&self) -> Result<Arc<Daemons>, NobodyKnows> {
+    /// The last list of daemons, while it may serve.
+    fn last_daemons(&self) -> Result<Known<Arc<Daemons>>, NobodyKnows> {
         let last = self.daemons.last().filter(|last| self.may_serve(last.asked, self.backend.lease_ttl()));
-        last.map(|known| known.value).ok_or(NobodyKnows)
+        last.ok_or(NobodyKnows)
     }
 
     /// The nodes called `name` that other daemons hold, on all hosts, if they are known without waiting. Those of an
@@ -669,10 +673,9 @@ impl Registry {
 
     fn stale_daemon(&self, host: &HostId) -> Told {
         self.stats.stale.add();
-        let last = self.daemons.last().filter(|last| self.may_serve(last.asked, self.backend.lease_ttl()));
-        match last {
-            Some(known) => daemon_of(&known, host, Source::Stale),
-            None => Told { answer: Answer::Absent, source: Source::Stale, asked: None },
+        match self.last_daemons() {
+            Ok(known) => daemon_of(&known, host, Source::Stale),
+            Err(NobodyKnows) => Told { answer: Answer::Absent, source: Source::Stale, asked: None },
         }
     }
 
