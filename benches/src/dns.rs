@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::UdpSocket;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, Query, ResponseCode};
@@ -10,7 +10,7 @@ use hickory_proto::rr::{Name, RecordType};
 
 use crate::load;
 use crate::subject::{Program, Subject, pin};
-use crate::{Bench, DAEMON_CORE, Failure, LOAD_CORE, Row, WIDTH, median, per_request};
+use crate::{Bench, DAEMON_CORE, Failure, LOAD_CORE, Row, WIDTH, median, per_request, per_request_by};
 
 /// Questions under way at once.
 const WINDOW: usize = 32;
@@ -53,11 +53,11 @@ impl Bench {
             look_ups.push(look_up);
             unflooded.push(alone);
 
-            let (is_over, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+            let is_over = AtomicBool::new(false);
             let (under, p99) = std::thread::scope(|scope| {
                 scope.spawn(|| {
                     pin(None, LOAD_CORE).expect("the machine has two cores");
-                    questions.flood(&is_over, &asked).expect("loopback takes questions");
+                    questions.flood(&is_over).expect("loopback takes questions");
                 });
                 let run = || one_by_one(&subject, look_ups_count);
                 let (under, p99) = scope.spawn(run).join().expect("the load never panics");
@@ -90,9 +90,7 @@ fn of_the_wire(
     requests: usize,
     load: impl FnOnce() -> io::Result<Duration>,
 ) -> Result<f64, Failure> {
-    let before = subject.cpu_of_the_wire()?;
-    load()?;
-    Ok((subject.cpu_of_the_wire()? - before).as_secs_f64() * 1e6 / requests as f64)
+    per_request_by(|| subject.cpu_of_the_wire(), requests, load)
 }
 
 /// Processor time of the wire for one of so many look-ups, one after the other; and the time in milliseconds below which
@@ -164,13 +162,14 @@ impl Questions {
     }
 
     /// Asks at the rate of [`FLOOD`], and leaves the answers unread.
-    fn flood(&self, is_over: &AtomicBool, asked: &AtomicUsize) -> io::Result<()> {
+    fn flood(&self, is_over: &AtomicBool) -> io::Result<()> {
         let begin = Instant::now();
+        let mut asked = 0;
         while !is_over.load(Ordering::Relaxed) {
             let due = (begin.elapsed().as_secs_f64() * FLOOD) as usize;
-            while asked.load(Ordering::Relaxed) < due {
-                let number = asked.fetch_add(1, Ordering::Relaxed);
-                match self.socket.send(&self.packets[number % NAMES]) {
+            while asked < due {
+                asked += 1;
+                match self.socket.send(&self.packets[asked % NAMES]) {
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(error) => return Err(error),

@@ -463,9 +463,18 @@ fn per_request(
     requests: usize,
     load: impl FnOnce() -> std::io::Result<Duration>,
 ) -> Result<f64, Failure> {
-    let before = subject.cpu()?;
+    per_request_by(|| subject.cpu(), requests, load)
+}
+
+/// The same by another clock of the processor.
+fn per_request_by(
+    cpu: impl Fn() -> std::io::Result<Duration>,
+    requests: usize,
+    load: impl FnOnce() -> std::io::Result<Duration>,
+) -> Result<f64, Failure> {
+    let before = cpu()?;
     load()?;
-    Ok((subject.cpu()? - before).as_secs_f64() * 1e6 / requests as f64)
+    Ok((cpu()? - before).as_secs_f64() * 1e6 / requests as f64)
 }
 
 fn median(figures: &mut [f64]) -> f64 {

@@ -93,20 +93,13 @@ impl Subject {
 
     /// Processor time of all its threads so far.
     pub(crate) fn cpu(&self) -> io::Result<Duration> {
-        let mut nanoseconds = 0;
-        for task in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
-            let first = text.split_whitespace().next().and_then(|number| number.parse::<u64>().ok());
-            nanoseconds += first.ok_or_else(|| io::Error::other("schedstat has no numbers"))?;
-        }
-        Ok(Duration::from_nanos(nanoseconds))
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()))?;
+        tasks.map(|task| cpu_of_task(&task?.path())).sum()
     }
 
     /// The same of its first thread alone, which serves the wire.
     pub(crate) fn cpu_of_the_wire(&self) -> io::Result<Duration> {
-        let text = std::fs::read_to_string(format!("/proc/{0}/task/{0}/schedstat", self.child.id()))?;
-        let first = text.split_whitespace().next().and_then(|number| number.parse().ok());
-        first.map(Duration::from_nanos).ok_or_else(|| io::Error::other("schedstat has no numbers"))
+        cpu_of_task(format!("/proc/{0}/task/{0}", self.child.id()).as_ref())
     }
 
     /// Resident memory in bytes.
@@ -124,6 +117,13 @@ impl Drop for Subject {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Processor time of one thread so far, by its folder in /proc.
+fn cpu_of_task(task: &Path) -> io::Result<Duration> {
+    let text = std::fs::read_to_string(task.join("schedstat"))?;
+    let first = text.split_whitespace().next().and_then(|number| number.parse().ok());
+    first.map(Duration::from_nanos).ok_or_else(|| io::Error::other("schedstat has no numbers"))
 }
 
 /// Keeps a process, or the calling thread and those that it starts, on one core.
