@@ -93,6 +93,19 @@ fn nodes_appear_and_disappear_and_the_page_survives_the_daemons_restart() {
 }
 
 #[test]
+fn the_page_says_whether_the_daemon_answers_by_dns() {
+    let (port, admin, dns) = (free_port(), free_port(), free_port());
+    let browser = Browser::start();
+    // The UDP port of this number at 127.0.0.1 is the sign that it is taken.
+    for (flags, is_on) in [(&["--dns", &*format!("127.0.0.2:{dns}")][..], true), (&[], false)] {
+        let _daemon = serve(port, admin, flags);
+        browser.open(&format!("http://127.0.0.1:{admin}/"));
+        wait_until("the page is well", SOON, || text(&browser, "health-text") == "All well");
+        assert_eq!(text(&browser, "about").contains(", DNS for repmd, "), is_on);
+    }
+}
+
+#[test]
 fn a_store_that_stops_is_told_with_what_is_not_published_and_so_is_its_return() {
     let mut store = Store::redis();
     let (url, ports) = (store.url(), [(); 4].map(|()| free_port()));

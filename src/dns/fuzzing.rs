@@ -68,3 +68,36 @@ fn face() -> Face {
     let rules = Rules { policy, virtual_hosts: std::collections::BTreeMap::new() };
     Face::new(Arc::new(daemon), options, rules, Arc::default()).expect("nothing is forwarded")
 }
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::op::{Edns, Query};
+    use hickory_proto::rr::RecordType;
+
+    use super::*;
+
+    #[test]
+    fn a_stranger_gets_ten_times_the_bytes_that_came_at_most_and_others_what_fits() {
+        let mut message = Message::query();
+        message.add_query(Query::query("here.repmd.".parse().unwrap(), RecordType::A));
+        let plain = message.to_vec().unwrap();
+        let mut edns = Edns::new();
+        edns.set_max_payload(EDNS_MAX);
+        message.edns = Some(edns);
+        let with_edns = message.to_vec().unwrap();
+        let face = face();
+        let told = |packet: &[u8], peer: &str| {
+            let asker = Asker { peer: peer.parse().unwrap(), local: None, by_tcp: false };
+            let Step::Reply(reply) = face.begin(packet, asker) else { panic!("it is known") };
+            let message = Message::from_vec(&reply).unwrap();
+            assert!(message.metadata.truncation && !message.answers.is_empty());
+            reply.len()
+        };
+        for packet in [&plain, &with_edns] {
+            question(packet);
+            let (stranger, near) = (told(packet, "198.51.100.1"), told(packet, "10.9.9.9"));
+            assert!(stranger <= 10 * packet.len(), "{stranger} for {}", packet.len());
+            assert!(10 * packet.len() < near, "{near} for {}", packet.len());
+        }
+    }
+}

@@ -5,7 +5,7 @@
 
 mod face;
 mod forward;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod index;
 mod rate;

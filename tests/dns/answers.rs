@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{RData, RecordType};
+use repmd::dns::Rules;
 use repmd::server::Policy;
+use repmd_backend_api::HostId;
 use repmd_test_support::{wait_for, wait_until};
 
 use crate::SOON;
@@ -184,4 +186,39 @@ fn hosts_that_no_resolver_may_be_told_of_have_no_name() {
     for asked in ["localhost.repmd", "127.1.repmd", "10.0.0.9.repmd"] {
         assert_eq!(a(asked), Vec::<String>::new(), "{asked}");
     }
+}
+
+#[test]
+fn questions_come_by_ipv6_too() {
+    let face = Face::start_at("[::1]:0", options(), Policy::default());
+    assert_eq!(addresses(&face.asked.ask("here.repmd", RecordType::AAAA)), ["2001:db8::1"]);
+    assert_eq!(addresses(&face.asked.ask_by_tcp("here.repmd", RecordType::A)), ["10.0.0.1"]);
+}
+
+/// The registry has what this daemon's last run left behind; whether that lives nobody knows.
+#[test]
+fn a_node_of_an_earlier_run_is_not_told_of() {
+    let face = start();
+    face.register(instance("hosta", &[], &["10.0.0.7"]), "app", 9100);
+    face.register(instance("here", &[], &["10.0.0.1"]), "app", 9100);
+    wait_until("the other is known", SOON, || {
+        !face.asked.ask("app.nodes.repmd", RecordType::A).answers.is_empty()
+    });
+    assert_eq!(addresses(&face.asked.ask("app.nodes.repmd", RecordType::A)), ["10.0.0.7"]);
+}
+
+/// Its nodes are reached by way of this machine, at ports that the daemon here tells those who ask it.
+#[test]
+fn a_host_that_this_machine_stands_for_is_at_this_machine_s_address_and_its_ports_are_not_told() {
+    let rules = Rules {
+        policy: Policy::default(),
+        virtual_hosts: [([10, 1, 0, 7].into(), HostId::parse("hosta").unwrap())].into(),
+    };
+    let face = Face::start_with("127.0.0.4:0", options(), rules);
+    face.register(instance("hosta", &[], &["10.0.0.7"]), "app", 9100);
+    let a = |asked| addresses(&face.asked.ask(asked, RecordType::A));
+    wait_until("it is known", SOON, || a("app.nodes.repmd") == ["10.1.0.7"]);
+    assert_eq!(a("hosta.repmd"), ["10.1.0.7"]);
+    let services = face.asked.ask("app.nodes.repmd", RecordType::SRV);
+    assert_eq!((services.metadata.response_code, services.answers.len()), (ResponseCode::NoError, 0));
 }

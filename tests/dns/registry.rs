@@ -80,7 +80,7 @@ fn sockets_of_the_service_manager_are_used_by_their_names() {
 
 /// What people ask with says by which names DNS has it.
 #[test]
-fn a_look_up_tells_the_names_by_dns() {
+fn a_look_up_tells_the_names_by_dns_and_what_is_asked_is_counted() {
     let (port, admin, dns) = (free_port(), free_port(), free_port());
     let mut command = Command::new(env!("CARGO_BIN_EXE_repmd"));
     command.args(["serve", "--host", "hosta", "--admin", &format!("127.0.0.1:{admin}")]);
@@ -96,4 +96,20 @@ fn a_look_up_tells_the_names_by_dns() {
     assert!(said.ends_with("\n  by DNS my_app.nodes.repmd, on hosta.repmd\n"), "{said}");
     let status = repmd_test_support::http::get(admin, "/api/v1/status", &[]).body;
     assert!(status.contains("\"dns_zones\":[\"repmd.\"]"), "{status}");
+
+    let asked = Asked(([127, 0, 0, 2], dns).into());
+    asked.ask("my_app.nodes.repmd", RecordType::SRV);
+    asked.ask("nobody.repmd", RecordType::A);
+    asked.ask("github.com", RecordType::A);
+    let metrics = repmd_test_support::http::get(admin, "/metrics", &[]).body;
+    for line in [
+        "repmd_dns_questions_total{type=\"A\"} 2",
+        "repmd_dns_questions_total{type=\"SRV\"} 1",
+        "repmd_dns_answers_total{code=\"NOERROR\"} 1",
+        "repmd_dns_answers_total{code=\"NXDOMAIN\"} 1",
+        "repmd_dns_answers_total{code=\"REFUSED\"} 1",
+        "repmd_dns_truncated_total 0",
+    ] {
+        assert!(metrics.contains(&format!("\n{line}\n")), "{line}: {metrics}");
+    }
 }

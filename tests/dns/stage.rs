@@ -82,6 +82,10 @@ impl Face {
     }
 
     pub(crate) fn start_at(address: &str, options: dns::Options, policy: Policy) -> Self {
+        Self::start_with(address, options, Rules { policy, virtual_hosts: Default::default() })
+    }
+
+    pub(crate) fn start_with(address: &str, options: dns::Options, rules: Rules) -> Self {
         let store = Memory::with_leases(TTL, Arc::new(now));
         let faulty = Faulty::new(Arc::new(store.clone()), 1);
         let link = faulty.faults();
@@ -89,11 +93,15 @@ impl Face {
         let registry = Arc::new(view(Arc::new(faulty), own));
         let stop = CancellationToken::new();
         let limits = Limits::for_descriptors(1024);
-        let daemon =
-            Daemon::new(Arc::clone(&registry), policy.clone(), Topology::default(), limits, stop.clone());
+        let daemon = Daemon::new(
+            Arc::clone(&registry),
+            rules.policy.clone(),
+            Topology::default(),
+            limits,
+            stop.clone(),
+        );
         let sockets = both_kinds(address);
         let asked = Asked(sockets.udp[0].local_addr().unwrap());
-        let rules = Rules { policy, virtual_hosts: Default::default() };
         let answers = dns::start(sockets, options, rules, Arc::new(daemon), Arc::default()).unwrap();
         let keeping = stop.clone();
         let keeps = std::thread::spawn(move || block_on(registry.keep(&keeping)));
@@ -156,7 +164,7 @@ impl Asked {
 
     /// What comes back for a datagram within two seconds.
     pub(crate) fn send(self, packet: &[u8]) -> Option<Vec<u8>> {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let socket = UdpSocket::bind(if self.0.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" }).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
         socket.send_to(packet, self.0).unwrap();
         let mut buffer = vec![0; 65_535];

@@ -390,6 +390,11 @@ fn ask(from: &Machine, to: &Machine, asked: &str, count: usize) -> Vec<Message> 
 fn networks_of_the_settings_may_ask_and_none_too_often() {
     let (_lab, [a, b, c]) = Lab::new();
     let flags = ["--dns", "0.0.0.0:53", "--allow-lookups-from", "10.77.0.2/32", "--dns-rate", "100"];
+    let open = b.serve(Epmd::Repmd, &["--dns", "0.0.0.0:53", "--dns-forward", "10.99.0.254"]);
+    let stranger = &ask(&c, &b, "github.com", 1)[0].metadata;
+    assert_eq!((stranger.response_code, stranger.recursion_available), (ResponseCode::Refused, false));
+    assert_eq!(ask(&c, &b, "b.repmd", 1)[0].metadata.response_code, ResponseCode::NoError);
+    drop(open);
     let _daemon = a.serve(Epmd::Repmd, &flags);
     let code = |from, asked| ask(from, &a, asked, 1)[0].metadata.response_code;
     assert_eq!(code(&b, "a.repmd"), ResponseCode::NoError);
