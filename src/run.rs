@@ -388,17 +388,16 @@ async fn serve_until_stopped(
     let addresses: Vec<_> = wire.iter().filter_map(|listener| listener.socket.local_addr().ok()).collect();
     info!(host = %settings.host, ?addresses, "serving");
     let dns_stats = Arc::<dns::Stats>::default();
-    let mut dns_zones = Vec::new();
+    let dns_zones = if dns.is_empty() { Vec::new() } else { settings.dns.zones.clone() };
     let dns = if dns.is_empty() {
         None
     } else {
-        dns_zones.clone_from(&settings.dns.zones);
         let rules = dns::Rules {
             policy: settings.policy.clone(),
             virtual_hosts: settings.topology.virtual_hosts.clone(),
         };
         let addresses: Vec<_> = dns.udp.iter().filter_map(|socket| socket.local_addr().ok()).collect();
-        let zones: Vec<_> = settings.dns.zones.iter().map(ToString::to_string).collect();
+        let zones: Vec<_> = dns_zones.iter().map(ToString::to_string).collect();
         info!(?addresses, zones = zones.join(" "), "answering by DNS");
         let stats = Arc::clone(&dns_stats);
         Some(dns::start(dns, settings.dns.clone(), rules, Arc::clone(&daemon), stats)?)

@@ -818,7 +818,7 @@ impl Settings {
                 .parse("dns-rate", COUNT, |text| text.parse().ok().filter(|rate: &u32| 0 < *rate))?
                 .unwrap_or(1000),
         };
-        if dns.asks_itself() {
+        if dns.forward.iter().any(|server| dns.answers_at(*server)) {
             return Err(values.wrong("dns-forward", "other name servers than this daemon itself"));
         }
         let lease_ttl = values.parse("lease-ttl", "a time from 1s to 1h, such as 15s", |text| {

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Collected, Empty, Limited};
@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::time::{error::Elapsed, timeout};
 
+use super::client::at_loopback;
 use crate::admin::Token;
 use crate::settings::{ADMIN_ADDRESS, Admin, Settings};
 
@@ -84,16 +85,11 @@ pub(crate) struct Api {
 impl Api {
     /// The API of the daemon that has these settings.
     pub(crate) fn of(settings: &Settings) -> Result<Self, ApiError> {
-        let mut address = match settings.admin {
+        let address = match settings.admin {
             Admin::Off => return Err(ApiError::Off),
             Admin::Default => ADMIN_ADDRESS,
-            Admin::At(address) => address,
+            Admin::At(address) => at_loopback(address),
         };
-        if address.ip().is_unspecified() {
-            let loopback =
-                if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
-            address.set_ip(loopback);
-        }
         let token = settings.admin_token_file.as_deref().map(Token::read).transpose();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         Ok(Self {

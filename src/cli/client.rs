@@ -46,6 +46,16 @@ pub(super) fn ask_host(
     ask(&resolve(host, port, until).map_err(AskError::Connect)?, request, until)
 }
 
+/// Where a socket at this address is asked from this machine.
+pub(super) fn at_loopback(address: SocketAddr) -> SocketAddr {
+    let ip = match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        other => other.ip(),
+    };
+    SocketAddr::new(ip, address.port())
+}
+
 /// The addresses of `host`. The resolver has a patience of its own, so it is left behind when time is over.
 pub(super) fn resolve(host: &str, port: u16, until: Instant) -> io::Result<Vec<SocketAddr>> {
     let (sender, resolved) = mpsc::channel();

@@ -62,14 +62,13 @@ impl Options {
         if self.addresses.is_empty() { 0 } else { answering }
     }
 
-    /// Whether another name server that is to be asked is this one.
+    /// Whether a name server at this address is this one.
     #[must_use]
-    pub fn asks_itself(&self) -> bool {
-        let is_same = |server: &SocketAddr, own: &SocketAddr| {
+    pub fn answers_at(&self, server: SocketAddr) -> bool {
+        self.addresses.iter().any(|own| {
             let is_here = own.ip().is_unspecified() && server.ip().to_canonical().is_loopback();
             server.port() == own.port() && (server.ip() == own.ip() || is_here)
-        };
-        self.forward.iter().any(|server| self.addresses.iter().any(|own| is_same(server, own)))
+        })
     }
 }
 

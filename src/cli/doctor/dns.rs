@@ -9,7 +9,7 @@ use hickory_proto::rr::{Name, RecordType};
 
 use super::finding::{DNS_NAMELESS, DNS_SEARCH, DNS_SECOND, DNS_SILENT, DNS_UNASKED};
 use super::{CONNECT_TIME, Doctor};
-use crate::cli::client::resolve;
+use crate::cli::client::{at_loopback, resolve};
 use crate::dns;
 
 /// What tells the C library, and Erlang's own resolver, whom to ask.
@@ -41,12 +41,7 @@ impl Doctor<'_> {
         }
         let text = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
         let conf = ResolvConf::parse(&text);
-        let is_ours = |server: &IpAddr| {
-            dns.addresses.iter().any(|ours| {
-                let is_same = ours.ip() == *server || ours.ip().is_unspecified() && server.is_loopback();
-                ours.port() == 53 && is_same
-            })
-        };
+        let is_ours = |server: &IpAddr| dns.answers_at(SocketAddr::new(*server, 53));
         let others: Vec<_> =
             conf.servers.iter().filter(|server| !is_ours(server)).map(ToString::to_string).collect();
         if others.len() < conf.servers.len() && !others.is_empty() {
@@ -114,16 +109,6 @@ impl ResolvConf {
         }
         conf
     }
-}
-
-/// Where a socket at this address is asked from here.
-fn at_loopback(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(v6) if v6.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        other => other,
-    };
-    SocketAddr::new(ip, address.port())
 }
 
 fn ask(server: SocketAddr, name: &Name, kind: RecordType) -> io::Result<Message> {
