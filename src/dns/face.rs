@@ -51,7 +51,7 @@ pub(super) enum Step {
     /// This is the answer.
     Reply(Vec<u8>),
     /// Somebody has to be asked first: see [`Face::finish`].
-    Wait(Waiting),
+    Wait(Box<Waiting>),
     /// There is none.
     Silence,
 }
@@ -71,6 +71,9 @@ enum Turn {
     Registry(OwnedSemaphorePermit),
     NameServer(OwnedSemaphorePermit),
 }
+
+/// The nodes of one name that other daemons hold.
+type Holders = Result<Arc<Vec<Found>>, NobodyKnows>;
 
 /// The hosts of a list of daemons.
 #[derive(Debug)]
@@ -151,14 +154,14 @@ impl Face {
             Known::NotYet => turn(&self.asking).map(Turn::Registry),
         };
         match turn {
-            Ok(turn) => Step::Wait(Waiting { query: query.clone(), request, asker, turn }),
+            Ok(turn) => Step::Wait(Box::new(Waiting { query: query.clone(), request, asker, turn })),
             Err(code) => Step::Reply(self.write(Reply::code(code), &request, asker)),
         }
     }
 
     /// Answers a question for which somebody has to be asked.
-    pub(super) async fn finish(&self, waiting: Waiting) -> Vec<u8> {
-        let Waiting { request, query, asker, turn } = waiting;
+    pub(super) async fn finish(&self, waiting: Box<Waiting>) -> Vec<u8> {
+        let Waiting { request, query, asker, turn } = *waiting;
         let turn = match turn {
             Turn::NameServer(permit) => Ok(permit),
             Turn::Registry(permit) => {
@@ -262,7 +265,7 @@ impl Face {
         query: &Query,
         name: &Below<'_>,
         daemons: Result<Arc<Daemons>, NobodyKnows>,
-        holders: Option<(&AliveName, Result<Arc<Vec<Found>>, NobodyKnows>)>,
+        holders: Option<(&AliveName, Holders)>,
     ) -> Reply {
         let Below { zone, full, prefix, is_nodes, .. } = name;
         let is_whole = daemons.is_ok();
