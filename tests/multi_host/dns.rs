@@ -1,7 +1,7 @@
 //! Unmodified programs whose resolver asks repmd: no module, no hosts file, and nothing else that knows a host.
 
 use std::fs;
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -359,15 +359,15 @@ fn the_musl_library_resolves_hosts_by_the_search_list() {
     assert_eq!((resolve("a.repmd"), resolve("nobody")), ("10.77.0.1\n".into(), String::new()));
 }
 
-/// Asks the daemon of another machine, and returns the answers of a second.
-fn ask(from: &Machine, to: &Machine, asked: &str, count: usize) -> Vec<Message> {
+/// Asks the daemon at an address, and returns the answers that come from there.
+fn ask(from: &Machine, to: IpAddr, asked: &str, count: usize) -> Vec<Message> {
     let mut question = Message::query();
     let name = Name::from_ascii(format!("{asked}.")).unwrap();
     question.add_query(Query::query(name, RecordType::A));
     let packet = question.to_vec().unwrap();
     from.network.inside(|| {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-        socket.connect((to.addresses[0], 53)).unwrap();
+        socket.connect((to, 53)).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
         let (mut answers, mut buffer) = (Vec::new(), [0; 1500]);
         for number in 0..count {
@@ -391,17 +391,17 @@ fn networks_of_the_settings_may_ask_and_none_too_often() {
     let (_lab, [a, b, c]) = Lab::new();
     let flags = ["--dns", "0.0.0.0:53", "--allow-lookups-from", "10.77.0.2/32", "--dns-rate", "100"];
     let open = b.serve(Epmd::Repmd, &["--dns", "0.0.0.0:53", "--dns-forward", "10.99.0.254"]);
-    let stranger = &ask(&c, &b, "github.com", 1)[0].metadata;
+    let stranger = &ask(&c, b.addresses[0], "github.com", 1)[0].metadata;
     assert_eq!((stranger.response_code, stranger.recursion_available), (ResponseCode::Refused, false));
-    assert_eq!(ask(&c, &b, "b.repmd", 1)[0].metadata.response_code, ResponseCode::NoError);
+    assert_eq!(ask(&c, b.addresses[0], "b.repmd", 1)[0].metadata.response_code, ResponseCode::NoError);
     drop(open);
     let _daemon = a.serve(Epmd::Repmd, &flags);
-    let code = |from, asked| ask(from, &a, asked, 1)[0].metadata.response_code;
+    let code = |from, asked| ask(from, a.addresses[0], asked, 1)[0].metadata.response_code;
     assert_eq!(code(&b, "a.repmd"), ResponseCode::NoError);
     assert_eq!(code(&b, "github.com"), ResponseCode::Refused);
     assert_eq!(code(&c, "a.repmd"), ResponseCode::Refused);
     std::thread::sleep(Duration::from_secs(1));
-    let answers = ask(&b, &a, "a.repmd", 400);
+    let answers = ask(&b, a.addresses[0], "a.repmd", 400);
     let by_tcp = answers.iter().filter(|answer| answer.metadata.truncation).count();
     let whole = answers.len() - by_tcp;
     // A second may end meanwhile.
@@ -409,6 +409,18 @@ fn networks_of_the_settings_may_ask_and_none_too_often() {
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(code(&b, "a.repmd"), ResponseCode::NoError, "a second later");
     // More than the rate, and no more than fits the asker's buffer.
-    let own = ask(&a, &a, "a.repmd", 200);
+    let own = ask(&a, a.addresses[0], "a.repmd", 200);
     assert!(150 < own.len() && own.iter().all(|answer| !answer.metadata.truncation), "this machine");
+}
+
+/// A resolver takes an answer from nowhere else.
+#[test]
+fn an_answer_comes_from_the_address_that_was_asked() {
+    let (_lab, [a, b]) = Lab::new();
+    let second = "10.77.0.100".parse().unwrap();
+    a.network.address("eth0", &format!("{second}/24"));
+    let _daemon = a.serve(Epmd::Repmd, &["--dns", "0.0.0.0:53"]);
+    for address in [a.addresses[0], second] {
+        assert_eq!(ask(&b, address, "a.repmd", 1).len(), 1, "{address}");
+    }
 }
