@@ -19,10 +19,16 @@ use std::time::Duration;
 
 use repmd::protocol::{Request, encode_request};
 use repmd_test_stores::Store;
-use repmd_test_support::{Daemon, Peer, alive2, free_port, raise_open_files};
+use repmd_test_support::{Daemon, Peer, alive2, free_port, raise_open_files, wait_until};
 
 /// By when something must have happened that takes no time.
 const SOON: Duration = Duration::from_secs(10);
+
+/// Those of the backend for Redis: for requests, for much at once, and for changes.
+const STORE_CONNECTIONS: usize = 3;
+
+/// As the column `st` of `/proc/PID/net/tcp` says it.
+const ESTABLISHED: &str = "01";
 
 /// Refusal of a node of version 6.
 const REFUSED: &[u8] = &[118, 1, 0, 0, 0, 99];
@@ -74,7 +80,22 @@ fn spawn(mut command: Command, environment: &[(&str, &str)], flags: &[&str]) -> 
     }
     command.args(["epmd", "-port", &port.to_string()]).args(flags);
     command.envs(environment.iter().copied()).stderr(Stdio::null());
-    Started { daemon: Daemon::spawn(command, port), _store: store }
+    let daemon = Daemon::spawn(command, port);
+    if store.is_some() {
+        // Each takes a descriptor, and a daemon answers before the last of them is there.
+        wait_until("its connections to the store stand", SOON, || established(&daemon) == STORE_CONNECTIONS);
+    }
+    Started { daemon, _store: store }
+}
+
+/// How many of a daemon's connections over TCP stand.
+fn established(daemon: &Daemon) -> usize {
+    let open = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
+    let sockets: Vec<_> = open.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok()).collect();
+    let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", daemon.pid())).unwrap();
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let inodes = rows.filter(|row| row[3] == ESTABLISHED).map(|row| format!("socket:[{}]", row[9]));
+    inodes.filter(|inode| sockets.iter().any(|socket| socket.as_os_str() == inode.as_str())).count()
 }
 
 /// One for all tests that run at once; it ends with the last of them.
