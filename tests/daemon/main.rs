@@ -12,7 +12,9 @@ mod registering;
 mod replies;
 mod stopping;
 
+use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -98,10 +100,12 @@ fn established(daemon: &Daemon) -> usize {
     inodes.filter(|inode| sockets.iter().any(|socket| socket.as_os_str() == inode.as_str())).count()
 }
 
-/// One for all tests that run at once; it ends with the last of them.
+/// One for all tests that run at once in a network, as none is reached from another; it ends with the last of them.
 fn store() -> Arc<Store> {
-    static LAST: Mutex<Weak<Store>> = Mutex::new(Weak::new());
-    let mut last = LAST.lock().unwrap();
+    static STORES: Mutex<BTreeMap<PathBuf, Weak<Store>>> = Mutex::new(BTreeMap::new());
+    let network = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+    let mut stores = STORES.lock().unwrap();
+    let last = stores.entry(network).or_default();
     last.upgrade().unwrap_or_else(|| {
         let store = Arc::new(Store::redis());
         *last = Arc::downgrade(&store);
