@@ -23,18 +23,28 @@ use crate::registry::What;
 use crate::telemetry::{AUDIT, REQUESTS};
 
 /// Registers a node and holds its connection, which is the registration: any byte or end from the peer
-/// unregisters it. A refused one is closed.
-/// `_place` is the node's for as long.
-pub(super) async fn register_and_hold(
+/// unregisters it. A refused one is closed. `place` is the node's for as long.
+///
+/// A block, because an `async fn` keeps its arguments twice, and this is held for each node. Registering is
+/// boxed, because it needs more room than the hours of holding that follow.
+pub(super) fn register_and_hold(
     daemon: Arc<Daemon>,
     socket: Arc<AliveSocket>,
     node: Node,
-    _place: OwnedSemaphorePermit,
-) {
-    // Boxed, because registering needs more room than the hours of holding that follow.
-    let Some((claim, lease)) = Box::pin(register(&daemon, &socket, node)).await else { return };
-    let end = until_the_peer_ends(&socket).await;
-    drop(claim);
+    place: OwnedSemaphorePermit,
+) -> impl Future<Output = ()> + Send + 'static {
+    let registering = Box::pin(register(daemon, Arc::clone(&socket), node));
+    async move {
+        if let Some((claim, lease)) = registering.await {
+            let end = until_the_peer_ends(&socket).await;
+            Box::pin(unregister(claim, lease, end)).await;
+        }
+        drop(place);
+    }
+}
+
+async fn unregister(claim: Claim, lease: Lease, end: &'static str) {
+    let daemon = claim.end();
     let name = &lease.registration.node.name;
     info!(target: AUDIT, %name, creation = %lease.creation(), end, "unregistered");
     daemon.stats.unregistered.add();
@@ -43,11 +53,8 @@ pub(super) async fn register_and_hold(
 }
 
 /// `None`: the node was refused, or did not wait for its answer; nothing of it is left.
-async fn register<'a>(
-    daemon: &'a Daemon,
-    socket: &Arc<AliveSocket>,
-    node: Node,
-) -> Option<(Claim<'a>, Lease)> {
+async fn register(daemon: Arc<Daemon>, socket: Arc<AliveSocket>, node: Node) -> Option<(Claim, Lease)> {
+    let (daemon, socket) = (&daemon, &socket);
     let highest_version = node.highest_version;
     let Some(claim) = Claim::new(daemon, &node.name, socket).await else {
         return refuse(daemon, socket, &node, None).await;
@@ -133,24 +140,24 @@ async fn until_the_peer_ends(socket: &AliveSocket) -> &'static str {
 }
 
 /// A name in the table that is ours until this value goes.
-struct Claim<'a> {
-    daemon: &'a Daemon,
+struct Claim {
+    daemon: Arc<Daemon>,
     name: AliveName,
     id: ClaimId,
 }
 
-impl<'a> Claim<'a> {
+impl Claim {
     /// `None`: somebody holds the name and stays.
     ///
     /// A node that closes its old connection and registers anew at once does these on two threads. When the
     /// one that closes is held up, the request is here before the end of its own last life.
-    async fn new(daemon: &'a Daemon, name: &AliveName, socket: &Arc<AliveSocket>) -> Option<Self> {
+    async fn new(daemon: &Arc<Daemon>, name: &AliveName, socket: &Arc<AliveSocket>) -> Option<Self> {
         let deadline = Instant::now() + daemon.limits.holder_leaves;
         let mut place = None;
         loop {
             let claimed = daemon.table().claim(name, socket);
             match claimed {
-                Ok(id) => return Some(Self { daemon, name: name.clone(), id }),
+                Ok(id) => return Some(Self { daemon: Arc::clone(daemon), name: name.clone(), id }),
                 Err(holder) => {
                     let place = place.get_or_insert_with(|| daemon.holder_waits.join(None));
                     tokio::select! {
@@ -163,9 +170,14 @@ impl<'a> Claim<'a> {
             }
         }
     }
+
+    /// Frees the name, and returns whose it was.
+    fn end(self) -> Arc<Daemon> {
+        Arc::clone(&self.daemon)
+    }
 }
 
-impl Drop for Claim<'_> {
+impl Drop for Claim {
     fn drop(&mut self) {
         self.daemon.table().remove(&self.name, self.id);
     }

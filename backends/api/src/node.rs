@@ -61,6 +61,9 @@ impl Node {
 }
 
 /// A random 128-bit number for one run of one daemon.
+///
+/// Packed, because aligned to 16 bytes each lease of it would be padded for each node.
+#[repr(Rust, packed(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InstanceId(pub u128);
 
@@ -79,7 +82,7 @@ impl InstanceId {
 
 impl fmt::Display for InstanceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
+        write!(f, "{:032x}", { self.0 })
     }
 }
 
