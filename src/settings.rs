@@ -13,6 +13,7 @@ use std::time::Duration;
 use hickory_proto::rr::Name;
 use ipnet::IpNet;
 use repmd_backend_api::HostId;
+use tracing::level_filters::LevelFilter;
 
 use crate::dns;
 use crate::protocol::DEFAULT_PORT;
@@ -847,9 +848,11 @@ impl Settings {
             return Err(values.wrong("admin", "a loopback address, unless admin-token-file is set"));
         }
         let audit_log = values.parse("audit-log", "an absolute path", path)?;
-        let log = values.parse("log", "a level such as `info`, or a filter", |text| {
-            text.parse::<tracing_subscriber::EnvFilter>().ok().map(|_| text.to_owned())
-        })?;
+        let log = values.parse(
+            "log",
+            "`off`, `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,repmd::requests=debug`",
+            log_filter,
+        )?;
         let log_format = values.parse("log-format", "`text` or `json`", |text| match text {
             "text" => Some(LogFormat::Text),
             "json" => Some(LogFormat::Json),
@@ -975,6 +978,15 @@ fn name_server(text: &str) -> Option<SocketAddr> {
 }
 
 /// `FROM-TO`, neither of them 0.
+/// A bare word that is no level is refused: a filter takes it for the name of a part of a program, and logs nothing
+/// but that.
+fn log_filter(text: &str) -> Option<String> {
+    let is_word = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let is_known = |part: &str| !is_word(part) || !part.is_empty() && part.parse::<LevelFilter>().is_ok();
+    let is_filter = text.parse::<tracing_subscriber::EnvFilter>().is_ok();
+    (is_filter && text.split(',').map(str::trim).all(is_known)).then(|| text.to_owned())
+}
+
 fn port_range(text: &str) -> Option<RangeInclusive<u16>> {
     let (first, last) = text.split_once('-')?;
     let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
@@ -1064,6 +1076,20 @@ mod tests {
             let value = if setting.key == "backend" { "***" } else { "?/[" };
             let said = format!("{}: {value:?} (from flag) is wrong: expected ", setting.key);
             assert!(error.starts_with(&said), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_of_the_log_is_an_error_that_lists_them() {
+        let parse = |text: &str| check(&[("log", text)], &[], "").map(|settings| settings.log);
+        for text in ["warning", "chatty", "", "info,verbose", ",", "repmd=loud"] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains("expected `off`, `error`, `warn`, `info`"), "{text:?}: {error}");
+        }
+        for text in
+            ["off", "WARN", "trace", "info,repmd::requests=debug", "repmd::requests", "info,hickory=off"]
+        {
+            assert_eq!(parse(text).unwrap(), text);
         }
     }
 
