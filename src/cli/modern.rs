@@ -268,6 +268,9 @@ pub(super) fn ask(
     };
     let place = at.map_or("this host", String::as_str);
     reply.map_err(|error| match error {
+        AskError::Connect(error) if at.is_none() && error.kind() == io::ErrorKind::ConnectionRefused => {
+            format!("no EPMD at {place}, port {port}: nothing listens there; `repmd serve` starts one").into()
+        }
         AskError::Connect(error) => format!("no EPMD at {place}, port {port}: {error}").into(),
         error => format!("the EPMD at {place}, port {port}: {error}").into(),
     })
@@ -277,6 +280,9 @@ fn names(matches: &ArgMatches, environment: Environment<'_>) -> Result<ExitCode,
     let reply = ask(matches, environment, &Request::Names, PATIENCE)?;
     let names: NamesReply<'_> = decode_names_reply(&reply)?;
     let mut nodes: Vec<_> = names.nodes().map(|(name, port)| (escaped(name), port)).collect();
+    if nodes.is_empty() {
+        return say(b"no nodes\n").map(|()| ExitCode::SUCCESS);
+    }
     nodes.sort_unstable();
     let width = nodes.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).max("NAME".len());
     let mut table = format!("{:width$}  PORT\n", "NAME");

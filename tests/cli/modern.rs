@@ -339,7 +339,16 @@ fn a_question_without_a_daemon_names_the_place_and_fails() {
         assert_eq!((result.exit, &*result.stdout), (2, ""), "{arguments:?}");
         let said = format!("repmd: no EPMD at {place}, port {port}: ");
         assert!(result.stderr.starts_with(&said), "{arguments:?}: {}", result.stderr);
+        let next = "nothing listens there; `repmd serve` starts one";
+        assert_eq!(result.stderr.contains(next), place == "this host", "{arguments:?}: {}", result.stderr);
     }
+}
+
+#[test]
+fn names_of_a_daemon_without_nodes_are_said_to_be_none() {
+    let daemon = serve(&[], &[]);
+    let names = done(&mut repmd(["names", "--port", &daemon.port().to_string()]));
+    assert_eq!(names, Done::new(0, "no nodes\n", ""));
 }
 
 #[test]

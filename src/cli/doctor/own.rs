@@ -83,7 +83,8 @@ impl Doctor<'_> {
             self.report.found(PORT_SHARED, format!("beside repmd, {other} listens on port {port} too"));
         }
         let host = known_as.map(|host| format!(" as {host}")).unwrap_or_default();
-        self.report.fine(format!("repmd answers on port {port}{host}, with {count} nodes"));
+        let nodes = if count == 1 { "node" } else { "nodes" };
+        self.report.fine(format!("repmd answers on port {port}{host}, with {count} {nodes}"));
         true
     }
 
