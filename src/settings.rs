@@ -839,7 +839,7 @@ impl Settings {
         let admin_token_file = values.parse("admin-token-file", "an absolute path", path)?;
         let admin =
             values.parse("admin", "an address and port such as 127.0.0.1:4370, or `off`", |text| {
-                if text == "off" { Some(Admin::Off) } else { text.parse().ok().map(Admin::At) }
+                if text == "off" { Some(Admin::Off) } else { admin_address(text).map(Admin::At) }
             })?;
         if let Some(Admin::At(address)) = admin
             && !address.ip().to_canonical().is_loopback()
@@ -978,6 +978,15 @@ fn name_server(text: &str) -> Option<SocketAddr> {
 }
 
 /// `FROM-TO`, neither of them 0.
+/// Also as browsers show it.
+fn admin_address(text: &str) -> Option<SocketAddr> {
+    let text = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+    match text.strip_prefix("localhost:") {
+        Some(port) => port.parse().ok().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        None => text.parse().ok(),
+    }
+}
+
 /// A bare word that is no level is refused: a filter takes it for the name of a part of a program, and logs nothing
 /// but that.
 fn log_filter(text: &str) -> Option<String> {
@@ -1076,6 +1085,17 @@ mod tests {
             let value = if setting.key == "backend" { "***" } else { "?/[" };
             let said = format!("{}: {value:?} (from flag) is wrong: expected ", setting.key);
             assert!(error.starts_with(&said), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_admin_api_may_be_named_as_a_browser_shows_it() {
+        let there = Admin::At(SocketAddr::from(([127, 0, 0, 1], 4371)));
+        for text in ["127.0.0.1:4371", "localhost:4371", "http://127.0.0.1:4371", "http://localhost:4371/"] {
+            assert_eq!(check(&[("admin", text)], &[], "").unwrap().admin, there, "{text}");
+        }
+        for text in ["localhost", "https://localhost:4371", "http://", "localhost:70000"] {
+            assert!(check(&[("admin", text)], &[], "").is_err(), "{text}");
         }
     }
 

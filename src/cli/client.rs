@@ -46,6 +46,23 @@ pub(super) fn ask_host(
     ask(&resolve(host, port, until).map_err(AskError::Connect)?, request, until)
 }
 
+/// The host and port that a person means: `hostb`, `hostb:4370`, `192.0.2.1`, `2001:db8::1`, `[2001:db8::1]` or
+/// `[2001:db8::1]:4370`. Without a port it is `port`.
+pub(super) fn host_and_port(text: &str, port: u16) -> (&str, u16) {
+    let number = |text: &str| text.parse().ok();
+    if let Some((host, rest)) = text.strip_prefix('[').and_then(|text| text.split_once(']')) {
+        return match rest.strip_prefix(':').and_then(number) {
+            Some(port) => (host, port),
+            None if rest.is_empty() => (host, port),
+            None => (text, port),
+        };
+    }
+    match text.split_once(':').map(|(host, rest)| (host, number(rest))) {
+        Some((host, Some(port))) if !host.is_empty() => (host, port),
+        _ => (text, port),
+    }
+}
+
 /// Where a socket at this address is asked from this machine.
 pub(super) fn at_loopback(address: SocketAddr) -> SocketAddr {
     let ip = match address {
@@ -112,4 +129,29 @@ fn left(until: Instant) -> io::Result<Duration> {
 
 fn silent() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "no whole answer in time")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::host_and_port;
+
+    #[test]
+    fn a_place_is_a_host_with_or_without_a_port() {
+        for (text, place) in [
+            ("hostb", ("hostb", 4369)),
+            ("hostb:5000", ("hostb", 5000)),
+            ("192.0.2.1:5000", ("192.0.2.1", 5000)),
+            ("::1", ("::1", 4369)),
+            ("2001:db8::1", ("2001:db8::1", 4369)),
+            ("[::1]", ("::1", 4369)),
+            ("[::1]:5000", ("::1", 5000)),
+            // None of these is a place, and the resolver says so of the whole.
+            (":5000", (":5000", 4369)),
+            ("hostb:", ("hostb:", 4369)),
+            ("hostb:70000", ("hostb:70000", 4369)),
+            ("[::1]5000", ("[::1]5000", 4369)),
+        ] {
+            assert_eq!(host_and_port(text, 4369), place, "{text}");
+        }
+    }
 }

@@ -13,7 +13,7 @@ use repmd_backend_api::AliveName;
 use serde_json::{Value, json};
 
 use super::api::{Api, ApiError, in_path};
-use super::client::{AskError, PATIENCE, ask_host, ask_local};
+use super::client::{AskError, PATIENCE, ask_host, ask_local, host_and_port};
 use super::{doctor, overview, register, wait};
 use crate::printable::{escaped, escaped_json};
 use crate::protocol::{NamesReply, PortReply, Request, decode_names_reply, decode_port_reply};
@@ -77,7 +77,10 @@ fn command() -> Command {
         Arg::new("port").long("port").value_name("PORT").help(help)
     };
     let at = || {
-        Arg::new("at").long("at").value_name("HOST").help("Ask the daemon of this host [default: this one]")
+        Arg::new("at")
+            .long("at")
+            .value_name("HOST[:PORT]")
+            .help("Ask the daemon of this host [default: this one]")
     };
     let name = || {
         let help = "The part before the @; repmd knows nodes elsewhere by both parts";
@@ -261,12 +264,12 @@ pub(super) fn ask(
     within: Duration,
 ) -> Result<Vec<u8>, Failure> {
     let port = settings(matches, environment)?.port;
-    let at = matches.get_one::<String>("at");
+    let at = matches.get_one::<String>("at").map(|at| host_and_port(at, port));
     let reply = match at {
-        Some(host) => ask_host(host, port, request, within),
+        Some((host, port)) => ask_host(host, port, request, within),
         None => ask_local(port, request, within),
     };
-    let place = at.map_or("this host", String::as_str);
+    let (place, port) = at.unwrap_or(("this host", port));
     reply.map_err(|error| match error {
         AskError::Connect(error) if at.is_none() && error.kind() == io::ErrorKind::ConnectionRefused => {
             format!("no EPMD at {place}, port {port}: nothing listens there; `repmd serve` starts one").into()

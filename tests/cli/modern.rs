@@ -312,6 +312,8 @@ fn names_lists_the_nodes_as_a_table() {
     assert_eq!(done(&mut repmd(["names", "--port", &port])), Done::new(0, table, ""));
     assert_eq!(done(&mut repmd(["names", "--at", "127.0.0.1", "--port", &port])), Done::new(0, table, ""));
     assert_eq!(done(repmd(["names"]).env("ERL_EPMD_PORT", &port)), Done::new(0, table, ""));
+    assert_eq!(done(&mut repmd(["names", "--at", &format!("[::1]:{port}")])), Done::new(0, table, ""));
+    assert_eq!(done(&mut repmd(["names", "--at", &format!("localhost:{port}")])), Done::new(0, table, ""));
 }
 
 #[test]
