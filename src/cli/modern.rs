@@ -100,7 +100,13 @@ fn command() -> Command {
         .subcommand(with_settings(
             Command::new("check-config").about("Check the settings and show them with their origins"),
         ))
-        .subcommand(Command::new("names").about("List the nodes of a host").args([at(), port()]))
+        .subcommand(
+            Command::new("names")
+                .about("List the nodes of a host")
+                .arg(Arg::new("host").value_name("HOST[:PORT]").conflicts_with("at").help("As --at"))
+                .args([at(), port()])
+                .arg(json("Write the list as JSON")),
+        )
         .subcommand(
             Command::new("lookup")
                 .about("Ask where a node listens; exits with 1 when it is not registered")
@@ -263,8 +269,17 @@ pub(super) fn ask(
     request: &Request<'_>,
     within: Duration,
 ) -> Result<Vec<u8>, Failure> {
-    let port = settings(matches, environment)?.port;
-    let at = matches.get_one::<String>("at").map(|at| host_and_port(at, port));
+    ask_at(matches.get_one::<String>("at"), settings(matches, environment)?.port, request, within)
+}
+
+/// Asks the host that is named so, or this one.
+fn ask_at(
+    at: Option<&String>,
+    port: u16,
+    request: &Request<'_>,
+    within: Duration,
+) -> Result<Vec<u8>, Failure> {
+    let at = at.map(|at| host_and_port(at, port));
     let reply = match at {
         Some((host, port)) => ask_host(host, port, request, within),
         None => ask_local(port, request, within),
@@ -280,8 +295,15 @@ pub(super) fn ask(
 }
 
 fn names(matches: &ArgMatches, environment: Environment<'_>) -> Result<ExitCode, Failure> {
-    let reply = ask(matches, environment, &Request::Names, PATIENCE)?;
+    let at = matches.get_one::<String>("host").or_else(|| matches.get_one("at"));
+    let reply = ask_at(at, settings(matches, environment)?.port, &Request::Names, PATIENCE)?;
     let names: NamesReply<'_> = decode_names_reply(&reply)?;
+    if matches.get_flag("json") {
+        let mut nodes: Vec<_> = names.nodes().collect();
+        nodes.sort_unstable();
+        let nodes: Vec<_> = nodes.iter().map(|(name, port)| json!({ "name": name, "port": port })).collect();
+        return say_json(&json!({ "nodes": nodes })).map(|()| ExitCode::SUCCESS);
+    }
     let mut nodes: Vec<_> = names.nodes().map(|(name, port)| (escaped(name), port)).collect();
     if nodes.is_empty() {
         return say(b"no nodes\n").map(|()| ExitCode::SUCCESS);

@@ -314,6 +314,13 @@ fn names_lists_the_nodes_as_a_table() {
     assert_eq!(done(repmd(["names"]).env("ERL_EPMD_PORT", &port)), Done::new(0, table, ""));
     assert_eq!(done(&mut repmd(["names", "--at", &format!("[::1]:{port}")])), Done::new(0, table, ""));
     assert_eq!(done(&mut repmd(["names", "--at", &format!("localhost:{port}")])), Done::new(0, table, ""));
+    assert_eq!(done(&mut repmd(["names", &format!("localhost:{port}")])), Done::new(0, table, ""));
+    assert_eq!(done(&mut repmd(["names", "localhost", "--port", &port])), Done::new(0, table, ""));
+    assert_eq!(done(&mut repmd(["names", "localhost", "--at", "localhost"])).exit, 2);
+    let json = done(&mut repmd(["names", "--json", "--port", &port]));
+    let nodes: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    let node = |name| serde_json::json!({ "name": name, "port": 4321 });
+    assert_eq!(nodes, serde_json::json!({ "nodes": [node("a"), node("grüße"), node("rabbit")] }));
 }
 
 #[test]
