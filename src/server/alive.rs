@@ -182,3 +182,19 @@ impl Drop for Claim {
         self.daemon.table().remove(&self.name, self.id);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::register_and_hold;
+
+    fn size_of_future<A, B, C, D, F: Future>(_of: impl FnOnce(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Each node has one for as long as it lives. It is the greatest part of what `repmd-bench --only memory` measures.
+    #[test]
+    fn the_future_of_a_node_is_small() {
+        let size = size_of_future(register_and_hold);
+        assert!(size <= 352, "{size} bytes");
+    }
+}
