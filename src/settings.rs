@@ -977,8 +977,7 @@ fn name_server(text: &str) -> Option<SocketAddr> {
     text.parse().ok().or_else(at_port_53)
 }
 
-/// `FROM-TO`, neither of them 0.
-/// Also as browsers show it.
+/// An address and port, also as a browser shows them: `http://localhost:4370/`.
 fn admin_address(text: &str) -> Option<SocketAddr> {
     let text = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
     match text.strip_prefix("localhost:") {
@@ -996,6 +995,7 @@ fn log_filter(text: &str) -> Option<String> {
     (is_filter && text.split(',').map(str::trim).all(is_known)).then(|| text.to_owned())
 }
 
+/// `FROM-TO`, neither of them 0.
 fn port_range(text: &str) -> Option<RangeInclusive<u16>> {
     let (first, last) = text.split_once('-')?;
     let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
