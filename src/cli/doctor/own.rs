@@ -83,8 +83,7 @@ impl Doctor<'_> {
             self.report.found(PORT_SHARED, format!("beside repmd, {other} listens on port {port} too"));
         }
         let host = known_as.map(|host| format!(" as {host}")).unwrap_or_default();
-        let nodes = if count == 1 { "node" } else { "nodes" };
-        self.report.fine(format!("repmd answers on port {port}{host}, with {count} {nodes}"));
+        self.report.fine(format!("repmd answers on port {port}{host}, with {}", nodes(count as u64)));
         true
     }
 
@@ -148,10 +147,14 @@ impl Doctor<'_> {
             }
         }
         if let Some(total) = list["total"].as_u64() {
-            self.report
-                .fine(format!("it knows {total} nodes in the cluster {}", text_of(&status["cluster"])));
+            let cluster = text_of(&status["cluster"]);
+            self.report.fine(format!("it knows {} in the cluster {cluster}", nodes(total)));
         }
     }
+}
+
+fn nodes(count: u64) -> String {
+    if count == 1 { "1 node".to_owned() } else { format!("{count} nodes") }
 }
 
 fn text_of(value: &Value) -> &str {
@@ -165,4 +168,14 @@ fn node_count(reply: &[u8], port: u16) -> Option<usize> {
     // A stranger's words may be as long. Behind a translation, the port is another one.
     (names.nodes().count() == lines && (names.port == u32::from(port) || names.port <= 65_535))
         .then_some(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nodes;
+
+    #[test]
+    fn one_node_is_said_as_one() {
+        assert_eq!([0, 1, 2].map(nodes), ["0 nodes", "1 node", "2 nodes"]);
+    }
 }
