@@ -1,6 +1,6 @@
 //! What it costs to keep many names.
 
-use std::sync::Barrier;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use repmd_test_support::{Peer, alive2, names};
@@ -8,7 +8,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::UnshareFlags;
 
 use crate::SOON;
-use crate::stage::Stage;
+use crate::stage::{Host, Stage};
 
 const NAMES: usize = 10_000;
 
@@ -23,19 +23,14 @@ const DAEMON_MAX: f64 = if cfg!(debug_assertions) { 12.0 } else { 3.0 };
 fn renewing_ten_thousand_names_of_each_of_three_hosts_costs_little() {
     let stage = Stage::alone();
     let hosts = ["a", "b", "c"].map(|host| stage.plan(host).set("lease-ttl", "15s").start());
-    // Before and after the measurement.
-    let (registered, measured) = (Barrier::new(hosts.len() + 1), Barrier::new(hosts.len() + 1));
     std::thread::scope(|scope| {
-        for host in &hosts {
-            let (port, registered, measured) = (host.port(), &registered, &measured);
-            scope.spawn(move || {
-                have_descriptors_alone();
-                let _nodes = register_all(port);
-                registered.wait();
-                measured.wait();
-            });
-        }
-        registered.wait();
+        let hold = |host: &Host| {
+            let (port, (registered, is_registered), (end, is_over)) = (host.port(), channel(), channel());
+            scope.spawn(move || hold_nodes(port, &registered, &is_over));
+            (is_registered, end)
+        };
+        let held = hosts.each_ref().map(hold);
+        held.iter().for_each(|(is_registered, _)| is_registered.recv().expect("all nodes are registered"));
         // The quietest interval counts: whoever shares this machine makes others more expensive.
         let (mut of_store, mut of_hosts) = (100.0f64, 100.0f64);
         for _ in 0..INTERVALS {
@@ -47,13 +42,19 @@ fn renewing_ten_thousand_names_of_each_of_three_hosts_costs_little() {
             of_hosts = of_hosts.min(percent(hosts - before[0]) / 3.0);
             of_store = of_store.min(percent(store - before[1]));
         }
-        let held = hosts.each_ref().map(|host| names(host.port()).len());
-        measured.wait();
-        assert_eq!(held, [NAMES; 3]);
+        assert_eq!(hosts.each_ref().map(|host| names(host.port()).len()), [NAMES; 3]);
         println!("of a core: {of_store:.1} % for the store, {of_hosts:.1} % for each daemon");
         assert!(of_store < 10.0, "{of_store:.1} % of a core for the store");
         assert!(of_hosts < DAEMON_MAX, "{of_hosts:.1} % of a core for each daemon");
     });
+}
+
+/// Has all nodes until the other side of `is_over` is gone.
+fn hold_nodes(port: u16, registered: &Sender<()>, is_over: &Receiver<()>) {
+    have_descriptors_alone();
+    let _nodes = register_all(port);
+    let _ = registered.send(());
+    let _ = is_over.recv();
 }
 
 /// Gives this thread a table of descriptors of its own: three times ten thousand are too many for one.

@@ -26,6 +26,7 @@ pub use rabbitmq::RabbitMq;
 pub use root::{Root, Scratch};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Waits until `condition` gives something, and panics with `what` when it does not by `deadline`.
@@ -43,6 +44,25 @@ pub fn wait_for<T>(what: &str, deadline: Duration, mut condition: impl FnMut() -
 /// [`wait_for`] something that is true or not.
 pub fn wait_until(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
     wait_for(what, deadline, || condition().then_some(()));
+}
+
+/// Runs `background` in as many threads beside `test`. Its flag is set when `test` is over, also by a panic: threads
+/// that went on would keep the panic from being shown.
+pub fn beside<T>(threads: usize, background: impl Fn(&AtomicBool) + Sync, test: impl FnOnce() -> T) -> T {
+    struct SetAtTheEnd<'a>(&'a AtomicBool);
+    impl Drop for SetAtTheEnd<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| background(&is_over));
+        }
+        let _ends = SetAtTheEnd(&is_over);
+        test()
+    })
 }
 
 /// Lets this process open as many files as it may: thousands of connections are open at once.
