@@ -9,7 +9,8 @@ use std::slice;
 use std::sync::Arc;
 
 use repmd_backend_api::{AliveName, Found, HostId, Instance, Node, Registration};
-use rustix::net::getsockname;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, getsockname, recv};
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::field::display;
 use tracing::{debug, info, warn};
@@ -46,6 +47,11 @@ impl Asker<'_> {
 
     fn is_local(&self) -> bool {
         is_local(self.peer, || self.local())
+    }
+
+    /// Whether the asker has reset the connection since. One that only closed its side still reads.
+    fn has_reset(&self) -> bool {
+        matches!(recv(self.socket, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT), Err(Errno::CONNRESET))
     }
 }
 
@@ -296,6 +302,11 @@ fn list(daemon: &Daemon, asker: Asker<'_>, is_dump: bool) -> Answer {
     let stats = &daemon.stats;
     let counter = if is_dump { &stats.dump } else { &stats.names };
     counter.add();
+    // A list can take as long as a thousand look-ups, and a backlog holds thousands of connections.
+    if asker.has_reset() {
+        debug!(peer = %asker.peer, "reset before its list was made");
+        return Answer::Silence;
+    }
     let own = || daemon.registry.instance().host.clone();
     let virtual_hosts = || daemon.topology.virtual_hosts.values().cloned();
     let hosts = match (daemon.topology.virtual_host(|| asker.local()), daemon.topology.names) {
