@@ -17,11 +17,12 @@
 //! | [`line_queue`] | lines on their way to a log |
 //! | [`listen`] | addresses and listening sockets |
 //! | [`run`] | one run: sockets, signals, end |
+//! | [`upgrade`] | another program in the place of this one, under its nodes |
 //! | `background` | `-daemon`: leaving whoever started the program |
 //! | [`telemetry`] | log lines |
 //! | [`cli`] | the two command lines |
 //!
-//! Arrows point one way: `cli` -> `run` -> `admin` -> `server` -> `relay` -> `registry`; `run` -> `dns` -> `server`;
+//! Arrows point one way: `cli` -> `run` -> `admin` -> `server` -> `relay` -> `registry`; `run` -> `dns` -> `server`; `run` -> `upgrade` -> `server`;
 //! `run` -> `hosts_file` -> `registry`; `server` -> `protocol`; `registry`, `protocol` -> the contract in `backends/api`. Only the program names a concrete backend.
 
 pub mod admin;
@@ -44,3 +45,4 @@ pub mod service_manager;
 pub mod settings;
 pub mod telemetry;
 mod throttle;
+pub mod upgrade;

@@ -123,6 +123,13 @@ impl LineQueue {
         self.has_lost.notified().await;
     }
 
+    /// Waits until everything is written, for so long at most.
+    pub fn settle(&self, time: Duration) {
+        let is_busy = |state: &mut State| state.is_writing || !state.waiting.is_empty();
+        // Whatever comes of it, nobody waits any longer.
+        let _ = self.changed.wait_timeout_while(self.state(), time, is_busy);
+    }
+
     /// Why no line gets through at the moment; `None`: they do.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
@@ -193,12 +200,9 @@ fn write_all<'a>(out: &impl AsFd, lines: &'a [u8], is_line_open: &mut bool) -> R
 
 impl Drop for Flush {
     fn drop(&mut self) {
-        let mut state = self.0.state();
-        state.is_closed = true;
+        self.0.state().is_closed = true;
         self.0.changed.notify_all();
-        let is_busy = |state: &mut State| state.is_writing || !state.waiting.is_empty();
-        // Whatever comes of it, the program ends.
-        let _ = self.0.changed.wait_timeout_while(state, FLUSH_TIME, is_busy);
+        self.0.settle(FLUSH_TIME);
     }
 }
 

@@ -143,6 +143,16 @@ impl Sockets {
         self.udp.is_empty() && self.tcp.is_empty()
     }
 
+    /// The same sockets once more.
+    ///
+    /// # Errors
+    /// When no descriptor is left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let udp = self.udp.iter().map(UdpSocket::try_clone).collect::<io::Result<_>>()?;
+        let tcp = self.tcp.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
+        Ok(Self { udp, tcp })
+    }
+
     /// Sockets of both kinds at each of these addresses, which `setting` names.
     ///
     /// # Errors

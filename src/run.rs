@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,6 +13,7 @@ use repmd_backend_api::{BackendError, HostId, Instance, InstanceId, RegistryBack
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -23,10 +25,13 @@ use crate::hosts_file::HostsFile;
 use crate::listen::{ListenError, Passed, Sockets, listen, passed_by_service_manager};
 use crate::registry::{Options, Registry};
 use crate::relay::{self, Relay};
-use crate::server::{Daemon, Listener, serve};
+use crate::server::{Carried, Daemon, Listener, serve};
 use crate::service_manager::ServiceManager;
 use crate::settings::{ADMIN_ADDRESS, Admin, Backend, Settings, machine_name};
 use crate::telemetry::{self, AuditLog, Log};
+use crate::upgrade::{
+    self, Begin, Called, Identity, Inherited, OtherSockets, Outcome, State, Upgrader, Went,
+};
 
 /// The concrete backends, which only the program names.
 pub trait Backends {
@@ -88,6 +93,7 @@ struct Opened {
     wire: Vec<Listener>,
     dns: Sockets,
     admin: Option<(TcpListener, Option<Token>)>,
+    outcome: Outcome,
 }
 
 /// How many files this process may have open once it serves: the hard limit.
@@ -106,7 +112,18 @@ pub fn run(
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> ExitCode {
     let in_background = matches!(start, Start::Classic { daemon: true, .. });
-    if in_background {
+    let resumed = match upgrade::begin(environment) {
+        Ok(Begin::Anew) => None,
+        Ok(Begin::Check(state)) => return check(settings, start, &state, backends),
+        Ok(Begin::Resume(state)) => Some(state),
+        Err(error) => {
+            error!(%error, "cannot take over from the program before");
+            return ExitCode::FAILURE;
+        }
+    };
+    // Before the process goes to another directory.
+    let called = Called::now();
+    if in_background && resumed.is_none() {
         repmd_sys::close_inherited();
     }
     if let Start::Classic { daemon, .. } = start {
@@ -127,23 +144,27 @@ pub fn run(
     if open_files() < FILES_MIN {
         return fail(&format_args!("cannot serve with fewer than {FILES_MIN} open files: see ulimit -n"));
     }
-    let (wire, dns) = match open_listeners(settings, start, environment) {
-        Ok(opened) => opened,
-        Err(error @ ListenError::InUse(_)) if matches!(start, Start::Classic { .. }) => {
-            info!("{error}");
-            return ExitCode::SUCCESS;
-        }
-        Err(error) => return fail(&error),
+    let inherited = match resumed.as_deref().map(Inherited::take).transpose() {
+        Ok(inherited) => inherited,
+        Err(error) => return fail(&format_args!("cannot take over from the program before: {error}")),
     };
-    let opened = open_admin(settings, start).and_then(|admin| {
-        let dns = if dns.is_empty() { Sockets::bind("dns", &settings.dns.addresses)? } else { dns };
-        Ok(Opened { wire, dns, admin })
-    });
+    let is_resumed = resumed.is_some();
+    let opened = match inherited {
+        Some(inherited) => open_again(settings, start, inherited),
+        None => match open_listeners(settings, start, environment) {
+            Ok((wire, dns)) => open_the_others(settings, start, wire, dns),
+            Err(error @ ListenError::InUse(_)) if matches!(start, Start::Classic { .. }) => {
+                info!("{error}");
+                return ExitCode::SUCCESS;
+            }
+            Err(error) => return fail(&error),
+        },
+    };
     let opened = match opened {
         Ok(opened) => opened,
         Err(error) => return fail(&error),
     };
-    let mut waiting = if in_background {
+    let mut waiting = if in_background && !is_resumed {
         match background::enter() {
             Ok(Background::Caller(status)) => return status,
             Ok(Background::Daemon(waiting)) => Some(waiting),
@@ -186,8 +207,9 @@ pub fn run(
                 waiting.tell_serving();
             }
         };
-        let ended = runtime
-            .block_on(serve_until_stopped(settings, manager, opened, hosts_file, backends, on_serving));
+        let run =
+            serve_until_stopped(settings, manager, opened, resumed, called, hosts_file, backends, on_serving);
+        let ended = runtime.block_on(run);
         // A name server that does not answer holds the thread that asks it, for as long as it likes.
         runtime.shutdown_timeout(LAST_QUESTIONS_TIME);
         ended
@@ -228,9 +250,78 @@ fn open_listeners(
     }
     let sockets =
         if passed.wire.is_empty() { listen(&settings.addresses, settings.port)? } else { passed.wire };
-    let listeners =
-        sockets.into_iter().map(|socket| Listener { port: reported_port(&socket, settings), socket });
-    Ok((listeners.collect(), passed.dns))
+    Ok((listeners(sockets, settings), passed.dns))
+}
+
+fn listeners(sockets: Vec<TcpListener>, settings: &Settings) -> Vec<Listener> {
+    let listener = |socket| Listener { port: reported_port(&socket, settings), socket };
+    sockets.into_iter().map(listener).collect()
+}
+
+/// All that is opened beside the wire.
+fn open_the_others(
+    settings: &Settings,
+    start: Start,
+    wire: Vec<Listener>,
+    dns: Sockets,
+) -> Result<Opened, String> {
+    let admin = open_admin(settings, start)?;
+    let dns = if dns.is_empty() { Sockets::bind("dns", &settings.dns.addresses)? } else { dns };
+    let outcome = Outcome::new().map_err(|error| format!("cannot keep a file in memory: {error}"))?;
+    Ok(Opened { wire, dns, admin, outcome })
+}
+
+/// What the program before had open stays as it is. What it had not, and the settings want now, is opened.
+fn open_again(settings: &Settings, start: Start, inherited: Inherited) -> Result<Opened, String> {
+    let Inherited { wire, others: OtherSockets { dns, admin }, outcome } = inherited;
+    let dns = if dns.is_empty() { Sockets::bind("dns", &settings.dns.addresses)? } else { dns };
+    let is_wanted = match settings.admin {
+        Admin::Off => false,
+        Admin::Default => true,
+        Admin::At(address) => {
+            admin.as_ref().is_some_and(|socket| socket.local_addr().is_ok_and(|local| local == address))
+        }
+    };
+    let admin = match admin.filter(|_| is_wanted) {
+        Some(socket) => Some((socket, admin_token(settings)?)),
+        None => open_admin(settings, start)?,
+    };
+    Ok(Opened { wire: listeners(wire, settings), dns, admin, outcome })
+}
+
+/// Says to the program before whether this one could serve its nodes.
+fn check(settings: &Settings, start: Start, state: &State, backends: &dyn Backends) -> ExitCode {
+    let could_serve = || {
+        admin_token(settings)?;
+        if let Some(path) = &settings.audit_log {
+            telemetry::open_audit_log(path)
+                .map_err(|error| format!("audit-log: cannot open {}: {error}", path.display()))?;
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| error.to_string())?;
+        runtime.block_on(async { backends.open(settings).map(drop) })?;
+        state.check(settings)
+    };
+    let told =
+        could_serve().and_then(|nodes| upgrade::tell_could_serve(nodes).map_err(|error| error.to_string()));
+    match told {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            // Where no log is written, as with -daemon.
+            if matches!(start, Start::Classic { daemon: true, .. }) {
+                let _ = writeln!(io::stderr(), "epmd: {why}");
+            } else {
+                error!("{why}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The token that operators must have, if there is one.
+fn admin_token(settings: &Settings) -> Result<Option<Token>, String> {
+    let Some(path) = &settings.admin_token_file else { return Ok(None) };
+    Token::read(path).map(Some).map_err(|error| format!("admin-token-file: {error}"))
 }
 
 /// The socket for operators, and the token that they must have. `None`: there is none.
@@ -244,10 +335,7 @@ fn open_admin(settings: &Settings, start: Start) -> Result<Option<(TcpListener, 
         (Admin::Default, Start::Modern) => ADMIN_ADDRESS,
         (Admin::At(address), _) => address,
     };
-    let token = match &settings.admin_token_file {
-        Some(path) => Some(Token::read(path).map_err(|error| format!("admin-token-file: {error}"))?),
-        None => None,
-    };
+    let token = admin_token(settings)?;
     match TcpListener::bind(address).and_then(|socket| socket.set_nonblocking(true).map(|()| socket)) {
         Ok(socket) => Ok(Some((socket, token))),
         Err(error) if settings.admin == Admin::Default => {
@@ -314,15 +402,21 @@ fn reported_port(socket: &TcpListener, settings: &Settings) -> u16 {
     socket.local_addr().map_or(settings.port, |address| address.port())
 }
 
+#[expect(clippy::too_many_arguments, reason = "one run of the daemon, which has all of them once")]
 async fn serve_until_stopped(
     settings: &Settings,
     manager: Option<ServiceManager>,
     opened: Opened,
+    resumed: Option<Box<State>>,
+    called: io::Result<Called>,
     hosts_file: Option<HostsFile>,
     backends: &dyn Backends,
     on_serving: impl FnOnce(),
 ) -> io::Result<()> {
-    let Opened { wire, dns, admin } = opened;
+    let Opened { wire, dns, admin, outcome } = opened;
+    let asked_to_upgrade = Upgrader::signal()?;
+    let admin_socket = admin.as_ref().map(|(socket, _)| socket.try_clone()).transpose()?;
+    let other_sockets = OtherSockets { dns: dns.try_clone()?, admin: admin_socket };
     let stop = CancellationToken::new();
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         // As the stock daemon and `nohup` have it: what whoever started the program ignores, it ignores too.
@@ -335,7 +429,7 @@ async fn serve_until_stopped(
             stop.cancel();
         });
     }
-    let instance = instance(settings);
+    let instance = instance(settings, resumed.as_deref().map(|state| &state.identity))?;
     let backend = backends.open(settings).map_err(io::Error::other)?;
     let options = Options {
         lookup: settings.lookup,
@@ -356,6 +450,18 @@ async fn serve_until_stopped(
         }
         (Backend::Memory, _) | (_, Some(_)) => registry,
     });
+    let carried = match &resumed {
+        Some(state) => {
+            let instance = registry.instance();
+            let carried = state.take_over(&instance)?;
+            let nodes = carried.nodes.iter().map(|node| (node.claim, Arc::clone(&node.registration)));
+            registry.resume(nodes.collect(), state.registry(&instance)?).await;
+            let registry = Arc::clone(&registry);
+            tokio::spawn(async move { registry.release_the_rest().await });
+            Some(carried)
+        }
+        None => None,
+    };
     let keeping = CancellationToken::new();
     let keeper = {
         let (registry, keeping) = (Arc::clone(&registry), keeping.clone());
@@ -422,8 +528,25 @@ async fn serve_until_stopped(
     if let Some(manager) = manager {
         manager.keep_informed(registry.readiness(), stop);
     }
+    let (replacements, asked_to_pause) = mpsc::channel(1);
+    if let Some((state, carried)) = resumed.zip(carried) {
+        tell_resumed(&state, &daemon, carried, &outcome);
+    }
+    match called {
+        Ok(called) => {
+            let upgrader = Upgrader {
+                called,
+                sockets: other_sockets,
+                outcome,
+                daemon: Arc::clone(&daemon),
+                replacements,
+            };
+            tokio::spawn(upgrader.keep(asked_to_upgrade));
+        }
+        Err(error) => warn!(%error, "this program's file is not known, so no other one can take its place"),
+    }
     on_serving();
-    let served = serve(wire, daemon).await;
+    let served = serve(wire, daemon, asked_to_pause).await;
     relaying.cancel();
     keeping.cancel();
     if let Err(error) = keeper.await {
@@ -463,12 +586,14 @@ async fn give_memory_back(daemon: Arc<Daemon>) {
 /// Ends the daemon when nodes have been there and none has been for so long.
 async fn end_when_empty(daemon: Arc<Daemon>, patience: Duration) {
     let pause = (patience / 10).clamp(Duration::from_millis(10), Duration::from_secs(1));
-    let mut came = 0;
+    let (mut came, mut was_used) = (0, false);
     let mut empty_since = Instant::now();
     loop {
         sleep(pause).await;
         let registrations = daemon.stats().granted.get();
-        if registrations == 0 || 0 < daemon.nodes_count() || came != registrations {
+        let has_nodes = 0 < daemon.nodes_count();
+        was_used |= has_nodes || 0 < registrations;
+        if !was_used || has_nodes || came != registrations {
             // One may have come and gone within the pause.
             came = registrations;
             empty_since = Instant::now();
@@ -479,17 +604,36 @@ async fn end_when_empty(daemon: Arc<Daemon>, patience: Duration) {
     }
 }
 
-/// Who this daemon is, as far as its settings say.
-fn instance(settings: &Settings) -> Instance {
-    let addresses = settings.advertise.clone().unwrap_or_default();
-    Instance {
-        id: InstanceId::random(),
+/// Goes on with what the program before was doing, and says so.
+fn tell_resumed(state: &State, daemon: &Arc<Daemon>, carried: Carried<OwnedFd>, outcome: &Outcome) {
+    let (nodes, under_way) = (carried.nodes.len(), carried.under_way.len());
+    let lost = daemon.resume(carried);
+    let (version, paused) = (&state.version, state.paused());
+    info!(nodes, lost, under_way, version, ?paused, "went on from the program before");
+    outcome.tell(&Went::Replaced {
+        versions: [version.clone(), env!("CARGO_PKG_VERSION").to_owned()],
+        nodes: [nodes, lost],
+        paused_ms: u64::try_from(paused.as_millis()).unwrap_or(u64::MAX),
+    });
+}
+
+/// Who this daemon is, as far as its settings, or the program before, say.
+fn instance(settings: &Settings, before: Option<&Identity>) -> io::Result<Instance> {
+    let known = before.map(|before| before.addresses.clone());
+    let addresses = settings.advertise.clone().or(known).unwrap_or_default();
+    let aliases = match (&settings.aliases, before) {
+        (Some(aliases), _) => aliases.clone(),
+        (None, Some(before)) => before.aliases()?,
+        (None, None) => aliases_of(&settings.host, &addresses),
+    };
+    Ok(Instance {
+        id: before.map_or_else(|| Ok(InstanceId::random()), Identity::id)?,
         name: settings.instance_name.clone(),
         host: settings.host.clone(),
-        aliases: settings.aliases.clone().unwrap_or_else(|| aliases_of(&settings.host, &addresses)),
+        aliases,
         addresses,
         port: settings.port,
-    }
+    })
 }
 
 /// What else the host is called unless somebody says so: by its full name, and by its addresses.

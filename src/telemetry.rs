@@ -118,6 +118,11 @@ pub fn lost_lines() -> [u64; 2] {
     [LOG.lost() + SYSLOG_LOST.get(), AUDIT_LOG.lost()]
 }
 
+/// Waits until the lines of now are written, for so long at most: another program is about to take this one's place.
+pub fn settle(time: Duration) {
+    [&LOG, &AUDIT_LOG].into_iter().filter(|log| log.is_open()).for_each(|log| log.settle(time));
+}
+
 /// Says how many lines were lost, once others get through again. Never ends.
 pub async fn tell_of_losses() {
     let log = tell_of_losses_of(&LOG, |_| {}, |lines| warn!(lines, "lines of the log were lost"));

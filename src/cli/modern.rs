@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::api::{Api, ApiError, in_path};
 use super::client::{AskError, PATIENCE, ask_host, ask_local, host_and_port};
-use super::{doctor, overview, register, wait};
+use super::{doctor, overview, register, upgrade, wait};
 use crate::printable::{escaped, escaped_json};
 use crate::protocol::{NamesReply, PortReply, Request, decode_names_reply, decode_port_reply};
 use crate::run::{Backends, Start, open_files, run};
@@ -54,6 +54,7 @@ pub(super) fn main(
         "lookup" => lookup(matches, environment),
         "wait" => wait::main(matches, environment),
         "register" => register::main(matches, environment),
+        "upgrade" => upgrade::main(matches, environment),
         "doctor" => doctor::main(matches, environment, backends),
         "completions" => completions(matches),
         "man" => man(matches),
@@ -141,6 +142,18 @@ fn command() -> Command {
                         .help("Where the node listens"),
                 )
                 .arg(Arg::new("hidden").long("hidden").action(ArgAction::SetTrue).help("It is a hidden node, as C nodes are"))
+                .arg(port()),
+        )
+        .subcommand(
+            Command::new("upgrade")
+                .about("Let a running daemon go on as the program that is installed now, under its nodes; exits with 1 when the old one serves on")
+                .arg(
+                    Arg::new("pid")
+                        .long("pid")
+                        .value_name("PID")
+                        .value_parser(value_parser!(i32).range(1..))
+                        .help("The daemon's process [default: the one that listens on the port]"),
+                )
                 .arg(port()),
         )
         .subcommand(

@@ -25,9 +25,11 @@ pub use events::{EVENTS_MAX, Event, Events, What};
 pub use health::StoreAway;
 pub use identity::default_instance_name;
 pub use leases::{Held, LeaseCounts, State};
+pub use past::CarriedPast;
 pub use question::{Lookup, Question};
 pub use stats::{Stats, VERBS};
 
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::Hash;
 use std::net::IpAddr;
@@ -38,8 +40,8 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::BoxFuture;
 use quick_cache::sync::Cache;
 use repmd_backend_api::{
-    AliveName, BackendError, Claim, Found, HostId, Instance, Lease, Node, Registration, RegistryBackend,
-    Scope, Search,
+    AliveName, BackendError, Claim, Found, HostId, Instance, Lease, LeaseToken, Node, Registration,
+    RegistryBackend, Scope, Search,
 };
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
@@ -189,6 +191,17 @@ pub struct Cluster {
 #[error("the registry does not answer, and what it said last is too old")]
 pub struct NobodyKnows;
 
+/// What a daemon's view is made of that its next program cannot learn by itself, beside its nodes.
+#[derive(Debug, Default)]
+pub struct Carried {
+    /// How long ago the store kept what is held, by the number of the claim.
+    pub renewed: HashMap<u64, Duration>,
+    /// What was let go, and the store may not know it yet.
+    pub releasing: Vec<Lease>,
+    /// Nodes that were on this host.
+    pub past: CarriedPast,
+}
+
 /// One daemon's view of one registry.
 #[derive(Debug)]
 pub struct Registry {
@@ -199,6 +212,8 @@ pub struct Registry {
     options: Options,
     health: Health,
     leases: Leases,
+    /// What was let go, and the store is being told so.
+    releasing: Mutex<BTreeMap<u64, Lease>>,
     past: Mutex<Past>,
     answers: Cache<Question, Arc<Slot<Remembered>>>,
     /// Nodes that other daemons hold, by their host.
@@ -244,6 +259,7 @@ impl Registry {
             options,
             health: Health::new(Arc::clone(&events)),
             leases: Leases::new(Arc::clone(&events)),
+            releasing: Mutex::default(),
             answers: Cache::new(ANSWERS_MAX),
             lists: Cache::new(LISTS_MAX),
             holders: Cache::new(HOLDERS_LISTS_MAX),
@@ -420,12 +436,71 @@ impl Registry {
         if self.hands_over.load(Ordering::Relaxed) {
             return;
         }
+        let name = &lease.registration.node.name;
         if self.is_shared() {
             self.leases.let_go(lease);
-            self.past().departed(&lease.registration.node.name, lease.creation());
+            self.past().departed(name, lease.creation());
+            self.releasing().insert(lease.token.number, lease.clone());
+        } else {
+            self.past().spent(name, lease.creation());
         }
         // If the store cannot be told, the registration ends with its lease: nobody renews it.
         let _ = self.ask("release", || self.backend.release(lease)).await;
+        if self.is_shared() {
+            self.releasing().remove(&lease.token.number);
+        }
+    }
+
+    /// What [`Registry::resume`] goes on from.
+    #[must_use]
+    pub fn carried(&self) -> Carried {
+        let held = self.leases.all().into_iter();
+        let renewed = held.filter_map(|held| {
+            let renewed = held.renewed.filter(|_| held.state == State::Published)?;
+            Some((held.lease.token.number, renewed.elapsed()))
+        });
+        Carried {
+            renewed: renewed.collect(),
+            releasing: self.releasing().values().cloned().collect(),
+            past: self.past().carried(),
+        }
+    }
+
+    /// Goes on from what the program before in this process had. `nodes`: what it held, oldest first, by the numbers of
+    /// its claims.
+    pub async fn resume(&self, nodes: Vec<(u64, Arc<Registration>)>, carried: Carried) {
+        let Carried { renewed, releasing, past } = carried;
+        self.past().resume(past);
+        let lease = |(number, registration): (u64, Arc<Registration>)| Lease {
+            token: LeaseToken { instance: registration.instance.id, number },
+            registration,
+        };
+        let leases: Vec<_> = nodes.into_iter().map(lease).collect();
+        if !self.is_shared() {
+            // It has begun empty, and is given everything at once.
+            if let Err(error) = self.backend.renew(&self.instance(), &leases).await {
+                warn!(%error, "the registry does not take what the program before held");
+            }
+            return;
+        }
+        for lease in leases {
+            let renewed = renewed.get(&lease.token.number).copied();
+            self.leases.resume(lease, renewed);
+        }
+        self.releasing().extend(releasing.into_iter().map(|lease| (lease.token.number, lease)));
+    }
+
+    /// Tells the store what the program before had no time to tell it.
+    pub async fn release_the_rest(&self) {
+        let left: Vec<_> = self.releasing().values().cloned().collect();
+        for lease in left {
+            let _ = self.ask("release", || self.backend.release(&lease)).await;
+            self.releasing().remove(&lease.token.number);
+        }
+    }
+
+    fn releasing(&self) -> MutexGuard<'_, BTreeMap<u64, Lease>> {
+        self.releasing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The daemon ends, and its nodes live on: what it holds is left for its next run, which answers for

@@ -39,9 +39,17 @@ impl Past {
         self.was_here(name);
     }
 
+    /// A node has left a registry that only this daemon uses.
+    pub(super) fn spent(&mut self, name: &AliveName, creation: Creation) {
+        self.creations.spend(name, creation);
+    }
+
     /// Somebody of this host has held `name` until now.
     pub(super) fn was_here(&mut self, name: &AliveName) {
-        let now = Instant::now();
+        self.was_here_at(name, Instant::now());
+    }
+
+    fn was_here_at(&mut self, name: &AliveName, now: Instant) {
         self.departures.insert(name.clone(), now);
         self.by_age.push_back((now, name.clone()));
         while let Some((since, oldest)) = self.by_age.front() {
@@ -66,10 +74,53 @@ impl Past {
         self.creations.last(name)
     }
 
+    /// What [`Past::resume`] goes on from.
+    pub(super) fn carried(&self) -> CarriedPast {
+        let is_current = |(since, name): &&(Instant, AliveName)| self.departures.get(name) == Some(since);
+        CarriedPast {
+            departures: self
+                .by_age
+                .iter()
+                .filter(is_current)
+                .map(|(since, name)| (name.clone(), since.elapsed()))
+                .collect(),
+            creations: self.creations.all(),
+            highest_forgotten: self.creations.highest_forgotten(),
+            offline: self.offline.used.iter().map(|(name, second)| (name.clone(), *second)).collect(),
+        }
+    }
+
+    /// Remembers what the program before did.
+    pub(super) fn resume(&mut self, carried: CarriedPast) {
+        let now = Instant::now();
+        for (name, ago) in &carried.departures {
+            // A clock that began since then has no such time.
+            self.was_here_at(name, now.checked_sub(*ago).unwrap_or(now));
+        }
+        self.creations.forget_below(carried.highest_forgotten);
+        for (name, creation) in &carried.creations {
+            self.creations.spend(name, *creation);
+        }
+        self.offline.used.extend(carried.offline);
+    }
+
     /// A creation for a node that is accepted without the store; `now` is the time since the Unix epoch.
     pub(super) fn offline_creation(&mut self, name: &AliveName, now: Duration) -> Creation {
         self.offline.next(name, now)
     }
+}
+
+/// What a daemon remembers of nodes that were on its host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CarriedPast {
+    /// Names of late, and how long ago they left, the longest first.
+    pub departures: Vec<(AliveName, Duration)>,
+    /// The last creation of names that left, the longest ago first.
+    pub creations: Vec<(AliveName, Creation)>,
+    /// None of those that left earlier had a higher one.
+    pub highest_forgotten: Option<Creation>,
+    /// The second, since the Unix epoch, whose creation a name has had without the store.
+    pub offline: Vec<(AliveName, u64)>,
 }
 
 /// Hands out creations from the clock, for one run of a daemon. Each has its second for itself, per name.

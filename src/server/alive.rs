@@ -2,19 +2,21 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use repmd_backend_api::{AliveName, Lease, Node, NodeName};
+use repmd_backend_api::{AliveName, Lease, LeaseToken, Node, NodeName};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, getpeername, recv};
 use socket2::SockRef;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, info};
 
 use super::answer::tell_of_refusal;
+use super::carried::{CarriedNode, Progress, UnderWay};
 use super::connection::{Then, sleep_if, write_now};
 use super::daemon::Daemon;
 use super::table::{AliveSocket, ClaimId};
@@ -32,15 +34,72 @@ pub(super) fn register_and_hold(
     socket: Arc<AliveSocket>,
     node: Node,
     place: OwnedSemaphorePermit,
+    asked: Asked,
 ) -> impl Future<Output = ()> + Send + 'static {
-    let registering = Box::pin(register(daemon, Arc::clone(&socket), node));
+    let registering = Box::pin(register_unless_frozen(daemon, Arc::clone(&socket), node, asked));
     async move {
         if let Some((claim, lease)) = registering.await {
-            let end = until_the_peer_ends(&socket).await;
-            Box::pin(unregister(claim, lease, end)).await;
+            hold(&socket, claim, lease).await;
         }
         drop(place);
     }
+}
+
+/// How a node asked, and that it waits for an answer.
+pub(super) struct Asked {
+    pub(super) request: Vec<u8>,
+    pub(super) port: u16,
+    pub(super) _under_way: TaskTrackerToken,
+}
+
+/// Goes on holding a node of the program before. `false`: another one has its name, or its connection cannot be watched.
+pub(super) fn resume(daemon: &Arc<Daemon>, node: CarriedNode<OwnedFd>) -> bool {
+    let CarriedNode { claim, socket, registration } = node;
+    let Ok(socket) = repmd_sys::watch_peer(socket).map(Arc::new) else { return false };
+    let (id, name) = (ClaimId(claim), registration.node.name.clone());
+    if !daemon.table().resume(&socket, id, Arc::clone(&registration)) {
+        return false;
+    }
+    // Where there are fewer places than before, none is left for others until enough of these are gone.
+    let place = Arc::clone(&daemon.places).try_acquire_owned().ok();
+    let lease =
+        Lease { token: LeaseToken { instance: registration.instance.id, number: claim }, registration };
+    let claim = Claim { daemon: Arc::clone(daemon), name, id };
+    daemon.nodes.spawn(async move {
+        hold(&socket, claim, lease).await;
+        drop(place);
+    });
+    true
+}
+
+/// Holds a node until its peer ends the connection.
+async fn hold(socket: &AliveSocket, claim: Claim, lease: Lease) {
+    let end = until_the_peer_ends(socket).await;
+    Box::pin(unregister(claim, lease, end)).await;
+}
+
+/// A node that has no answer yet is left to whoever goes on in this daemon's place. The store may have registered it: it
+/// is asked again by the same daemon, with a later claim.
+async fn register_unless_frozen(
+    daemon: Arc<Daemon>,
+    socket: Arc<AliveSocket>,
+    node: Node,
+    asked: Asked,
+) -> Option<(Claim, Lease)> {
+    let registered = tokio::select! {
+        biased;
+        () = daemon.frozen() => None,
+        registered = register(&daemon, &socket, node) => Some(registered),
+    };
+    if let Some(registered) = registered {
+        return registered;
+    }
+    let Asked { request, port, .. } = asked;
+    match socket.as_fd().try_clone_to_owned() {
+        Ok(socket) => daemon.leave(UnderWay { socket, port, progress: Progress::Asked(request) }),
+        Err(error) => debug!(%error, "a node that asked cannot be carried over"),
+    }
+    None
 }
 
 async fn unregister(claim: Claim, lease: Lease, end: &'static str) {
@@ -53,8 +112,7 @@ async fn unregister(claim: Claim, lease: Lease, end: &'static str) {
 }
 
 /// `None`: the node was refused, or did not wait for its answer; nothing of it is left.
-async fn register(daemon: Arc<Daemon>, socket: Arc<AliveSocket>, node: Node) -> Option<(Claim, Lease)> {
-    let (daemon, socket) = (&daemon, &socket);
+async fn register(daemon: &Arc<Daemon>, socket: &Arc<AliveSocket>, node: Node) -> Option<(Claim, Lease)> {
     let highest_version = node.highest_version;
     let Some(claim) = Claim::new(daemon, &node.name, socket).await else {
         return refuse(daemon, socket, &node, None).await;
@@ -187,7 +245,7 @@ impl Drop for Claim {
 mod tests {
     use super::register_and_hold;
 
-    fn size_of_future<A, B, C, D, F: Future>(_of: impl FnOnce(A, B, C, D) -> F) -> usize {
+    fn size_of_future<A, B, C, D, E, F: Future>(_of: impl FnOnce(A, B, C, D, E) -> F) -> usize {
         size_of::<F>()
     }
 

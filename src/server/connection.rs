@@ -1,13 +1,13 @@
 //! One connection, from its accept to its close, or to the hands of [`super::alive`].
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::net::{RecvFlags, SendFlags, getpeername, recv, send};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tracing::field::{DisplayValue, display};
@@ -15,6 +15,7 @@ use tracing::{Instrument as _, debug, debug_span};
 
 use super::alive;
 use super::answer::{Answer, Asker, answer, answer_later, complain};
+use super::carried::{Progress, UnderWay};
 use super::daemon::Daemon;
 use super::table::{AliveSocket, forget_unread};
 use crate::protocol::{REQUEST_BYTES_MAX, split_frame};
@@ -48,15 +49,19 @@ impl Socket {
     }
 
     fn watch_for_its_end(self) -> io::Result<Arc<AliveSocket>> {
-        let fd = match self {
-            Self::Fresh(fd) => fd,
+        repmd_sys::watch_peer(self.into_fd()?).map(Arc::new)
+    }
+
+    /// The socket alone, unknown to the event loop.
+    fn into_fd(self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Fresh(fd) => Ok(fd),
             Self::Watched(stream) => match Arc::try_unwrap(stream) {
-                Ok(stream) => stream.into_std()?.into(),
+                Ok(stream) => Ok(stream.into_std()?.into()),
                 // Nobody else keeps it once its request is whole.
-                Err(stream) => stream.as_fd().try_clone_to_owned()?,
+                Err(stream) => stream.as_fd().try_clone_to_owned(),
             },
-        };
-        repmd_sys::watch_peer(fd).map(Arc::new)
+        }
     }
 }
 
@@ -71,6 +76,29 @@ struct Connection {
 impl Connection {
     fn asker(&self) -> Asker<'_> {
         Asker { peer: self.peer, port: self.port, socket: self.socket.as_fd() }
+    }
+
+    /// Leaves the connection to whoever goes on in this daemon's place.
+    fn leave(self, daemon: &Daemon, progress: Progress) {
+        let Self { socket, peer, port } = self;
+        match socket.into_fd() {
+            Ok(socket) => daemon.leave(UnderWay { socket, port, progress }),
+            Err(error) => debug!(%peer, %error, "cannot be carried over"),
+        }
+    }
+}
+
+/// Goes on with a connection that was left.
+pub(super) fn resume(daemon: &Arc<Daemon>, UnderWay { socket, port, progress }: UnderWay) {
+    // One that has no peer has ended meanwhile.
+    let address = getpeername(&socket).ok().flatten().and_then(|address| SocketAddr::try_from(address).ok());
+    let Some(address) = address else { return };
+    let connection = Connection { socket: Socket::Fresh(socket), peer: address.ip().to_canonical(), port };
+    match progress {
+        Progress::Asked(received) => {
+            daemon.requests.spawn(wait_for_request(Arc::clone(daemon), connection, received));
+        }
+        Progress::Told(reply, written) => write_on(daemon, connection, reply, written),
     }
 }
 
@@ -90,7 +118,7 @@ pub(super) fn serve(daemon: &Arc<Daemon>, fd: OwnedFd, peer: IpAddr, port: u16, 
             let _span = debug_span!("request", %peer, tag = tag(body)).entered();
             scratch.clear();
             let answer = answer(daemon, body, connection.asker(), scratch);
-            deliver(daemon, connection, answer, scratch);
+            deliver(daemon, connection, received, answer, scratch);
         }
         Ok(_) => {
             let wait = wait_for_request(Arc::clone(daemon), connection, received.to_vec());
@@ -123,7 +151,16 @@ async fn wait_for_request(daemon: Arc<Daemon>, connection: Connection, mut recei
                 return complain(&daemon, asker(), &error);
             }
         }
-        match read_more(&daemon, &stream, &mut received).await {
+        let more = tokio::select! {
+            biased;
+            () = daemon.frozen() => {
+                drop(member);
+                let connection = Connection { socket: Socket::Watched(stream), peer, port };
+                return connection.leave(&daemon, Progress::Asked(received));
+            }
+            more = read_more(&daemon, &stream, &mut received) => more,
+        };
+        match more {
             Ok(0) => return debug!(%peer, bytes = received.len(), "closed before its request was whole"),
             Ok(_) => {}
             Err(error) => return debug!(%peer, bytes = received.len(), %error, "no whole request"),
@@ -135,7 +172,7 @@ async fn wait_for_request(daemon: Arc<Daemon>, connection: Connection, mut recei
     let _span = debug_span!("request", %peer, tag = tag(body)).entered();
     let mut out = Vec::new();
     let answer = answer(&daemon, body, asker(), &mut out);
-    deliver(&daemon, Connection { socket: Socket::Watched(stream), peer, port }, answer, &out);
+    deliver(&daemon, Connection { socket: Socket::Watched(stream), peer, port }, &received, answer, &out);
 }
 
 /// Appends what the peer sends next. A daemon that ends waits for the rest of a request, and for a first byte
@@ -166,8 +203,8 @@ async fn read_more(daemon: &Daemon, stream: &TcpStream, received: &mut Vec<u8>) 
     }
 }
 
-/// Does what was answered. `out` is the encoded reply, if the answer has one.
-fn deliver(daemon: &Arc<Daemon>, connection: Connection, answer: Answer, out: &[u8]) {
+/// Does what was answered to `request`. `out` is the encoded reply, if the answer has one.
+fn deliver(daemon: &Arc<Daemon>, connection: Connection, request: &[u8], answer: Answer, out: &[u8]) {
     match answer {
         Answer::Silence => {}
         Answer::Reply => {
@@ -181,17 +218,29 @@ fn deliver(daemon: &Arc<Daemon>, connection: Connection, answer: Answer, out: &[
             }
         }
         Answer::Later(later) => {
-            let waits = Arc::clone(daemon);
+            let (waits, request) = (Arc::clone(daemon), request.to_vec());
             let answering = async move {
                 let mut out = Vec::new();
-                let answer = answer_later(&waits, later, connection.asker(), &mut out).await;
-                deliver(&waits, connection, answer, &out);
+                let answer = tokio::select! {
+                    biased;
+                    () = waits.frozen() => None,
+                    answer = answer_later(&waits, later, connection.asker(), &mut out) => Some(answer),
+                };
+                match answer {
+                    Some(answer) => deliver(&waits, connection, &request, answer, &out),
+                    None => connection.leave(&waits, Progress::Asked(request)),
+                }
             };
             daemon.requests.spawn(answering.in_current_span());
         }
         Answer::Register(node, place) => match connection.socket.watch_for_its_end() {
             Ok(socket) => {
-                daemon.nodes.spawn(alive::register_and_hold(Arc::clone(daemon), socket, node, place));
+                let asked = alive::Asked {
+                    request: request.to_vec(),
+                    port: connection.port,
+                    _under_way: daemon.requests.token(),
+                };
+                daemon.nodes.spawn(alive::register_and_hold(Arc::clone(daemon), socket, node, place, asked));
             }
             Err(error) => debug!(peer = %connection.peer, %error, "cannot watch the connection"),
         },
@@ -235,20 +284,30 @@ pub(super) fn write_now(socket: BorrowedFd<'_>, reply: &[u8], then: Then) -> Res
 fn write_on(daemon: &Arc<Daemon>, connection: Connection, reply: Arc<Vec<u8>>, mut written: usize) {
     let daemon = Arc::clone(daemon);
     daemon.clone().requests.spawn(async move {
-        let Ok(stream) = connection.socket.watch() else { return };
-        let _member = daemon.slow_readers.join_with(connection.peer, &stream, &reply);
+        let Connection { socket, peer, port } = connection;
+        let Ok(stream) = socket.watch() else { return };
+        let member = daemon.slow_readers.join_with(peer, &stream, &reply);
         while written < reply.len() {
-            match timeout(daemon.limits.packet_timeout, stream.writable()).await {
+            let writable = tokio::select! {
+                biased;
+                () = daemon.frozen() => {
+                    drop(member);
+                    let connection = Connection { socket: Socket::Watched(stream), peer, port };
+                    return connection.leave(&daemon, Progress::Told(reply, written));
+                }
+                writable = timeout(daemon.limits.packet_timeout, stream.writable()) => writable,
+            };
+            match writable {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) | Err(_) => {
                     forget_unread(&stream);
-                    return debug!(peer = %connection.peer, written, "gave up a reply");
+                    return debug!(%peer, written, "gave up a reply");
                 }
             }
             match stream.try_write(&reply[written..]) {
                 Ok(more) => written += more,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return debug!(peer = %connection.peer, written, %error, "gave up a reply"),
+                Err(error) => return debug!(%peer, written, %error, "gave up a reply"),
             }
         }
     });

@@ -1,24 +1,32 @@
 //! What the connections of one daemon share.
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use repmd_backend_api::{AliveName, Registration};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::answer::FAULTS;
+use super::carried::{Carried, UnderWay};
 use super::crowd::Crowd;
 use super::limits::Limits;
 use super::policy::Policy;
 use super::stats::Stats;
-use super::table::Table;
+use super::table::{AliveSocket, Table};
 use super::topology::Topology;
+use super::{alive, connection};
 use crate::queue::Queue;
 use crate::registry::Registry;
 use crate::relay::Relay;
 use crate::throttle::{Throttle, Throttles};
+
+/// The longest that freezing takes: no task goes on beyond its next step, and none of these waits.
+const FREEZING_TIME: Duration = Duration::from_millis(500);
 
 /// One EPMD: its nodes, its rules, and the registry behind it.
 #[derive(Debug)]
@@ -46,6 +54,10 @@ pub struct Daemon {
     pub(super) faults: Throttles<FAULTS>,
     pub(super) stats: Stats,
     table: Mutex<Table>,
+    /// Whether nothing may go on, because another program is about to.
+    frozen: watch::Sender<bool>,
+    /// What was under way when that began.
+    left: Mutex<Vec<UnderWay>>,
     stop: CancellationToken,
     killed: AtomicBool,
 }
@@ -77,6 +89,8 @@ impl Daemon {
             faults: Throttles::new(),
             stats: Stats::default(),
             table: Mutex::default(),
+            frozen: watch::Sender::new(false),
+            left: Mutex::default(),
             stop,
             killed: AtomicBool::new(false),
         }
@@ -154,6 +168,62 @@ impl Daemon {
     pub(super) fn table(&self) -> MutexGuard<'_, Table> {
         // A panic leaves the table whole: each of its methods changes it in steps that cannot fail.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is registered here, with nothing that is under way.
+    #[must_use]
+    pub fn carried(&self) -> Carried<Arc<AliveSocket>> {
+        let table = self.table();
+        let (departed, next_claim) = table.past();
+        Carried { nodes: table.served(), departed, next_claim, under_way: Vec::new() }
+    }
+
+    /// Goes on from what the program before carried over. Returns how many of its nodes could not be held.
+    pub fn resume(self: &Arc<Self>, carried: Carried<OwnedFd>) -> usize {
+        self.table().resume_past(carried.departed, carried.next_claim);
+        let lost =
+            carried.nodes.into_iter().filter_map(|node| (!alive::resume(self, node)).then_some(())).count();
+        carried.under_way.into_iter().for_each(|under_way| connection::resume(self, under_way));
+        lost
+    }
+
+    /// Ends all that is under way at its next step, and returns it once it is all left. `None`: something goes on for
+    /// longer than it may.
+    pub(super) async fn freeze(&self) -> Option<Vec<UnderWay>> {
+        self.frozen.send_replace(true);
+        self.requests.close();
+        let ended = timeout(FREEZING_TIME, self.requests.wait()).await;
+        self.requests.reopen();
+        let left = std::mem::take(&mut *self.left());
+        match ended {
+            Ok(()) => Some(left),
+            Err(_) => {
+                *self.left() = left;
+                None
+            }
+        }
+    }
+
+    /// Goes on as before.
+    pub(super) fn thaw(self: &Arc<Self>, under_way: Vec<UnderWay>) {
+        self.frozen.send_replace(false);
+        let left = std::mem::take(&mut *self.left());
+        under_way.into_iter().chain(left).for_each(|under_way| connection::resume(self, under_way));
+    }
+
+    /// Ready when nothing may go on.
+    pub(super) async fn frozen(&self) {
+        // It fails when the sender is gone, which is in `self`.
+        let _ = self.frozen.subscribe().wait_for(|is_frozen| *is_frozen).await;
+    }
+
+    /// Leaves a connection to whoever goes on.
+    pub(super) fn leave(&self, under_way: UnderWay) {
+        self.left().push(under_way);
+    }
+
+    fn left(&self) -> MutexGuard<'_, Vec<UnderWay>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Fires when the daemon is to end.

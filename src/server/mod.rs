@@ -5,6 +5,7 @@
 
 mod alive;
 mod answer;
+mod carried;
 mod connection;
 mod crowd;
 mod daemon;
@@ -16,16 +17,18 @@ mod stats;
 mod table;
 mod topology;
 
+pub use carried::{Carried, CarriedNode, Departed, Progress, ServedNode, UnderWay};
 pub use daemon::Daemon;
 pub use limits::Limits;
 pub use policy::Policy;
 pub(crate) use policy::is_local;
 pub use stats::Stats;
+pub use table::AliveSocket;
 pub use topology::{Names, Topology};
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +36,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, error, info, warn};
@@ -58,21 +62,45 @@ pub struct Listener {
     pub port: u16,
 }
 
+/// Puts another program in this one's place, with all that the daemon carries over and these sockets that listen, and
+/// where nobody is served since then. Returns only where it fails.
+pub type Replace = Box<dyn FnOnce(&Carried<Arc<AliveSocket>>, &[BorrowedFd<'_>], Instant) + Send>;
+
 /// Serves until the daemon's stop token fires or a KILL is granted, then drains: no new connections,
 /// requests that are on their way are answered for up to [`Limits::drain_time`], and the connections of
-/// nodes are closed last.
+/// nodes are closed last. Each that comes from `replacements` is tried; meanwhile nobody is served.
 ///
 /// # Errors
 /// When a listener cannot be watched. Nothing that a peer does ends the daemon.
-pub async fn serve(listeners: Vec<Listener>, daemon: Arc<Daemon>) -> io::Result<()> {
-    let mut accepting = JoinSet::new();
-    for Listener { socket, port } in listeners {
-        let socket = repmd_sys::watch_listener(socket)?;
-        accepting.spawn(accept_all(socket, port, Arc::clone(&daemon)));
-    }
-    while let Some(ended) = accepting.join_next().await {
-        if let Err(error) = ended {
-            error!(%error, "a listener failed");
+pub async fn serve(
+    listeners: Vec<Listener>,
+    daemon: Arc<Daemon>,
+    mut replacements: mpsc::Receiver<Replace>,
+) -> io::Result<()> {
+    let watched = |Listener { socket, port }| Ok((Arc::new(repmd_sys::watch_listener(socket)?), port));
+    let listeners = listeners.into_iter().map(watched).collect::<io::Result<Vec<_>>>()?;
+    loop {
+        let mut accepting = JoinSet::new();
+        for (socket, port) in &listeners {
+            accepting.spawn(accept_all(Arc::clone(socket), *port, Arc::clone(&daemon)));
+        }
+        let replace = tokio::select! {
+            () = all_ended(&mut accepting) => break,
+            Some(replace) = replacements.recv() => replace,
+        };
+        let since = Instant::now();
+        // Each ends between two connections.
+        accepting.abort_all();
+        all_ended(&mut accepting).await;
+        match daemon.freeze().await {
+            Some(under_way) => {
+                let carried = Carried { under_way, ..daemon.carried() };
+                let sockets: Vec<_> = listeners.iter().map(|(socket, _)| socket.as_fd()).collect();
+                replace(&carried, &sockets, since);
+                daemon.thaw(carried.under_way);
+            }
+            // Whoever waits for the replacement hears that it is gone.
+            None => daemon.thaw(Vec::new()),
         }
     }
     if daemon.was_killed() {
@@ -97,9 +125,19 @@ async fn drain(daemon: &Daemon) {
     }
 }
 
+async fn all_ended(tasks: &mut JoinSet<()>) {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended
+            && !error.is_cancelled()
+        {
+            error!(%error, "a listener failed");
+        }
+    }
+}
+
 /// Accepts on one socket until the daemon stops, and then what is in its backlog: its clients believe that
 /// they are served.
-async fn accept_all(listener: AsyncFd<TcpListener>, port: u16, daemon: Arc<Daemon>) {
+async fn accept_all(listener: Arc<AsyncFd<TcpListener>>, port: u16, daemon: Arc<Daemon>) {
     let mut scratch = Vec::new();
     loop {
         let mut ready = tokio::select! {

@@ -11,13 +11,14 @@ use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 use socket2::SockRef;
 use tokio::io::unix::AsyncFd;
 
+use super::carried::{CarriedNode, Departed, ServedNode};
 use crate::protocol::{Response, write_active_line, write_names_line, write_old_line};
 
 /// Names of departed nodes that DUMP still shows, as many as on the stock daemon.
 const DEPARTED_MAX: usize = 1001;
 
 /// The connection of a node, watched for its end.
-pub(super) type AliveSocket = AsyncFd<OwnedFd>;
+pub type AliveSocket = AsyncFd<OwnedFd>;
 
 /// Every name that is registered with this daemon, or about to be.
 ///
@@ -72,13 +73,6 @@ struct Holder {
 #[derive(Debug)]
 struct Granted {
     registration: Arc<Registration>,
-    fd: i32,
-}
-
-#[derive(Debug)]
-struct Departed {
-    name: AliveName,
-    port: u16,
     fd: i32,
 }
 
@@ -145,6 +139,46 @@ impl Table {
         self.granted.insert(claim.0, Granted { registration, fd });
         self.forget_lists();
         true
+    }
+
+    /// Gives a name that a node of the program before holds to its connection again. `false`: somebody has it.
+    pub(super) fn resume(
+        &mut self,
+        socket: &Arc<AliveSocket>,
+        claim: ClaimId,
+        registration: Arc<Registration>,
+    ) -> bool {
+        if self.holders.contains_key(&registration.node.name) {
+            return false;
+        }
+        let holder = Holder { claim, socket: Arc::clone(socket), registration: None };
+        self.holders.insert(registration.node.name.clone(), holder);
+        self.next_claim = self.next_claim.max(claim.0 + 1);
+        self.grant(claim, registration)
+    }
+
+    /// What [`Table::resume_past`] takes: the names that departed, and the number of the next claim.
+    pub(super) fn past(&self) -> (Vec<Departed>, u64) {
+        (self.departed.by_age.values().cloned().collect(), self.next_claim)
+    }
+
+    /// Goes on from the table of the program before.
+    pub(super) fn resume_past(&mut self, departed: Vec<Departed>, next_claim: u64) {
+        departed.into_iter().for_each(|departed| self.departed.push(departed));
+        self.next_claim = self.next_claim.max(next_claim);
+    }
+
+    /// Every node that is registered, with its connection, oldest first.
+    pub(super) fn served(&self) -> Vec<ServedNode> {
+        let node = |(claim, granted): (&u64, &Granted)| {
+            let holder = self
+                .holders
+                .get(&granted.registration.node.name)
+                .filter(|holder| holder.claim.0 == *claim)?;
+            let (socket, registration) = (Arc::clone(&holder.socket), Arc::clone(&granted.registration));
+            Some(CarriedNode { claim: *claim, socket, registration })
+        };
+        self.granted.iter().filter_map(node).collect()
     }
 
     /// Frees `name` if `claim` still holds it.

@@ -48,6 +48,24 @@ impl<Name: Clone + Eq + Hash> Creations<Name> {
         self.spent.get(name).map(|(_, creation)| *creation).or(self.highest_forgotten)
     }
 
+    /// Every name that departed with its last creation, the longest ago first.
+    #[must_use]
+    pub fn all(&self) -> Vec<(Name, Creation)> {
+        let spent = |name: &Name| Some((name.clone(), self.spent.get(name)?.1));
+        self.by_departure.values().filter_map(spent).collect()
+    }
+
+    /// The highest creation of the names that are forgotten.
+    #[must_use]
+    pub fn highest_forgotten(&self) -> Option<Creation> {
+        self.highest_forgotten
+    }
+
+    /// Starts new names above `creation`, as if a name that had it were forgotten.
+    pub fn forget_below(&mut self, creation: Option<Creation>) {
+        self.highest_forgotten = self.highest_forgotten.max(creation);
+    }
+
     /// Remembers that a life of `name` had `creation`, which may be below what is known of the name: a
     /// late renewal can bring an earlier life back. Those of daemons without their registry are not
     /// counted on from.

@@ -39,6 +39,16 @@ impl fmt::Display for Process {
     }
 }
 
+fn entries_on(port: u16) -> Vec<TcpNetEntry> {
+    let listens = |entry: &TcpNetEntry| entry.state == TcpState::Listen && entry.local_address.port() == port;
+    tcp().into_iter().chain(tcp6()).flatten().filter(listens).collect()
+}
+
+/// The inodes of the sockets that listen on a port.
+pub(in crate::cli) fn listening_sockets(port: u16) -> BTreeSet<u64> {
+    entries_on(port).iter().map(|entry| entry.inode).collect()
+}
+
 /// Who listens on a port.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
@@ -50,10 +60,7 @@ pub(super) struct Listeners {
 impl Listeners {
     /// Of this machine, or of the network that this process is in.
     pub(super) fn on(port: u16) -> Self {
-        let listens =
-            |entry: &TcpNetEntry| entry.state == TcpState::Listen && entry.local_address.port() == port;
-        let entries = tcp().into_iter().chain(tcp6()).flatten();
-        let entries: Vec<_> = entries.filter(listens).collect();
+        let entries = entries_on(port);
         let inodes: BTreeSet<u64> = entries.iter().map(|entry| entry.inode).collect();
         let mut listeners = Self {
             addresses: entries.iter().map(|entry| entry.local_address).collect(),

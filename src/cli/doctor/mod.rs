@@ -22,6 +22,8 @@ mod target;
 
 pub use finding::{Finding, KINDS, Kind, Report, Severity};
 
+pub(super) use listeners::listening_sockets;
+
 use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
