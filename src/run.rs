@@ -93,7 +93,8 @@ struct Opened {
     wire: Vec<Listener>,
     dns: Sockets,
     admin: Option<(TcpListener, Option<Token>)>,
-    outcome: Outcome,
+    /// `None`: there can be no file in memory.
+    outcome: Option<Outcome>,
 }
 
 /// How many files this process may have open once it serves: the hard limit.
@@ -267,8 +268,9 @@ fn open_the_others(
 ) -> Result<Opened, String> {
     let admin = open_admin(settings, start)?;
     let dns = if dns.is_empty() { Sockets::bind("dns", &settings.dns.addresses)? } else { dns };
-    let outcome = Outcome::new().map_err(|error| format!("cannot keep a file in memory: {error}"))?;
-    Ok(Opened { wire, dns, admin, outcome })
+    let outcome = Outcome::new()
+        .inspect_err(|error| warn!(%error, "no file in memory: no other program can take this one's place"));
+    Ok(Opened { wire, dns, admin, outcome: outcome.ok() })
 }
 
 /// What the program before had open stays as it is. What it had not, and the settings want now, is opened.
@@ -286,7 +288,7 @@ fn open_again(settings: &Settings, start: Start, inherited: Inherited) -> Result
         Some(socket) => Some((socket, admin_token(settings)?)),
         None => open_admin(settings, start)?,
     };
-    Ok(Opened { wire: listeners(wire, settings), dns, admin, outcome })
+    Ok(Opened { wire: listeners(wire, settings), dns, admin, outcome: Some(outcome) })
 }
 
 /// Says to the program before whether this one could serve its nodes.
@@ -530,20 +532,15 @@ async fn serve_until_stopped(
     }
     let (replacements, asked_to_pause) = mpsc::channel(1);
     if let Some((state, carried)) = resumed.zip(carried) {
-        tell_resumed(&state, &daemon, carried, &outcome);
+        tell_resumed(&state, &daemon, carried, outcome.as_ref());
     }
-    match called {
-        Ok(called) => {
-            let upgrader = Upgrader {
-                called,
-                sockets: other_sockets,
-                outcome,
-                daemon: Arc::clone(&daemon),
-                replacements,
-            };
-            tokio::spawn(upgrader.keep(asked_to_upgrade));
-        }
-        Err(error) => warn!(%error, "this program's file is not known, so no other one can take its place"),
+    let called = called.inspect_err(
+        |error| warn!(%error, "this program's file is not known: no other one can take its place"),
+    );
+    if let (Ok(called), Some(outcome)) = (called, outcome) {
+        let daemon = Arc::clone(&daemon);
+        let upgrader = Upgrader { called, sockets: other_sockets, outcome, daemon, replacements };
+        tokio::spawn(upgrader.keep(asked_to_upgrade));
     }
     on_serving();
     let served = serve(wire, daemon, asked_to_pause).await;
@@ -605,16 +602,17 @@ async fn end_when_empty(daemon: Arc<Daemon>, patience: Duration) {
 }
 
 /// Goes on with what the program before was doing, and says so.
-fn tell_resumed(state: &State, daemon: &Arc<Daemon>, carried: Carried<OwnedFd>, outcome: &Outcome) {
+fn tell_resumed(state: &State, daemon: &Arc<Daemon>, carried: Carried<OwnedFd>, outcome: Option<&Outcome>) {
     let (nodes, under_way) = (carried.nodes.len(), carried.under_way.len());
     let lost = daemon.resume(carried);
     let (version, paused) = (&state.version, state.paused());
     info!(nodes, lost, under_way, version, ?paused, "went on from the program before");
-    outcome.tell(&Went::Replaced {
+    let went = Went::Replaced {
         versions: [version.clone(), env!("CARGO_PKG_VERSION").to_owned()],
         nodes: [nodes, lost],
         paused_ms: u64::try_from(paused.as_millis()).unwrap_or(u64::MAX),
-    });
+    };
+    outcome.inspect(|outcome| outcome.tell(&went));
 }
 
 /// Who this daemon is, as far as its settings, or the program before, say.

@@ -16,6 +16,7 @@ use repmd::server::{Daemon, Limits, Listener, Names, Policy, Topology, serve};
 use repmd_backend_api::{AliveName, HostId, Instance, InstanceId, Lease, Node};
 use repmd_backend_memory::Memory;
 use repmd_test_support::{Peer, in_own_network, run, wait_until};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 const WITHIN: Duration = Duration::from_secs(10);
@@ -91,7 +92,9 @@ impl Asked {
             }
         });
         let thread = std::thread::spawn(move || {
-            runtime.block_on(serve(vec![Listener { socket, port }], Arc::new(daemon))).unwrap();
+            runtime
+                .block_on(serve(vec![Listener { socket, port }], Arc::new(daemon), mpsc::channel(1).1))
+                .unwrap();
         });
         let mut asked = Self { port, stop, thread: Some(thread), nodes: Vec::new() };
         asked.register("app", 1001);

@@ -72,7 +72,7 @@ impl Outcome {
 
     /// Tells how it went.
     pub fn tell(&self, went: &Went) {
-        let number = self.0.try_clone().and_then(|file| read(file)).map_or(1, |last| last.number + 1);
+        let number = self.0.try_clone().and_then(read).map_or(1, |last| last.number + 1);
         if let Err(error) = self.write(&Last { number, went: went.clone() }) {
             warn!(%error, "cannot say how the replacement of the program went");
         }

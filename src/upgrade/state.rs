@@ -187,7 +187,9 @@ impl NodeRecord {
             advertised_port: self.advertised_port,
             creation: creation(self.creation)?,
             instance: Arc::clone(instance),
-            registered_at: SystemTime::UNIX_EPOCH + self.registered_at,
+            registered_at: SystemTime::UNIX_EPOCH
+                .checked_add(self.registered_at)
+                .ok_or_else(|| wrong("a time beyond all clocks"))?,
         }))
     }
 }
@@ -374,5 +376,84 @@ impl State {
     #[must_use]
     pub fn paused(&self) -> Duration {
         now().saturating_sub(self.frozen_at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Values;
+
+    /// As the first version of the format wrote it. Later versions must read it for as long as the format is 1.
+    const FIRST: &str = r#"{"format":1,"version":"0.1.0","identity":{"id":"00000000000000000000000000000007","name":"i",
+        "host":"a","port":4369,"addresses":["10.0.0.1"],"aliases":["a.example"]},"frozen_at":{"secs":1,"nanos":2},
+        "sockets":{"wire":[3],"dns_udp":[],"dns_tcp":[],"admin":null,"outcome":4},
+        "nodes":[{"claim":5,"fd":9,"name":"n","port":5000,"advertised_port":5001,"node_type":77,"protocol":0,
+        "versions":[6,5],"extra":[1,2],"creation":77,"registered_at":{"secs":1800000000,"nanos":0},
+        "renewed":{"secs":3,"nanos":0}}],"departed":[{"name":"d","port":1,"fd":8}],"next_claim":6,
+        "under_way":[{"fd":10,"port":4369,"asked":[0],"unread":0},{"fd":11,"port":4369,"asked":null,"unread":2}],
+        "releasing":[],"departures":[["d",{"secs":4,"nanos":0}]],"creations":[["d",70]],"highest_forgotten":60,
+        "offline":[["o",1800000000]]}"#;
+
+    fn read(json: &str, rests: &[u8]) -> io::Result<State> {
+        let length = (json.len() as u64).to_le_bytes();
+        State::read(&mut [MAGIC, length.as_slice(), json.as_bytes(), rests].concat().as_slice())
+    }
+
+    fn settings(host: &str) -> Settings {
+        let flags = [("host", host.to_owned()), ("instance-name", "i".to_owned())];
+        let values = Values::merge(&flags, &|_| None, None).unwrap();
+        Settings::check(&values, 1000, &|_| Ok(())).unwrap()
+    }
+
+    #[test]
+    fn the_first_version_of_the_format_is_read_and_says_all_of_it() {
+        let state = read(FIRST, b"xy").unwrap();
+        assert_eq!(state.check(&settings("a")), Ok(1));
+        let instance = Arc::new(Instance {
+            id: state.identity.id().unwrap(),
+            name: "i".to_owned(),
+            host: HostId::parse("a").unwrap(),
+            aliases: state.identity.aliases().unwrap(),
+            addresses: state.identity.addresses.clone(),
+            port: 4369,
+        });
+        let registry = state.registry(&instance).unwrap();
+        assert_eq!(instance.id, InstanceId(7));
+        assert_eq!(registry.renewed, HashMap::from([(5, Duration::from_secs(3))]));
+        assert_eq!(registry.past.highest_forgotten.map(Creation::get), Some(60));
+        assert_eq!(registry.past.creations, [(name("d").unwrap(), Creation::new(70).unwrap())]);
+        let node = state.nodes[0].registration(&instance).unwrap();
+        assert_eq!((node.node.port, node.advertised_port, node.creation.get()), (5000, 5001, 77));
+        assert_eq!(*node.node.extra, [1, 2]);
+    }
+
+    #[test]
+    fn members_that_this_version_does_not_know_are_ignored_and_other_formats_refused() {
+        let newer = FIRST.replacen("\"next_claim\"", "\"later\":[{}],\"next_claim\"", 1);
+        assert!(read(&newer, b"xy").is_ok());
+        let other = FIRST.replacen("\"format\":1", "\"format\":2", 1).replace("identity", "who");
+        let error = read(&other, b"").unwrap_err().to_string();
+        assert!(error.contains("the format 2, of repmd 0.1.0; this one reads 1"), "{error}");
+    }
+
+    #[test]
+    fn another_host_is_another_daemon() {
+        let error = read(FIRST, b"xy").unwrap().check(&settings("b")).unwrap_err();
+        assert_eq!(error, "host was a and is b: only a restart changes that");
+    }
+
+    #[test]
+    fn what_is_cut_short_or_impossible_is_an_error_that_says_so() {
+        let whole = [MAGIC, (FIRST.len() as u64).to_le_bytes().as_slice(), FIRST.as_bytes()].concat();
+        for length in [0, 7, 12, 16, 100, whole.len() - 1] {
+            assert!(State::read(&mut &whole[..length]).is_err(), "{length} bytes");
+        }
+        for (right, wrong) in [("\"name\":\"n\"", "\"name\":\"\""), ("\"creation\":77", "\"creation\":3")] {
+            let state = read(&FIRST.replacen(right, wrong, 1), b"xy").unwrap();
+            assert_eq!(state.check(&settings("a")), Ok(0), "{wrong}");
+        }
+        let beyond = FIRST.replacen("1800000000,\"nanos\"", "18446744073709551615,\"nanos\"", 1);
+        assert_eq!(read(&beyond, b"xy").unwrap().check(&settings("a")), Ok(0));
     }
 }

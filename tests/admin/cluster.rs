@@ -13,6 +13,7 @@ use repmd_backend_memory::Memory;
 use repmd_test_support::http::{EventStream, get};
 use repmd_test_support::{wait_for, wait_until};
 use serde_json::Value;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{SOON, json, names, register};
@@ -89,7 +90,7 @@ impl Shown {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let kept = tokio::spawn(async move { registry.keep(&keeping).await });
-                serve(vec![Listener { socket, port }], daemon).await.unwrap();
+                serve(vec![Listener { socket, port }], daemon, mpsc::channel(1).1).await.unwrap();
                 kept.await.unwrap();
             });
         });

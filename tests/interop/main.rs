@@ -9,6 +9,7 @@ mod elixir;
 mod every_release;
 mod one_release;
 mod rabbitmq;
+mod upgrade;
 
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::channel;
