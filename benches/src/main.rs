@@ -16,6 +16,7 @@ mod registry;
 mod relay;
 mod subject;
 mod table;
+mod upgrade;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -101,7 +102,7 @@ fn main() -> Result<ExitCode, Failure> {
         missed: 0,
     };
     println!("| what | repmd | floor | stock | bar | |\n|---|---|---|---|---|---|");
-    let measurements: [(&str, Measurement); 16] = [
+    let measurements: [(&str, Measurement); 17] = [
         ("lookup", Bench::look_ups),
         ("names", Bench::lists),
         ("churn", Bench::churn),
@@ -111,6 +112,7 @@ fn main() -> Result<ExitCode, Failure> {
         ("halfopen", Bench::half_open),
         ("storm", Bench::storm),
         ("start", Bench::start),
+        ("upgrade", Bench::upgrades),
         ("admin", Bench::look_ups_watched),
         ("elsewhere", Bench::look_ups_elsewhere),
         ("cold", Bench::cold_look_ups),
