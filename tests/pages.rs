@@ -38,6 +38,11 @@ fn the_page_on_topologies_is_as_it_says() {
 }
 
 #[test]
+fn the_page_on_upgrading_is_as_it_says() {
+    play("docs/upgrading.md");
+}
+
+#[test]
 fn the_page_on_dns_is_as_it_says() {
     play("docs/dns.md");
 }
