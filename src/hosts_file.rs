@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use crate::hosts::{Hosts, stand_ins};
+use crate::printable::in_words;
 use crate::registry::{Registry, What};
 use crate::throttle::Throttle;
 
@@ -136,7 +137,7 @@ impl HostsFile {
             }
             Err(error) => {
                 if let Some(left_out) = self.complaints.pass() {
-                    warn!(path = %self.path.display(), %error, left_out, "cannot write the hosts file");
+                    warn!(path = %self.path.display(), error = %in_words(&error), left_out, "cannot write the hosts file");
                 }
             }
         }

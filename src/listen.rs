@@ -7,6 +7,8 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tracing::warn;
 
+use crate::printable::in_words;
+
 /// Connections that the kernel keeps until they are accepted; it cuts this to `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
 
@@ -31,7 +33,7 @@ pub enum ListenError {
     #[error("there is already a epmd running at port {} on ipaddr {}", .0.port(), .0.ip())]
     InUse(SocketAddr),
     /// The address is not this machine's, or the port is not for this user.
-    #[error("failed to bind on ipaddr {}: {source}", .address.ip())]
+    #[error("failed to bind on ipaddr {}: {}", .address.ip(), in_words(.source))]
     Failed {
         /// Where.
         address: SocketAddr,
@@ -64,7 +66,9 @@ pub fn listen(addresses: &[IpAddr], port: u16) -> Result<Vec<TcpListener>, Liste
             }
             // The kernel lacks the family: the stock daemon passes over it too.
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => {}
-            Err(source) if implied => warn!("failed to bind on ipaddr {}: {source}", address.ip()),
+            Err(source) if implied => {
+                warn!("failed to bind on ipaddr {}: {}", address.ip(), in_words(&source));
+            }
             Err(source) => return Err(ListenError::Failed { address, source }),
         }
     }
@@ -150,7 +154,8 @@ impl Sockets {
     pub fn bind(setting: &str, addresses: &[SocketAddr]) -> Result<Self, String> {
         let mut sockets = Self::default();
         for address in addresses {
-            let wrong = |error: io::Error| format!("{setting}: cannot listen on {address}: {error}");
+            let wrong =
+                |error: io::Error| format!("{setting}: cannot listen on {address}: {}", in_words(&error));
             sockets.tcp.push(bind(*address).map_err(wrong)?);
             sockets.udp.push(bind_datagrams(*address).map_err(wrong)?);
         }
@@ -195,7 +200,7 @@ pub fn passed_by_service_manager(variable: &dyn Fn(&str) -> Option<String>) -> R
             }
             _ => repmd_sys::adopt_listener(fd).and_then(prepare).map(|socket| passed.wire.push(socket)),
         };
-        adopted.map_err(|error| ListenError::NotPassed(error.to_string()))?;
+        adopted.map_err(|error| ListenError::NotPassed(in_words(&error)))?;
     }
     Ok(passed)
 }

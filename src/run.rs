@@ -21,6 +21,7 @@ use crate::background::{self, Background};
 use crate::dns;
 use crate::hosts_file::HostsFile;
 use crate::listen::{ListenError, Passed, Sockets, listen, passed_by_service_manager};
+use crate::printable::in_words;
 use crate::registry::{Options, Registry};
 use crate::relay::{self, Relay};
 use crate::server::{Daemon, Listener, serve};
@@ -147,7 +148,7 @@ pub fn run(
         match background::enter() {
             Ok(Background::Caller(status)) => return status,
             Ok(Background::Daemon(waiting)) => Some(waiting),
-            Err(error) => return fail(&format_args!("cannot go into the background: {error}")),
+            Err(error) => return fail(&format_args!("cannot go into the background: {}", in_words(&error))),
         }
     } else {
         None
@@ -176,7 +177,7 @@ pub fn run(
             Start::Classic { systemd: false, .. } => None,
             Start::Classic { systemd: true, .. } | Start::Modern => ServiceManager::find(environment)
                 .unwrap_or_else(|error| {
-                    warn!(%error, "cannot notify the service manager");
+                    warn!(error = %in_words(&error), "cannot notify the service manager");
                     None
                 }),
         };
@@ -195,9 +196,9 @@ pub fn run(
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            error!(%error, "the daemon cannot run");
+            error!(error = %in_words(&error), "the daemon cannot run");
             if let Some(waiting) = waiting {
-                waiting.tell_failure(&format_args!("the daemon cannot run: {error}"));
+                waiting.tell_failure(&format_args!("the daemon cannot run: {}", in_words(&error)));
             }
             ExitCode::FAILURE
         }
@@ -251,10 +252,10 @@ fn open_admin(settings: &Settings, start: Start) -> Result<Option<(TcpListener, 
     match TcpListener::bind(address).and_then(|socket| socket.set_nonblocking(true).map(|()| socket)) {
         Ok(socket) => Ok(Some((socket, token))),
         Err(error) if settings.admin == Admin::Default => {
-            warn!(%address, %error, "no page and no metrics: set admin to an address of its own, or to off");
+            warn!(%address, error = %in_words(&error), "no page and no metrics: set admin to an address of its own, or to off");
             Ok(None)
         }
-        Err(error) => Err(format!("admin: cannot listen on {address}: {error}")),
+        Err(error) => Err(format!("admin: cannot listen on {address}: {}", in_words(&error))),
     }
 }
 
@@ -270,7 +271,7 @@ fn open_hosts_file(settings: &Settings) -> Result<Option<HostsFile>, String> {
     let inetrc = file.inetrc();
     match within_disk_time(move || inetrc.write()) {
         Some(Err(error)) => {
-            return Err(format!("hosts-file: cannot write beside {}: {error}", path.display()));
+            return Err(format!("hosts-file: cannot write beside {}: {}", path.display(), in_words(&error)));
         }
         Some(Ok(())) => {}
         None => {
@@ -287,7 +288,7 @@ fn open_audit_log(settings: &Settings) -> Result<Option<AuditLog>, String> {
     let opening = path.clone();
     match within_disk_time(move || telemetry::open_audit_log(&opening)) {
         Some(Ok(file)) => Ok(Some(AuditLog::Open(file))),
-        Some(Err(error)) => Err(format!("audit-log: cannot open {}: {error}", path.display())),
+        Some(Err(error)) => Err(format!("audit-log: cannot open {}: {}", path.display(), in_words(&error))),
         None => {
             warn!(path = %path.display(), "the disk of the audit log does not answer: lines wait until it does");
             Ok(Some(AuditLog::Later(path)))
@@ -404,7 +405,7 @@ async fn serve_until_stopped(
     };
     let admin = match admin {
         Some((socket, token)) => {
-            info!(address = ?socket.local_addr().ok(), "showing the cluster by HTTP");
+            info!(address = %socket.local_addr()?, "showing the cluster by HTTP");
             let about = About {
                 settings: settings.shown.clone(),
                 cluster: settings.cluster.clone(),
@@ -427,7 +428,7 @@ async fn serve_until_stopped(
     relaying.cancel();
     keeping.cancel();
     if let Err(error) = keeper.await {
-        error!(%error, "the registry was not kept");
+        error!(error = %in_words(&error), "the registry was not kept");
     }
     registry.retire().await;
     if relay_thread.is_some_and(|thread| thread.join().is_err()) {

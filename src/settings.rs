@@ -16,6 +16,7 @@ use repmd_backend_api::HostId;
 use tracing::level_filters::LevelFilter;
 
 use crate::dns;
+use crate::printable::in_words;
 use crate::protocol::DEFAULT_PORT;
 use crate::registry::{Lookup, default_instance_name};
 use crate::relay;
@@ -530,7 +531,7 @@ fn read_file(
         None => return Ok(BTreeMap::new()),
     };
     let unreadable = |reason: String| SettingError::File { path: path.clone(), reason };
-    let text = std::fs::read_to_string(&path).map_err(|error| unreadable(error.to_string()))?;
+    let text = std::fs::read_to_string(&path).map_err(|error| unreadable(in_words(&error)))?;
     let table: toml::Table = text.parse().map_err(|error| unreadable(place_of(&error, &text)))?;
     let mut settings = BTreeMap::new();
     for (key, value) in table {

@@ -27,7 +27,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::line_queue::{Flush, LineQueue};
 use crate::metrics::Counter;
-use crate::printable::{as_value, escaped, escaped_json};
+use crate::printable::{as_value, escaped, escaped_json, in_words};
 use crate::settings::LogFormat;
 
 /// A place for log lines.
@@ -192,7 +192,7 @@ pub fn audit_to(log: AuditLog) -> io::Result<Flush> {
         AuditLog::Open(file) => AUDIT_LOG.start(file),
         AuditLog::Later(path) => AUDIT_LOG.start_when_open(move || {
             let opened = open_audit_log(&path);
-            opened.inspect_err(|error| error!(path = %path.display(), %error, "cannot open the audit log"))
+            opened.inspect_err(|error| error!(path = %path.display(), error = %in_words(&error), "cannot open the audit log"))
         }),
     }
 }

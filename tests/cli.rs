@@ -24,6 +24,8 @@ mod settings;
 mod terminal;
 #[path = "cli/units.rs"]
 mod units;
+#[path = "cli/words.rs"]
+mod words;
 
 use std::ffi::OsStr;
 use std::io::ErrorKind;

@@ -19,6 +19,7 @@ use tokio::time::{error::Elapsed, timeout};
 
 use super::client::at_loopback;
 use crate::admin::Token;
+use crate::printable::in_words;
 use crate::settings::{ADMIN_ADDRESS, Admin, Settings};
 
 /// How long a daemon may take to answer: a list of a large cluster has four seconds for its store.
@@ -46,8 +47,9 @@ pub(crate) enum ApiError {
     #[error("admin-token-file: {0}")]
     TokenFile(String),
     #[error(
-        "no admin API at {address}: {error}; a daemon started by `repmd serve` has one at 127.0.0.1:4370 \
-         unless `admin` says otherwise, one with the stock command line has none; --admin asks elsewhere"
+        "no admin API at {address}: {}; a daemon started by `repmd serve` has one at 127.0.0.1:4370 \
+         unless `admin` says otherwise, one with the stock command line has none; --admin asks elsewhere",
+        in_words(.error)
     )]
     Connect { address: SocketAddr, error: io::Error },
     #[error("the admin API at {address} wants a token: name the daemon's file by --admin-token-file")]
@@ -197,7 +199,7 @@ impl Api {
     }
 
     pub(super) fn alien(&self, error: &dyn std::fmt::Display) -> ApiError {
-        ApiError::Alien { address: self.address, error: error.to_string() }
+        ApiError::Alien { address: self.address, error: in_words(error) }
     }
 
     fn silent(&self, time: Duration) -> ApiError {

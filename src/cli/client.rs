@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::printable::in_words;
 use crate::protocol::{Request, encode_request};
 
 /// How long an answer may take in all: what an Erlang node allows a daemon.
@@ -17,11 +18,11 @@ const REPLY_BYTES_MAX: usize = 64 << 20;
 /// What went wrong with a question.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AskError {
-    #[error("cannot connect: {0}")]
+    #[error("cannot connect: {}", in_words(.0))]
     Connect(io::Error),
-    #[error("cannot write: {0}")]
+    #[error("cannot write: {}", in_words(.0))]
     Write(io::Error),
-    #[error("cannot read: {error}")]
+    #[error("cannot read: {}", in_words(.error))]
     Read {
         error: io::Error,
         /// What came before.

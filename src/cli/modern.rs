@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::api::{Api, ApiError, in_path};
 use super::client::{AskError, PATIENCE, ask_host, ask_local, host_and_port};
 use super::{doctor, overview, register, wait};
-use crate::printable::{escaped, escaped_json};
+use crate::printable::{escaped, escaped_json, in_words};
 use crate::protocol::{NamesReply, PortReply, Request, decode_names_reply, decode_port_reply};
 use crate::run::{Backends, Start, open_files, run};
 use crate::settings::{
@@ -60,7 +60,7 @@ pub(super) fn main(
         other => unreachable!("clap knows no command {other}"),
     };
     done.unwrap_or_else(|error| {
-        complain(&error);
+        complain(&in_words(&*error));
         ExitCode::from(FAILED)
     })
 }
@@ -289,7 +289,7 @@ fn ask_at(
         AskError::Connect(error) if at.is_none() && error.kind() == io::ErrorKind::ConnectionRefused => {
             format!("no EPMD at {place}, port {port}: nothing listens there; `repmd serve` starts one").into()
         }
-        AskError::Connect(error) => format!("no EPMD at {place}, port {port}: {error}").into(),
+        AskError::Connect(error) => format!("no EPMD at {place}, port {port}: {}", in_words(&error)).into(),
         error => format!("the EPMD at {place}, port {port}: {error}").into(),
     })
 }

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use super::client::PATIENCE;
 use super::modern::{Environment, Failure, NOT_FOUND, complain, say, settings};
-use crate::printable::escaped;
+use crate::printable::{escaped, in_words};
 use crate::protocol::{Request, decode_alive2_reply, encode_request};
 
 /// Between two tries once the daemon has gone: as often as a node of OTP 23.3 or later.
@@ -65,7 +65,9 @@ async fn keep(node: &Node, port: u16) -> Result<ExitCode, Failure> {
             }
             Ok(Held::Over) => return Err("the daemon has closed the connection without an answer".into()),
             Err(_) if was_held => {}
-            Err(error) => return Err(format!("no EPMD at this host, port {port}: {error}").into()),
+            Err(error) => {
+                return Err(format!("no EPMD at this host, port {port}: {}", in_words(&error)).into());
+            }
         }
         sleep(AGAIN).await;
     }

@@ -5,6 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
+use humantime::format_duration;
 use repmd_backend_api::AliveName;
 
 use super::client::PATIENCE;
@@ -37,7 +38,7 @@ pub(super) fn main(matches: &ArgMatches, environment: Environment<'_>) -> Result
         if left.is_zero() {
             let what =
                 name.map_or("no daemon has answered".to_owned(), |name| format!("{name} is not registered"));
-            complain(&format_args!("{what} after {timeout:?}{last}"));
+            complain(&format_args!("{what} after {}{last}", format_duration(timeout)));
             return Ok(ExitCode::from(NOT_FOUND));
         }
         sleep(PAUSE.min(left));

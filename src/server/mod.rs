@@ -39,6 +39,8 @@ use tracing::{debug, error, info, warn};
 
 use connection::sleep_if;
 
+use crate::printable::in_words;
+
 /// Connections that one listener accepts before others get their turn.
 const ACCEPT_BATCH: usize = 64;
 
@@ -72,7 +74,7 @@ pub async fn serve(listeners: Vec<Listener>, daemon: Arc<Daemon>) -> io::Result<
     }
     while let Some(ended) = accepting.join_next().await {
         if let Err(error) = ended {
-            error!(%error, "a listener failed");
+            error!(error = %in_words(&error), "a listener failed");
         }
     }
     if daemon.was_killed() {
@@ -107,7 +109,7 @@ async fn accept_all(listener: AsyncFd<TcpListener>, port: u16, daemon: Arc<Daemo
             () = daemon.stop().cancelled() => break,
             ready = listener.readable() => match ready {
                 Ok(ready) => ready,
-                Err(error) => return error!(%error, "a listener cannot be watched any longer"),
+                Err(error) => return error!(error = %in_words(&error), "a listener cannot be watched any longer"),
             },
         };
         sleep_if(daemon.limits.delay_accept).await;
@@ -164,7 +166,7 @@ fn accept_batch(listener: &TcpListener, port: u16, daemon: &Arc<Daemon>, scratch
                 return if has_backlog(listener) { Batch::Exhausted(error) } else { Batch::Empty };
             }
             // The connection is gone before it was accepted, or a network error is reported for it.
-            Err(error) if is_of_one_connection(error) => debug!(%error, "accept failed"),
+            Err(error) if is_of_one_connection(error) => debug!(error = %in_words(&error), "accept failed"),
             // Such as EPERM by a security module. It may last, and a bare retry would spin.
             Err(error) => return Batch::Exhausted(error),
         }
@@ -205,7 +207,7 @@ async fn make_room(daemon: &Daemon, error: Errno) {
     }
     daemon.stats.pauses.add();
     if let Some(left_out) = daemon.complaints.pass() {
-        warn!(%error, left_out, nodes = daemon.table().len(), "cannot accept, pausing");
+        warn!(error = %in_words(&error), left_out, nodes = daemon.table().len(), "cannot accept, pausing");
     }
     sleep(daemon.limits.accept_pause).await;
 }

@@ -58,7 +58,7 @@ fn wait_ends_with_1_when_the_time_is_over_and_says_what_was_wrong() {
     assert!(result.stderr.starts_with(&said), "{}", result.stderr);
     let daemon = serve(&[], &[]);
     let result = done(&mut repmd(["wait", "a", "--port", &daemon.port().to_string(), "--timeout", "0s"]));
-    assert_eq!(result, Done::new(1, "", "repmd: a is not registered after 0ns\n"));
+    assert_eq!(result, Done::new(1, "", "repmd: a is not registered after 0s\n"));
     let wrong = done(&mut repmd(["wait", "a", "--timeout", "soon"]));
     assert_eq!(wrong.exit, 2);
     assert!(wrong.stderr.contains("expected a time such as 30s"), "{}", wrong.stderr);

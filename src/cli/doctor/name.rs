@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::finding::{OWN_NAME_ELSEWHERE, OWN_NAME_UNANSWERED};
 use super::{CONNECT_TIME, Doctor, ask, is_repmd, strings};
 use crate::cli::client::resolve;
+use crate::printable::in_words;
 use crate::protocol::{Request, decode_names_reply};
 use crate::settings::machine_name;
 
@@ -31,7 +32,10 @@ impl Doctor<'_> {
             Ok(places) => places,
             Err(error) => {
                 // Nodes at `localhost`, and those that find each other without DNS, need none.
-                self.report.fine(format!("{name} has no address here, for nodes that look it up: {error}"));
+                self.report.fine(format!(
+                    "{name} has no address here, for nodes that look it up: {}",
+                    in_words(&error)
+                ));
                 return;
             }
         };
