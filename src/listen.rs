@@ -108,6 +108,21 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     prepare(socket.into())
 }
 
+/// Where a socket at this address is asked from this machine.
+pub(crate) fn at_loopback(address: SocketAddr) -> SocketAddr {
+    let ip = match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        other => other.ip(),
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// Whether this machine has the address: only to its own can a socket be bound.
+pub(crate) fn is_own(address: IpAddr) -> bool {
+    UdpSocket::bind(SocketAddr::new(address, 0)).is_ok()
+}
+
 /// Receives datagrams there, and at no other address.
 fn bind_datagrams(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;

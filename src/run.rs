@@ -20,7 +20,7 @@ use crate::admin::{self, About, Token};
 use crate::background::{self, Background};
 use crate::dns;
 use crate::hosts_file::HostsFile;
-use crate::listen::{ListenError, Passed, Sockets, listen, passed_by_service_manager};
+use crate::listen::{ListenError, Passed, Sockets, at_loopback, listen, passed_by_service_manager};
 use crate::printable::in_words;
 use crate::registry::{Options, Registry};
 use crate::relay::{self, Relay};
@@ -234,11 +234,11 @@ fn open_listeners(
     Ok((listeners.collect(), passed.dns))
 }
 
-/// The socket for operators, and the token that they must have. `None`: there is none.
+/// The socket for operators, and the token that they must have. `None`: there is none. Where somebody else has the
+/// default address, such as another daemon of this machine, it is at a free port.
 ///
 /// # Errors
-/// When what was asked for cannot be had. That somebody else has the default address is only a warning: two
-/// daemons on one machine serve the wire all the same.
+/// When what was asked for cannot be had. Without the default there is only a warning: the wire is served all the same.
 fn open_admin(settings: &Settings, start: Start) -> Result<Option<(TcpListener, Option<Token>)>, String> {
     let address = match (settings.admin, start) {
         (Admin::Off, _) | (Admin::Default, Start::Classic { .. }) => return Ok(None),
@@ -249,7 +249,20 @@ fn open_admin(settings: &Settings, start: Start) -> Result<Option<(TcpListener, 
         Some(path) => Some(Token::read(path).map_err(|error| format!("admin-token-file: {error}"))?),
         None => None,
     };
-    match TcpListener::bind(address).and_then(|socket| socket.set_nonblocking(true).map(|()| socket)) {
+    let bind = |address: SocketAddr| {
+        let socket = TcpListener::bind(address)?;
+        socket.set_nonblocking(true).map(|()| socket)
+    };
+    let bound = match bind(address) {
+        Err(error) if settings.admin == Admin::Default && error.kind() == io::ErrorKind::AddrInUse => {
+            warn!(
+                "{address} is taken, so the page and the metrics are at a free port: set admin to have them at the same again"
+            );
+            bind(SocketAddr::new(address.ip(), 0))
+        }
+        bound => bound,
+    };
+    match bound {
         Ok(socket) => Ok(Some((socket, token))),
         Err(error) if settings.admin == Admin::Default => {
             warn!(%address, error = %in_words(&error), "no page and no metrics: set admin to an address of its own, or to off");
@@ -385,7 +398,11 @@ async fn serve_until_stopped(
     };
     tokio::spawn(telemetry::tell_of_losses());
     let daemon = Daemon::new(Arc::clone(&registry), policy, topology, settings.limits, stop.clone());
-    let daemon = Arc::new(daemon.with_relay(relay));
+    let admin_address = match &admin {
+        Some((socket, _)) => Some(at_loopback(socket.local_addr()?)),
+        None => None,
+    };
+    let daemon = Arc::new(daemon.with_relay(relay).with_admin(admin_address));
     let addresses: Vec<_> = wire.iter().filter_map(|listener| listener.socket.local_addr().ok()).collect();
     info!(host = %settings.host, ?addresses, "serving");
     let dns_stats = Arc::<dns::Stats>::default();

@@ -240,7 +240,7 @@ pub const TABLE: &[Setting] = &[
         variables: &["REPMD_ADMIN"],
         value: "ADDRESS:PORT",
         help: "Show the cluster by HTTP at this address: a page, an API, metrics, probes; or `off`",
-        default: "127.0.0.1:4370, or off with the stock command line",
+        default: "127.0.0.1:4370, or a free port of 127.0.0.1 if that is taken; off with the stock command line",
     },
     Setting {
         key: "admin-token-file",
@@ -606,7 +606,8 @@ fn without_password(url: &str) -> String {
 /// Where operators look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admin {
-    /// Where nobody said otherwise: at [`ADMIN_ADDRESS`] if it is free, or nowhere with the stock command line.
+    /// Where nobody said otherwise: at [`ADMIN_ADDRESS`], or at a free port if that is taken; nowhere with the stock
+    /// command line.
     Default,
     /// Nowhere.
     Off,
@@ -697,6 +698,12 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Who chose the value of `key`.
+    pub(crate) fn origin(&self, key: &str) -> &Origin {
+        let shown = self.shown.iter().find(|shown| shown.key == key);
+        &shown.expect("it is a key of the table").origin
+    }
+
     /// Checks every value. `descriptors` is how many files the process may have open, on which the
     /// defaults of the limits depend; `check_backend` says what it expects of the URL of a store.
     ///

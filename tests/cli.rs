@@ -24,6 +24,8 @@ mod settings;
 mod terminal;
 #[path = "cli/units.rs"]
 mod units;
+#[path = "cli/which_daemon.rs"]
+mod which_daemon;
 #[path = "cli/words.rs"]
 mod words;
 

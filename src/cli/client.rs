@@ -36,20 +36,40 @@ pub(super) fn ask_local(port: u16, request: &Request<'_>, within: Duration) -> R
     ask(&places, request, Instant::now() + within)
 }
 
-/// Asks the EPMD of `host`.
-pub(super) fn ask_host(
-    host: &str,
+/// Asks the host that is named so, or this one.
+///
+/// # Errors
+/// What is wrong there, in words.
+pub(super) fn ask_at(
+    at: Option<&str>,
     port: u16,
     request: &Request<'_>,
     within: Duration,
-) -> Result<Vec<u8>, AskError> {
+) -> Result<Vec<u8>, String> {
+    let at = at.map(|at| host_and_port(at, port));
+    let reply = match at {
+        Some((host, port)) => ask_host(host, port, request, within),
+        None => ask_local(port, request, within),
+    };
+    let (place, port) = at.unwrap_or(("this host", port));
+    reply.map_err(|error| match error {
+        AskError::Connect(error) if at.is_none() && error.kind() == io::ErrorKind::ConnectionRefused => {
+            format!("no EPMD at {place}, port {port}: nothing listens there; `repmd serve` starts one")
+        }
+        AskError::Connect(error) => format!("no EPMD at {place}, port {port}: {}", in_words(&error)),
+        error => format!("the EPMD at {place}, port {port}: {error}"),
+    })
+}
+
+/// Asks the EPMD of `host`.
+fn ask_host(host: &str, port: u16, request: &Request<'_>, within: Duration) -> Result<Vec<u8>, AskError> {
     let until = Instant::now() + within;
     ask(&resolve(host, port, until).map_err(AskError::Connect)?, request, until)
 }
 
 /// The host and port that a person means: `hostb`, `hostb:4370`, `192.0.2.1`, `2001:db8::1`, `[2001:db8::1]` or
 /// `[2001:db8::1]:4370`. Without a port it is `port`.
-pub(super) fn host_and_port(text: &str, port: u16) -> (&str, u16) {
+fn host_and_port(text: &str, port: u16) -> (&str, u16) {
     let number = |text: &str| text.parse().ok();
     if let Some((host, rest)) = text.strip_prefix('[').and_then(|text| text.split_once(']')) {
         return match rest.strip_prefix(':').and_then(number) {
@@ -62,16 +82,6 @@ pub(super) fn host_and_port(text: &str, port: u16) -> (&str, u16) {
         Some((host, Some(port))) if !host.is_empty() => (host, port),
         _ => (text, port),
     }
-}
-
-/// Where a socket at this address is asked from this machine.
-pub(super) fn at_loopback(address: SocketAddr) -> SocketAddr {
-    let ip = match address {
-        SocketAddr::V4(v4) if v4.ip().is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        other => other.ip(),
-    };
-    SocketAddr::new(ip, address.port())
 }
 
 /// The addresses of `host`. The resolver has a patience of its own, so it is left behind when time is over.

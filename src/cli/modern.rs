@@ -12,15 +12,14 @@ use clap_complete::Shell;
 use repmd_backend_api::AliveName;
 use serde_json::{Value, json};
 
-use super::api::{Api, ApiError, in_path};
-use super::client::{AskError, PATIENCE, ask_host, ask_local, host_and_port};
+use super::api::{Api, ApiError, in_path, is_named};
+use super::client::{PATIENCE, ask_at};
 use super::{doctor, overview, register, wait};
 use crate::printable::{escaped, escaped_json, in_words};
 use crate::protocol::{NamesReply, PortReply, Request, decode_names_reply, decode_port_reply};
 use crate::run::{Backends, Start, open_files, run};
 use crate::settings::{
-    ADMIN_ADDRESS, Admin, CONFIG_PATH, CONFIG_VARIABLE, Setting, SettingError, Settings, Shown, TABLE,
-    Values, duration,
+    Admin, CONFIG_PATH, CONFIG_VARIABLE, Setting, SettingError, Settings, Shown, TABLE, Values, duration,
 };
 use crate::telemetry::{self, Log};
 
@@ -149,12 +148,14 @@ fn command() -> Command {
                 .arg(Arg::new("of-host").long("host").value_name("HOST").help("Only those of this host"))
                 .arg(Arg::new("watch").long("watch").action(ArgAction::SetTrue).help(watch))
                 .arg(json("Write the list as JSON, one list a line"))
+                .arg(port())
                 .args(of_admin()),
         )
         .subcommand(
             Command::new("events")
                 .about("Follow what happens in the cluster: who registers, ends, is refused; the store")
                 .arg(json("Write each event as JSON on a line of its own"))
+                .arg(port())
                 .args(of_admin()),
         )
         .subcommand(with_settings(
@@ -206,7 +207,12 @@ fn of_admin() -> [Arg; 3] {
         Arg::new(key).long(key).value_name(value).help(help)
     };
     [
-        arg("admin", "ADDRESS:PORT", "Ask the daemon whose admin API is here", &ADMIN_ADDRESS.to_string()),
+        arg(
+            "admin",
+            "ADDRESS:PORT",
+            "Ask the daemon whose admin API is here",
+            "where the daemon on --port says",
+        ),
         arg("admin-token-file", "PATH", "Show it the token in this file", "none"),
         config_file(),
     ]
@@ -269,33 +275,12 @@ pub(super) fn ask(
     request: &Request<'_>,
     within: Duration,
 ) -> Result<Vec<u8>, Failure> {
-    ask_at(matches.get_one::<String>("at"), settings(matches, environment)?.port, request, within)
-}
-
-/// Asks the host that is named so, or this one.
-fn ask_at(
-    at: Option<&String>,
-    port: u16,
-    request: &Request<'_>,
-    within: Duration,
-) -> Result<Vec<u8>, Failure> {
-    let at = at.map(|at| host_and_port(at, port));
-    let reply = match at {
-        Some((host, port)) => ask_host(host, port, request, within),
-        None => ask_local(port, request, within),
-    };
-    let (place, port) = at.unwrap_or(("this host", port));
-    reply.map_err(|error| match error {
-        AskError::Connect(error) if at.is_none() && error.kind() == io::ErrorKind::ConnectionRefused => {
-            format!("no EPMD at {place}, port {port}: nothing listens there; `repmd serve` starts one").into()
-        }
-        AskError::Connect(error) => format!("no EPMD at {place}, port {port}: {}", in_words(&error)).into(),
-        error => format!("the EPMD at {place}, port {port}: {error}").into(),
-    })
+    let at = matches.get_one::<String>("at").map(String::as_str);
+    Ok(ask_at(at, settings(matches, environment)?.port, request, within)?)
 }
 
 fn names(matches: &ArgMatches, environment: Environment<'_>) -> Result<ExitCode, Failure> {
-    let at = matches.get_one::<String>("host").or_else(|| matches.get_one("at"));
+    let at = matches.get_one::<String>("host").or_else(|| matches.get_one("at")).map(String::as_str);
     let reply = ask_at(at, settings(matches, environment)?.port, &Request::Names, PATIENCE)?;
     let names: NamesReply<'_> = decode_names_reply(&reply)?;
     if matches.get_flag("json") {
@@ -343,13 +328,14 @@ fn origin(matches: &ArgMatches, environment: Environment<'_>, name: &str) -> Res
     }
     let ask = || -> Result<Option<Value>, ApiError> {
         let api = Api::of(&settings)?;
-        // The API at the default address may be another daemon's.
+        // The one that is named may be another daemon's.
         if api.get("/api/v1/status")?["port"] != settings.port {
             return Ok(None);
         }
         api.find(&format!("/api/v1/lookups/{}", in_path(name)))
     };
-    let is_asked_for = settings.admin_token_file.is_some() || matches!(settings.admin, Admin::At(_));
+    let is_asked_for =
+        settings.admin_token_file.is_some() || is_named(&settings) && settings.admin != Admin::Off;
     match ask() {
         Ok(origin) => Ok(origin),
         Err(error) => {

@@ -328,7 +328,7 @@ fn lookup_says_where_a_node_listens_or_fails() {
     let daemon = serve(&[], &[]);
     let _node = register(daemon.port(), "n");
     let port = daemon.port().to_string();
-    let lookup = |name: &str| done(repmd(["lookup", name, "--port", &port]).env("REPMD_ADMIN", "off"));
+    let lookup = |name: &str| done(&mut repmd(["lookup", name, "--port", &port, "--admin", "off"]));
     let found = Done::new(0, "n: port 4321, normal node, versions 5 to 6\n", "");
     assert_eq!(lookup("n"), found);
     assert_eq!(lookup("m"), Done::new(1, "", "m is not registered\n"));

@@ -9,8 +9,9 @@ use hickory_proto::rr::{Name, RecordType};
 
 use super::finding::{DNS_NAMELESS, DNS_SEARCH, DNS_SECOND, DNS_SILENT, DNS_UNASKED};
 use super::{CONNECT_TIME, Doctor};
-use crate::cli::client::{at_loopback, resolve};
+use crate::cli::client::resolve;
 use crate::dns;
+use crate::listen::at_loopback;
 use crate::printable::in_words;
 
 /// What tells the C library, and Erlang's own resolver, whom to ask.

@@ -1,11 +1,11 @@
 //! The name of this machine, by which its own nodes look for each other.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Instant;
 
 use super::finding::{OWN_NAME_ELSEWHERE, OWN_NAME_UNANSWERED};
 use super::{CONNECT_TIME, Doctor, ask, is_repmd, strings};
 use crate::cli::client::resolve;
+use crate::listen::is_own;
 use crate::printable::in_words;
 use crate::protocol::{Request, decode_names_reply};
 use crate::settings::machine_name;
@@ -56,9 +56,4 @@ impl Doctor<'_> {
             self.report.found(OWN_NAME_ELSEWHERE, saw);
         }
     }
-}
-
-/// Whether this machine has the address: only to its own can a socket be bound.
-fn is_own(address: IpAddr) -> bool {
-    UdpSocket::bind(SocketAddr::new(address, 0)).is_ok()
 }

@@ -22,7 +22,6 @@ impl Doctor<'_> {
         self.report.step("the daemon of this host");
         // Before anybody connects: that might start what a socket of the service manager stands for.
         let listeners = Listeners::on(self.settings.port);
-        self.find_api();
         if self.examine_port(&listeners) {
             self.examine_daemon();
             // Whoever else is on the port would be found again.
@@ -67,6 +66,7 @@ impl Doctor<'_> {
             self.report.found(PORT_FOREIGN, format!("{who} listens on port {port} and is no EPMD"));
             return false;
         };
+        self.find_api();
         let shown = self.daemon.as_ref().and_then(|(_, status)| status["host"].as_str());
         let machine = machine_name();
         let short = machine.split('.').next().unwrap_or_default();
@@ -102,7 +102,12 @@ impl Doctor<'_> {
                 ),
             ),
             // The stock command line has none.
-            Err(error @ (ApiError::Off | ApiError::Connect { .. })) => {
+            Err(
+                error @ (ApiError::Off
+                | ApiError::Connect { .. }
+                | ApiError::Without { .. }
+                | ApiError::NoDaemon(_)),
+            ) => {
                 self.report.fine(format!("what only the admin API tells is not looked at: {error}"));
             }
             Err(error @ (ApiError::TokenFile(_) | ApiError::TokenNeeded { .. } | ApiError::TokenWrong { .. })) => {
