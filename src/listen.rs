@@ -7,6 +7,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tracing::warn;
 
+use crate::listeners::Listeners;
 use crate::printable::in_words;
 
 /// Connections that the kernel keeps until they are accepted; it cuts this to `net.core.somaxconn`.
@@ -47,6 +48,22 @@ pub enum ListenError {
     /// The service manager was to pass sockets.
     #[error("no listening socket from the service manager: {0}")]
     NotPassed(String),
+}
+
+impl ListenError {
+    /// In repmd's own words, which name the program that has the port. Reads `/proc`.
+    #[must_use]
+    pub fn explained(&self) -> String {
+        match self {
+            Self::InUse(address) => taken(*address),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// That an address is taken, and by which programs.
+pub(crate) fn taken(address: SocketAddr) -> String {
+    format!("{address} is taken: {} listens on port {}", Listeners::on(address.port()).who(), address.port())
 }
 
 /// Listens on `port` of each address, and of the loopback addresses beside them; without addresses, of

@@ -20,7 +20,7 @@ use crate::admin::{self, About, Token};
 use crate::background::{self, Background};
 use crate::dns;
 use crate::hosts_file::HostsFile;
-use crate::listen::{ListenError, Passed, Sockets, at_loopback, listen, passed_by_service_manager};
+use crate::listen::{ListenError, Passed, Sockets, at_loopback, listen, passed_by_service_manager, taken};
 use crate::printable::in_words;
 use crate::registry::{Options, Registry};
 use crate::relay::{self, Relay};
@@ -134,6 +134,7 @@ pub fn run(
             info!("{error}");
             return ExitCode::SUCCESS;
         }
+        Err(error) if matches!(start, Start::Modern) => return fail(&error.explained()),
         Err(error) => return fail(&error),
     };
     let opened = open_admin(settings, start).and_then(|admin| {
@@ -268,6 +269,7 @@ fn open_admin(settings: &Settings, start: Start) -> Result<Option<(TcpListener, 
             warn!(%address, error = %in_words(&error), "no page and no metrics: set admin to an address of its own, or to off");
             Ok(None)
         }
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(format!("admin: {}", taken(address))),
         Err(error) => Err(format!("admin: cannot listen on {address}: {}", in_words(&error))),
     }
 }

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::time::{error::Elapsed, timeout};
 
-use super::client::{PATIENCE, ask_at};
+use super::client::{ANSWER_TIME as WIRE_TIME, ask_at};
 use crate::admin::Token;
 use crate::listen::{at_loopback, is_own};
 use crate::printable::in_words;
@@ -228,15 +228,13 @@ pub(super) fn is_named(settings: &Settings) -> bool {
 
 /// Where the API of the daemon on this port is, as it says itself.
 fn of_port(port: u16) -> Result<SocketAddr, ApiError> {
-    let asked = ask_at(None, port, &protocol::Request::PortPlease2(ADMIN_NAME), PATIENCE);
-    let reply = asked.map_err(ApiError::NoDaemon)?;
+    let request = protocol::Request::PortPlease2(ADMIN_NAME);
+    let found = ask_at(None, port, &request, WIRE_TIME, decode_port_reply).map_err(ApiError::NoDaemon)?;
     // Whoever listens there may say anything; a token is shown to no other machine.
     let place = |found: PortReply| {
         let address = *decode_whereabouts(&found.extra)?.addresses.first()?;
         is_own(address).then(|| SocketAddr::new(address, found.port))
     };
-    let no_epmd = |error| ApiError::NoDaemon(format!("no EPMD at this host, port {port}: {error}"));
-    let found = decode_port_reply(&reply).map_err(no_epmd)?;
     found.and_then(place).ok_or(ApiError::Without { port })
 }
 

@@ -7,10 +7,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::printable::in_words;
-use crate::protocol::{Request, encode_request};
+use crate::protocol::{ReplyError, Request, decode_names_reply, encode_request};
 
-/// How long an answer may take in all: what an Erlang node allows a daemon.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long an answer may take in all: a list of a shared registry has four seconds for its store.
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(5);
+
+/// The same where the stock program asks: what an Erlang node allows a daemon.
+pub(super) const STOCK_ANSWER_TIME: Duration = Duration::from_secs(10);
 
 /// The longest answer that is read: far beyond the names of as many nodes as a host can have.
 const REPLY_BYTES_MAX: usize = 64 << 20;
@@ -28,6 +31,12 @@ pub(super) enum AskError {
         /// What came before.
         reply: Vec<u8>,
     },
+    #[error("{place} takes connections and gives no whole answer")]
+    Silent {
+        place: SocketAddr,
+        /// What came of it.
+        reply: Vec<u8>,
+    },
 }
 
 /// Asks this machine's EPMD, at `::1` or else at `127.0.0.1`, and reads until it closes, `within` that time.
@@ -36,29 +45,55 @@ pub(super) fn ask_local(port: u16, request: &Request<'_>, within: Duration) -> R
     ask(&places, request, Instant::now() + within)
 }
 
-/// Asks the host that is named so, or this one.
+/// Asks the host that is named so, or this one, and takes what `read` makes of the answer.
 ///
 /// # Errors
 /// What is wrong there, in words.
-pub(super) fn ask_at(
+pub(super) fn ask_at<T>(
     at: Option<&str>,
     port: u16,
     request: &Request<'_>,
     within: Duration,
-) -> Result<Vec<u8>, String> {
+    read: impl FnOnce(&[u8]) -> Result<T, ReplyError>,
+) -> Result<T, String> {
     let at = at.map(|at| host_and_port(at, port));
     let reply = match at {
         Some((host, port)) => ask_host(host, port, request, within),
         None => ask_local(port, request, within),
     };
     let (place, port) = at.unwrap_or(("this host", port));
-    reply.map_err(|error| match error {
+    let reply = reply.map_err(|error| match error {
         AskError::Connect(error) if at.is_none() && error.kind() == io::ErrorKind::ConnectionRefused => {
             format!("no EPMD at {place}, port {port}: nothing listens there; `repmd serve` starts one")
         }
         AskError::Connect(error) => format!("no EPMD at {place}, port {port}: {}", in_words(&error)),
+        AskError::Silent { place, .. } => {
+            // A script's time is what is left of it: a little less than somebody said.
+            let tenths = within.as_millis().div_ceil(100);
+            let within = Duration::from_millis(u64::try_from(tenths * 100).unwrap_or(u64::MAX));
+            format!(
+                "no answer from {place} within {within:?}: what listens there is no EPMD, or stands still"
+            )
+        }
         error => format!("the EPMD at {place}, port {port}: {error}"),
+    })?;
+    read(&reply).map_err(|error| match error {
+        ReplyError::Malformed => format!("what listens at {place}, port {port} is no EPMD"),
+        ReplyError::TooShort { bytes: 0 } => format!(
+            "what listens at {place}, port {port} has closed the connection without an answer: it is no EPMD, or \
+             answers others only"
+        ),
+        error @ ReplyError::TooShort { .. } => format!("the EPMD at {place}, port {port}: {error}"),
     })
+}
+
+/// The nodes that a NAMES reply lists, and nothing that another program says.
+pub(super) fn read_names(reply: &[u8]) -> Result<Vec<(String, u16)>, ReplyError> {
+    let names = decode_names_reply(reply)?;
+    if u32::from(u16::MAX) < names.port {
+        return Err(ReplyError::Malformed);
+    }
+    Ok(names.nodes().map(|(name, port)| (name.to_owned(), port)).collect())
 }
 
 /// Asks the EPMD of `host`.
@@ -109,8 +144,14 @@ pub(super) fn exchange(
     request: &Request<'_>,
     until: Instant,
 ) -> Result<Vec<u8>, AskError> {
+    let place = stream.peer_addr().map_err(AskError::Connect)?;
+    let is_silence =
+        |error: &io::Error| [io::ErrorKind::TimedOut, io::ErrorKind::WouldBlock].contains(&error.kind());
     let write = left(until).and_then(|left| stream.set_write_timeout(Some(left)));
-    write.and_then(|()| stream.write_all(&encode_request(request))).map_err(AskError::Write)?;
+    match write.and_then(|()| stream.write_all(&encode_request(request))) {
+        Err(error) if is_silence(&error) => return Err(AskError::Silent { place, reply: Vec::new() }),
+        written => written.map_err(AskError::Write)?,
+    }
     let mut reply = Vec::new();
     let mut buffer = [0; 16 << 10];
     loop {
@@ -124,9 +165,7 @@ pub(super) fn exchange(
                 return Err(AskError::Read { error, reply });
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(AskError::Read { error: silent(), reply });
-            }
+            Err(error) if is_silence(&error) => return Err(AskError::Silent { place, reply }),
             Err(error) => return Err(AskError::Read { error, reply }),
         }
     }
@@ -139,7 +178,7 @@ fn left(until: Instant) -> io::Result<Duration> {
 }
 
 fn silent() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "no whole answer in time")
+    io::Error::new(io::ErrorKind::TimedOut, "no answer in time")
 }
 
 #[cfg(test)]

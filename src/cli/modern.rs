@@ -13,10 +13,10 @@ use repmd_backend_api::AliveName;
 use serde_json::{Value, json};
 
 use super::api::{Api, ApiError, in_path, is_named};
-use super::client::{PATIENCE, ask_at};
+use super::client::{ANSWER_TIME, ask_at, read_names};
 use super::{doctor, overview, register, wait};
 use crate::printable::{escaped, escaped_json, in_words};
-use crate::protocol::{NamesReply, PortReply, Request, decode_names_reply, decode_port_reply};
+use crate::protocol::{PortReply, ReplyError, Request, decode_port_reply};
 use crate::run::{Backends, Start, open_files, run};
 use crate::settings::{
     Admin, CONFIG_PATH, CONFIG_VARIABLE, Setting, SettingError, Settings, Shown, TABLE, Values, duration,
@@ -268,32 +268,31 @@ fn check_config(
     say(table.as_bytes()).map(|()| ExitCode::SUCCESS)
 }
 
-/// Asks the host that the flags name, and takes an answer that is whole within that time.
-pub(super) fn ask(
+/// Asks the host that the flags name, and takes what `read` makes of an answer that is whole within that time.
+pub(super) fn ask<T>(
     matches: &ArgMatches,
     environment: Environment<'_>,
     request: &Request<'_>,
     within: Duration,
-) -> Result<Vec<u8>, Failure> {
+    read: impl FnOnce(&[u8]) -> Result<T, ReplyError>,
+) -> Result<T, Failure> {
     let at = matches.get_one::<String>("at").map(String::as_str);
-    Ok(ask_at(at, settings(matches, environment)?.port, request, within)?)
+    Ok(ask_at(at, settings(matches, environment)?.port, request, within, read)?)
 }
 
 fn names(matches: &ArgMatches, environment: Environment<'_>) -> Result<ExitCode, Failure> {
     let at = matches.get_one::<String>("host").or_else(|| matches.get_one("at")).map(String::as_str);
-    let reply = ask_at(at, settings(matches, environment)?.port, &Request::Names, PATIENCE)?;
-    let names: NamesReply<'_> = decode_names_reply(&reply)?;
+    let port = settings(matches, environment)?.port;
+    let mut nodes = ask_at(at, port, &Request::Names, ANSWER_TIME, read_names)?;
+    nodes.sort_unstable();
     if matches.get_flag("json") {
-        let mut nodes: Vec<_> = names.nodes().collect();
-        nodes.sort_unstable();
         let nodes: Vec<_> = nodes.iter().map(|(name, port)| json!({ "name": name, "port": port })).collect();
         return say_json(&json!({ "nodes": nodes })).map(|()| ExitCode::SUCCESS);
     }
-    let mut nodes: Vec<_> = names.nodes().map(|(name, port)| (escaped(name), port)).collect();
+    let nodes: Vec<_> = nodes.iter().map(|(name, port)| (escaped(name), port)).collect();
     if nodes.is_empty() {
         return say(b"no nodes\n").map(|()| ExitCode::SUCCESS);
     }
-    nodes.sort_unstable();
     let width = nodes.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).max("NAME".len());
     let mut table = format!("{:width$}  PORT\n", "NAME");
     for (name, port) in nodes {
@@ -307,8 +306,7 @@ fn lookup(matches: &ArgMatches, environment: Environment<'_>) -> Result<ExitCode
     AliveName::check(name.as_bytes()).map_err(|error| format!("{name:?}: {error}"))?;
     // First: the look-up itself would be remembered.
     let origin = origin(matches, environment, name)?;
-    let reply = ask(matches, environment, &Request::PortPlease2(name), PATIENCE)?;
-    let found = decode_port_reply(&reply)?;
+    let found = ask(matches, environment, &Request::PortPlease2(name), ANSWER_TIME, decode_port_reply)?;
     if matches.get_flag("json") {
         say_json(&to_json(name, found.as_ref(), origin.as_ref()))?;
     } else if let Some(found) = &found {
@@ -338,6 +336,8 @@ fn origin(matches: &ArgMatches, environment: Environment<'_>, name: &str) -> Res
         settings.admin_token_file.is_some() || is_named(&settings) && settings.admin != Admin::Off;
     match ask() {
         Ok(origin) => Ok(origin),
+        // The look-up itself would meet the same, after as long again.
+        Err(ApiError::NoDaemon(said)) => Err(said.into()),
         Err(error) => {
             if is_asked_for {
                 complain(&format_args!("where the answer comes from is not known: {error}"));

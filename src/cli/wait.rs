@@ -8,9 +8,9 @@ use clap::ArgMatches;
 use humantime::format_duration;
 use repmd_backend_api::AliveName;
 
-use super::client::PATIENCE;
+use super::client::{ANSWER_TIME, read_names};
 use super::modern::{Environment, Failure, NOT_FOUND, ask, complain};
-use crate::protocol::{Request, decode_names_reply, decode_port_reply};
+use crate::protocol::{Request, decode_port_reply};
 
 /// Between two questions: what a script does not notice, and a daemon neither.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -29,7 +29,7 @@ pub(super) fn main(matches: &ArgMatches, environment: Environment<'_>) -> Result
     let started = Instant::now();
     loop {
         let left = timeout.saturating_sub(started.elapsed());
-        let last = match is_there(matches, environment, name, left.clamp(ANSWER_MIN, PATIENCE)) {
+        let last = match is_there(matches, environment, name, left.clamp(ANSWER_MIN, ANSWER_TIME)) {
             Ok(true) => return Ok(ExitCode::SUCCESS),
             Ok(false) => String::new(),
             Err(error) => format!(": {error}"),
@@ -52,9 +52,8 @@ fn is_there(
     within: Duration,
 ) -> Result<bool, Failure> {
     let Some(name) = name else {
-        let reply = ask(matches, environment, &Request::Names, within)?;
-        return Ok(decode_names_reply(&reply).map(|_| true)?);
+        return ask(matches, environment, &Request::Names, within, read_names).map(|_| true);
     };
-    let reply = ask(matches, environment, &Request::PortPlease2(name), within)?;
-    Ok(decode_port_reply(&reply)?.is_some())
+    let found = ask(matches, environment, &Request::PortPlease2(name), within, decode_port_reply)?;
+    Ok(found.is_some())
 }

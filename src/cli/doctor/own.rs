@@ -9,10 +9,10 @@ use super::finding::{
     ENTRY_UNREADABLE, NODE_CONFLICT, NODE_UNPUBLISHED, PORT_FOREIGN, PORT_SHARED, PORT_SYSTEMD,
     SETTINGS_DIFFER, Severity,
 };
-use super::listeners::{Listeners, Process};
 use super::{CONNECT_TIME, Doctor, ask, is_repmd};
 use crate::cli::api::{Api, ApiError};
-use crate::cli::client::AskError;
+use crate::cli::client::{ANSWER_TIME, AskError};
+use crate::listeners::{Listeners, Process};
 use crate::protocol::{Request, decode_names_reply};
 use crate::registry::NO_ADDRESS;
 use crate::settings::machine_name;
@@ -53,7 +53,12 @@ impl Doctor<'_> {
         };
         let names = match ask(place, &Request::Names) {
             Ok(reply) => reply,
-            Err(AskError::Read { reply, .. }) if !reply.is_empty() => reply,
+            Err(AskError::Read { reply, .. } | AskError::Silent { reply, .. }) if !reply.is_empty() => reply,
+            Err(AskError::Silent { .. }) => {
+                let saw = format!("{who} listens on port {port} and gives no answer within {ANSWER_TIME:?}");
+                self.report.found(DAEMON_SILENT, saw);
+                return false;
+            }
             Err(error) => {
                 self.report.found(
                     DAEMON_SILENT,
