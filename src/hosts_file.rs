@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use repmd_backend_api::{HostId, Instance};
+use rustix::fs::{Access, access};
 use tempfile::NamedTempFile;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
@@ -183,6 +184,15 @@ impl Inetrc {
     /// When files cannot be written there.
     pub fn write(&self) -> io::Result<()> {
         write(&self.path, &self.text)
+    }
+
+    /// Whether [`Self::write`] would succeed. It leaves no file.
+    ///
+    /// # Errors
+    /// When files cannot be written there.
+    pub fn check(&self) -> io::Result<()> {
+        let folder = self.path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(access(folder, Access::WRITE_OK | Access::EXEC_OK)?)
     }
 }
 

@@ -3,12 +3,13 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
-use repmd_backend_api::{BackendError, HostId, Instance, InstanceId, RegistryBackend, StoreReport};
+use repmd_backend_api::{BackendError, Instance, InstanceId, RegistryBackend, StoreReport};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,7 +27,7 @@ use crate::registry::{Options, Registry};
 use crate::relay::{self, Relay};
 use crate::server::{Daemon, Listener, serve};
 use crate::service_manager::ServiceManager;
-use crate::settings::{ADMIN_ADDRESS, Admin, Backend, Settings, machine_name};
+use crate::settings::{ADMIN_ADDRESS, Admin, Backend, Settings};
 use crate::telemetry::{self, AuditLog, Log};
 
 /// The concrete backends, which only the program names.
@@ -246,10 +247,7 @@ fn open_admin(settings: &Settings, start: Start) -> Result<Option<(TcpListener, 
         (Admin::Default, Start::Modern) => ADMIN_ADDRESS,
         (Admin::At(address), _) => address,
     };
-    let token = match &settings.admin_token_file {
-        Some(path) => Some(Token::read(path).map_err(|error| format!("admin-token-file: {error}"))?),
-        None => None,
-    };
+    let token = read_token(settings)?;
     let bind = |address: SocketAddr| {
         let socket = TcpListener::bind(address)?;
         socket.set_nonblocking(true).map(|()| socket)
@@ -274,19 +272,61 @@ fn open_admin(settings: &Settings, start: Start) -> Result<Option<(TcpListener, 
     }
 }
 
+fn read_token(settings: &Settings) -> Result<Option<Token>, String> {
+    let token = settings.admin_token_file.as_deref().map(Token::read).transpose();
+    token.map_err(|error| format!("admin-token-file: {error}"))
+}
+
+/// Checks the files that settings name as the start of a daemon does, and leaves them as they are.
+///
+/// # Errors
+/// The same as the start's.
+pub fn check_files(settings: &Settings) -> Result<(), String> {
+    if settings.admin != Admin::Off {
+        read_token(settings)?;
+    }
+    if let Some((path, file)) = settings.hosts_file.as_deref().zip(hosts_file(settings)) {
+        let inetrc = file.inetrc();
+        if let Some(Err(error)) = within_disk_time(move || inetrc.check()) {
+            return Err(beside_hosts_file(path, &error));
+        }
+    }
+    if let Some(path) = settings.audit_log.clone() {
+        let checking = path.clone();
+        if let Some(Err(error)) = within_disk_time(move || telemetry::check_audit_log(&checking)) {
+            return Err(at_audit_log(&path, &error));
+        }
+    }
+    Ok(())
+}
+
+fn beside_hosts_file(path: &Path, error: &io::Error) -> String {
+    format!("hosts-file: cannot write beside {}: {}", path.display(), in_words(error))
+}
+
+fn at_audit_log(path: &Path, error: &io::Error) -> String {
+    format!("audit-log: cannot open {}: {}", path.display(), in_words(error))
+}
+
+/// The hosts file that settings name, before anything is written.
+fn hosts_file(settings: &Settings) -> Option<HostsFile> {
+    let (virtual_hosts, domains) =
+        (settings.topology.virtual_hosts.clone(), settings.hosts_file_domains.clone());
+    settings.hosts_file.as_deref().map(|path| HostsFile::new(path, virtual_hosts, domains))
+}
+
 /// The hosts file, if there is to be one.
 ///
 /// # Errors
 /// When it cannot be written. That a disk does not say so in time is only a warning.
 fn open_hosts_file(settings: &Settings) -> Result<Option<HostsFile>, String> {
-    let Some(path) = settings.hosts_file.clone() else { return Ok(None) };
-    let (virtual_hosts, domains) =
-        (settings.topology.virtual_hosts.clone(), settings.hosts_file_domains.clone());
-    let file = HostsFile::new(&path, virtual_hosts, domains);
+    let Some((path, file)) = settings.hosts_file.as_deref().zip(hosts_file(settings)) else {
+        return Ok(None);
+    };
     let inetrc = file.inetrc();
     match within_disk_time(move || inetrc.write()) {
         Some(Err(error)) => {
-            return Err(format!("hosts-file: cannot write beside {}: {}", path.display(), in_words(&error)));
+            return Err(beside_hosts_file(path, &error));
         }
         Some(Ok(())) => {}
         None => {
@@ -303,7 +343,7 @@ fn open_audit_log(settings: &Settings) -> Result<Option<AuditLog>, String> {
     let opening = path.clone();
     match within_disk_time(move || telemetry::open_audit_log(&opening)) {
         Some(Ok(file)) => Ok(Some(AuditLog::Open(file))),
-        Some(Err(error)) => Err(format!("audit-log: cannot open {}: {}", path.display(), in_words(&error))),
+        Some(Err(error)) => Err(at_audit_log(&path, &error)),
         None => {
             warn!(path = %path.display(), "the disk of the audit log does not answer: lines wait until it does");
             Ok(Some(AuditLog::Later(path)))
@@ -363,10 +403,10 @@ async fn serve_until_stopped(
     let registry = Registry::new(backend, Arc::new(instance.clone()), options);
     let registry = Arc::new(match (&settings.backend, &settings.advertise) {
         (Backend::Shared(_), None) => {
-            let aliases = settings.aliases.clone();
+            let settings = settings.clone();
             registry.with_addresses_of_the_connection(Box::new(move |on_connection| {
                 let addresses: Vec<_> = own_address(on_connection).into_iter().collect();
-                let aliases = aliases.clone().unwrap_or_else(|| aliases_of(&instance.host, &addresses));
+                let aliases = settings.aliases_at(&addresses);
                 Instance { addresses, aliases, ..instance.clone() }
             }))
         }
@@ -506,22 +546,15 @@ fn instance(settings: &Settings) -> Instance {
         id: InstanceId::random(),
         name: settings.instance_name.clone(),
         host: settings.host.clone(),
-        aliases: settings.aliases.clone().unwrap_or_else(|| aliases_of(&settings.host, &addresses)),
+        aliases: settings.aliases_at(&addresses),
         addresses,
         port: settings.port,
     }
 }
 
-/// What else the host is called unless somebody says so: by its full name, and by its addresses.
-fn aliases_of(host: &HostId, addresses: &[IpAddr]) -> Vec<HostId> {
-    let full_name = HostId::parse(&machine_name()).ok();
-    let addresses = addresses.iter().flat_map(|address| HostId::parse(&address.to_string()));
-    full_name.into_iter().chain(addresses).filter(|alias| alias != host).collect()
-}
-
 /// This machine's address for others: the one on the connection to the store, unless the store, or a tunnel to it, is on
 /// this machine; else that of the interface which leads to other networks. Only the routes are asked: no packet is sent.
-fn own_address(on_connection: Option<IpAddr>) -> Option<IpAddr> {
+pub(crate) fn own_address(on_connection: Option<IpAddr>) -> Option<IpAddr> {
     // Addresses for documentation: whatever leads there leads anywhere.
     let anywhere = [SocketAddr::from(([192, 0, 2, 1], 9)), ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 9).into()];
     let towards = |target: SocketAddr| {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{OFlags, fstat};
+use rustix::fs::{Access, OFlags, access, fstat};
 use tokio::time::sleep;
 use tracing::field::Field;
 use tracing::level_filters::LevelFilter;
@@ -171,6 +171,21 @@ pub fn open_audit_log(path: &Path) -> io::Result<File> {
     // A pipe that nobody reads is an error, and not a wait.
     let at_once = OFlags::NONBLOCK.bits().cast_signed();
     File::options().append(true).create(true).mode(0o640).custom_flags(at_once).open(path)
+}
+
+/// Whether [`open_audit_log`] would succeed. It makes no file.
+///
+/// # Errors
+/// When it would not.
+pub fn check_audit_log(path: &Path) -> io::Result<()> {
+    let at_once = OFlags::NONBLOCK.bits().cast_signed();
+    match File::options().append(true).custom_flags(at_once).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+            Ok(access(folder, Access::WRITE_OK | Access::EXEC_OK)?)
+        }
+        opened => opened.map(drop),
+    }
 }
 
 /// The file of an audit log.

@@ -4,6 +4,8 @@
 
 #[path = "cli/background.rs"]
 mod background;
+#[path = "cli/check_config.rs"]
+mod check_config;
 #[path = "cli/client.rs"]
 mod client;
 #[path = "cli/listen.rs"]

@@ -17,9 +17,10 @@ use super::client::{ANSWER_TIME, ask_at, read_names};
 use super::{doctor, overview, register, wait};
 use crate::printable::{escaped, escaped_json, in_words};
 use crate::protocol::{PortReply, ReplyError, Request, decode_port_reply};
-use crate::run::{Backends, Start, open_files, run};
+use crate::run::{Backends, Start, check_files, open_files, own_address, run};
 use crate::settings::{
-    Admin, CONFIG_PATH, CONFIG_VARIABLE, Setting, SettingError, Settings, Shown, TABLE, Values, duration,
+    Admin, Backend, CONFIG_PATH, CONFIG_VARIABLE, Origin, Setting, SettingError, Settings, Shown, TABLE,
+    Values, duration,
 };
 use crate::telemetry::{self, Log};
 
@@ -258,14 +259,40 @@ fn check_config(
     environment: Environment<'_>,
     backends: &dyn Backends,
 ) -> Result<ExitCode, Failure> {
-    let values = merge(matches, environment)?;
-    let settings = Settings::check(&values, open_files(), &|url| backends.check(url))?;
+    let checked = merge(matches, environment)
+        .and_then(|values| Settings::check(&values, open_files(), &|url| backends.check(url)))
+        .map_err(Failure::from)
+        .and_then(|settings| Ok(check_files(&settings).map(|()| settings)?));
+    let settings = match checked {
+        Ok(settings) => settings,
+        Err(error) => {
+            complain(&in_words(&*error));
+            // As `serve` ends.
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    for warning in &settings.warnings {
+        complain(&format_args!("warning: {warning}"));
+    }
     let mut table = String::new();
-    for Shown { key, value, origin } in settings.shown {
+    for Shown { key, value, origin } in shown_here(&settings) {
         table += &escaped(&format!("{key} = {value} ({origin})"));
         table.push('\n');
     }
     say(table.as_bytes()).map(|()| ExitCode::SUCCESS)
+}
+
+/// Every setting, as far as anybody knows it before the daemon is connected to its store.
+fn shown_here(settings: &Settings) -> Vec<Shown> {
+    let mut shown = settings.shown.clone();
+    let advertise =
+        shown.iter_mut().find(|shown| shown.key == "advertise" && shown.origin == Origin::Default);
+    if let (Some(advertise), Backend::Shared(_), Some(address)) =
+        (advertise, &settings.backend, own_address(None))
+    {
+        advertise.value = format!("{address}, or this machine's address on the connection to the store");
+    }
+    shown
 }
 
 /// Asks the host that the flags name, and takes what `read` makes of an answer that is whole within that time.

@@ -229,10 +229,10 @@ fn a_wrong_setting_stops_the_start_and_is_named_with_what_was_expected() {
         ),
     ];
     for (arguments, variable, said) in cases {
-        for (command, exit) in [("serve", 1), ("check-config", 2)] {
+        for command in ["serve", "check-config"] {
             let words = std::iter::once(command.to_owned()).chain(arguments.clone());
             let result = done(repmd(words).env("REPMD_PORT", variable));
-            assert_eq!((result.exit, &*result.stdout), (exit, ""), "{command} {arguments:?}");
+            assert_eq!((result.exit, &*result.stdout), (1, ""), "{command} {arguments:?}");
             assert!(result.stderr.starts_with(&said), "{command} {arguments:?}: {}", result.stderr);
         }
     }
@@ -257,9 +257,9 @@ fn no_error_about_the_stores_url_shows_its_password() {
         "redis+sentinel://u:s3cret@h",
         "redis+cluster://u:s3cret@h/1",
     ] {
-        for (command, exit) in [("serve", 1), ("check-config", 2)] {
+        for command in ["serve", "check-config"] {
             let result = done(repmd([command]).env("REPMD_BACKEND", url));
-            assert_eq!((result.exit, &*result.stdout), (exit, ""), "{command} {url}: {}", result.stderr);
+            assert_eq!((result.exit, &*result.stdout), (1, ""), "{command} {url}: {}", result.stderr);
             let said = "repmd: backend: \"***\" (from REPMD_BACKEND) is wrong: expected ";
             assert!(result.stderr.starts_with(said), "{url}: {}", result.stderr);
             assert!(!result.stderr.contains("s3cret"), "{url}: {}", result.stderr);
