@@ -8,6 +8,8 @@ use std::process::ExitCode;
 
 use repmd_sys::Forked;
 
+use crate::printable::in_words;
+
 /// What the daemon says when it serves. All else that it says is why it does not.
 const SERVES: &[u8] = b"\0";
 
@@ -56,7 +58,7 @@ pub(crate) fn enter() -> io::Result<Background> {
         Ok(Forked::Parent) => Ok(Background::Caller(ExitCode::SUCCESS)),
         Ok(Forked::Child) => Ok(Background::Daemon(waiting)),
         Err(error) => {
-            waiting.tell_failure(&format_args!("cannot go into the background: {error}"));
+            waiting.tell_failure(&format_args!("cannot go into the background: {}", in_words(&error)));
             Ok(Background::Caller(ExitCode::FAILURE))
         }
     }
@@ -70,7 +72,7 @@ fn wait_for(result: PipeReader) -> ExitCode {
         Ok(_) if said == SERVES => return ExitCode::SUCCESS,
         Ok(0) => "the daemon ended before it served".to_owned(),
         Ok(_) => String::from_utf8_lossy(&said).into_owned(),
-        Err(error) => format!("nobody knows whether the daemon serves: {error}"),
+        Err(error) => format!("nobody knows whether the daemon serves: {}", in_words(&error)),
     };
     // Standard error may be closed.
     let _ = writeln!(io::stderr(), "epmd: {reason}");

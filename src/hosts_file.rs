@@ -11,11 +11,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use repmd_backend_api::{HostId, Instance};
+use rustix::fs::{Access, access};
 use tempfile::NamedTempFile;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use crate::hosts::{Hosts, stand_ins};
+use crate::printable::in_words;
 use crate::registry::{Registry, What};
 use crate::throttle::Throttle;
 
@@ -136,7 +138,7 @@ impl HostsFile {
             }
             Err(error) => {
                 if let Some(left_out) = self.complaints.pass() {
-                    warn!(path = %self.path.display(), %error, left_out, "cannot write the hosts file");
+                    warn!(path = %self.path.display(), error = %in_words(&error), left_out, "cannot write the hosts file");
                 }
             }
         }
@@ -182,6 +184,15 @@ impl Inetrc {
     /// When files cannot be written there.
     pub fn write(&self) -> io::Result<()> {
         write(&self.path, &self.text)
+    }
+
+    /// Whether [`Self::write`] would succeed. It leaves no file.
+    ///
+    /// # Errors
+    /// When files cannot be written there.
+    pub fn check(&self) -> io::Result<()> {
+        let folder = self.path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(access(folder, Access::WRITE_OK | Access::EXEC_OK)?)
     }
 }
 

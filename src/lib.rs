@@ -16,6 +16,7 @@
 //! | [`settings`] | everything that can be set, from one table |
 //! | [`line_queue`] | lines on their way to a log |
 //! | [`listen`] | addresses and listening sockets |
+//! | `listeners` | the processes on a port |
 //! | [`run`] | one run: sockets, signals, end |
 //! | [`upgrade`] | another program in the place of this one, under its nodes |
 //! | `background` | `-daemon`: leaving whoever started the program |
@@ -33,6 +34,7 @@ mod hosts;
 pub mod hosts_file;
 pub mod line_queue;
 pub mod listen;
+mod listeners;
 pub mod metrics;
 pub mod printable;
 pub mod protocol;

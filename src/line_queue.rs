@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use tokio::sync::Notify;
 
 use crate::metrics::Counter;
+use crate::printable::in_words;
 
 /// How long lines that wait at the end of the program may take.
 const FLUSH_TIME: Duration = Duration::from_millis(500);
@@ -135,7 +136,7 @@ impl LineQueue {
     pub fn trouble(&self) -> Option<String> {
         let state = self.state();
         match &state.failure {
-            Some(error) => Some(error.to_string()),
+            Some(error) => Some(in_words(error)),
             None if state.waiting.is_empty() => None,
             None => Some("nobody takes them".to_owned()),
         }

@@ -7,6 +7,9 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tracing::warn;
 
+use crate::listeners::Listeners;
+use crate::printable::in_words;
+
 /// Connections that the kernel keeps until they are accepted; it cuts this to `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
 
@@ -31,7 +34,7 @@ pub enum ListenError {
     #[error("there is already a epmd running at port {} on ipaddr {}", .0.port(), .0.ip())]
     InUse(SocketAddr),
     /// The address is not this machine's, or the port is not for this user.
-    #[error("failed to bind on ipaddr {}: {source}", .address.ip())]
+    #[error("failed to bind on ipaddr {}: {}", .address.ip(), in_words(.source))]
     Failed {
         /// Where.
         address: SocketAddr,
@@ -45,6 +48,22 @@ pub enum ListenError {
     /// The service manager was to pass sockets.
     #[error("no listening socket from the service manager: {0}")]
     NotPassed(String),
+}
+
+impl ListenError {
+    /// In repmd's own words, which name the program that has the port. Reads `/proc`.
+    #[must_use]
+    pub fn explained(&self) -> String {
+        match self {
+            Self::InUse(address) => taken(*address),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// That an address is taken, and by which programs.
+pub(crate) fn taken(address: SocketAddr) -> String {
+    format!("{address} is taken: {} listens on port {}", Listeners::on(address.port()).who(), address.port())
 }
 
 /// Listens on `port` of each address, and of the loopback addresses beside them; without addresses, of
@@ -64,7 +83,9 @@ pub fn listen(addresses: &[IpAddr], port: u16) -> Result<Vec<TcpListener>, Liste
             }
             // The kernel lacks the family: the stock daemon passes over it too.
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => {}
-            Err(source) if implied => warn!("failed to bind on ipaddr {}: {source}", address.ip()),
+            Err(source) if implied => {
+                warn!("failed to bind on ipaddr {}: {}", address.ip(), in_words(&source));
+            }
             Err(source) => return Err(ListenError::Failed { address, source }),
         }
     }
@@ -102,6 +123,21 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     prepare(socket.into())
+}
+
+/// Where a socket at this address is asked from this machine.
+pub(crate) fn at_loopback(address: SocketAddr) -> SocketAddr {
+    let ip = match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        other => other.ip(),
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// Whether this machine has the address: only to its own can a socket be bound.
+pub(crate) fn is_own(address: IpAddr) -> bool {
+    UdpSocket::bind(SocketAddr::new(address, 0)).is_ok()
 }
 
 /// Receives datagrams there, and at no other address.
@@ -160,7 +196,8 @@ impl Sockets {
     pub fn bind(setting: &str, addresses: &[SocketAddr]) -> Result<Self, String> {
         let mut sockets = Self::default();
         for address in addresses {
-            let wrong = |error: io::Error| format!("{setting}: cannot listen on {address}: {error}");
+            let wrong =
+                |error: io::Error| format!("{setting}: cannot listen on {address}: {}", in_words(&error));
             sockets.tcp.push(bind(*address).map_err(wrong)?);
             sockets.udp.push(bind_datagrams(*address).map_err(wrong)?);
         }
@@ -205,7 +242,7 @@ pub fn passed_by_service_manager(variable: &dyn Fn(&str) -> Option<String>) -> R
             }
             _ => repmd_sys::adopt_listener(fd).and_then(prepare).map(|socket| passed.wire.push(socket)),
         };
-        adopted.map_err(|error| ListenError::NotPassed(error.to_string()))?;
+        adopted.map_err(|error| ListenError::NotPassed(in_words(&error)))?;
     }
     Ok(passed)
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use repmd::printable::in_words;
 use repmd::run::Backends;
 use repmd::settings::{Backend, Settings};
 use repmd_backend_api::{BackendError, RegistryBackend, StoreReport};
@@ -21,7 +22,9 @@ struct Known;
 impl Backends for Known {
     fn check(&self, url: &str) -> Result<(), String> {
         let checked = Store::from_url(url, "any", Duration::from_secs(15));
-        checked.map(drop).map_err(|SettingsError { part, expected }| format!("{expected} as {part}"))
+        checked
+            .map(drop)
+            .map_err(|SettingsError { part, expected }| in_words(&format!("{expected} as {part}")))
     }
 
     fn open(&self, settings: &Settings) -> Result<Arc<dyn RegistryBackend>, String> {
@@ -29,7 +32,7 @@ impl Backends for Known {
             Backend::Memory => Ok(Arc::new(Memory::new())),
             Backend::Shared(url) => {
                 let store = Store::from_url(url, &settings.cluster, settings.lease_ttl);
-                Ok(Arc::new(Redis::open(store.map_err(|error| error.to_string())?)))
+                Ok(Arc::new(Redis::open(store.map_err(|error| in_words(&error))?)))
             }
         }
     }

@@ -3,7 +3,7 @@
 //! Names of nodes may have any character but NUL and newline, and come from whoever may register.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 /// Whether a terminal obeys this character, or it changes the look of the text around it: control characters
 /// (C0, DEL, C1), ends of lines and paragraphs, marks and overrides of the direction of writing (Unicode's
@@ -57,6 +57,23 @@ pub fn escaped_json(document: &str) -> Cow<'_, str> {
     })
 }
 
+/// An error as people are told of it: without the number that the standard library writes behind the system's words, as
+/// in `Connection refused (os error 111)`.
+#[must_use]
+pub fn in_words(error: &(impl fmt::Display + ?Sized)) -> String {
+    const NUMBER: &str = " (os error ";
+    let text = error.to_string();
+    let mut parts = text.split(NUMBER);
+    let mut words = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(')') {
+            Some((number, rest)) if number.bytes().all(|digit| digit.is_ascii_digit()) => words += rest,
+            _ => words.extend([NUMBER, part]),
+        }
+    }
+    words
+}
+
 fn replaced(
     text: &str,
     is_replaced: impl Fn(char) -> bool,
@@ -103,6 +120,17 @@ mod tests {
         assert_eq!(as_value(r#""a" b="c""#), r#""\"a\" b=\"c\"""#);
         assert_eq!(as_value(r#""a=\""#), r#""\"a=\\\"""#);
         assert_eq!(as_value("\""), r#""\"""#);
+    }
+
+    #[test]
+    fn an_error_of_the_system_is_said_without_its_number_wherever_it_stands() {
+        let refused = std::io::Error::from_raw_os_error(111);
+        assert_eq!(in_words(&refused), "Connection refused");
+        let twice = format!("{refused}: {refused}, again");
+        assert_eq!(in_words(&twice), "Connection refused: Connection refused, again");
+        for text in ["", "a (os error x)", "a (os error 1", "a (an error)"] {
+            assert_eq!(in_words(text), text);
+        }
     }
 
     #[test]

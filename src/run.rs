@@ -4,12 +4,13 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
-use repmd_backend_api::{BackendError, HostId, Instance, InstanceId, RegistryBackend, StoreReport};
+use repmd_backend_api::{BackendError, Instance, InstanceId, RegistryBackend, StoreReport};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,12 +23,13 @@ use crate::admin::{self, About, Token};
 use crate::background::{self, Background};
 use crate::dns;
 use crate::hosts_file::HostsFile;
-use crate::listen::{ListenError, Passed, Sockets, listen, passed_by_service_manager};
+use crate::listen::{ListenError, Passed, Sockets, at_loopback, listen, passed_by_service_manager, taken};
+use crate::printable::in_words;
 use crate::registry::{Options, Registry};
 use crate::relay::{self, Relay};
 use crate::server::{Carried, Daemon, Listener, serve};
 use crate::service_manager::ServiceManager;
-use crate::settings::{ADMIN_ADDRESS, Admin, Backend, Settings, machine_name};
+use crate::settings::{ADMIN_ADDRESS, Admin, Backend, Settings};
 use crate::telemetry::{self, AuditLog, Log};
 use crate::upgrade::{
     self, Begin, Called, Identity, Inherited, OtherSockets, Outcome, State, Upgrader, Went,
@@ -158,6 +160,7 @@ pub fn run(
                 info!("{error}");
                 return ExitCode::SUCCESS;
             }
+            Err(error) if matches!(start, Start::Modern) => return fail(&error.explained()),
             Err(error) => return fail(&error),
         },
     };
@@ -169,7 +172,7 @@ pub fn run(
         match background::enter() {
             Ok(Background::Caller(status)) => return status,
             Ok(Background::Daemon(waiting)) => Some(waiting),
-            Err(error) => return fail(&format_args!("cannot go into the background: {error}")),
+            Err(error) => return fail(&format_args!("cannot go into the background: {}", in_words(&error))),
         }
     } else {
         None
@@ -198,7 +201,7 @@ pub fn run(
             Start::Classic { systemd: false, .. } => None,
             Start::Classic { systemd: true, .. } | Start::Modern => ServiceManager::find(environment)
                 .unwrap_or_else(|error| {
-                    warn!(%error, "cannot notify the service manager");
+                    warn!(error = %in_words(&error), "cannot notify the service manager");
                     None
                 }),
         };
@@ -218,9 +221,9 @@ pub fn run(
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            error!(%error, "the daemon cannot run");
+            error!(error = %in_words(&error), "the daemon cannot run");
             if let Some(waiting) = waiting {
-                waiting.tell_failure(&format_args!("the daemon cannot run: {error}"));
+                waiting.tell_failure(&format_args!("the daemon cannot run: {}", in_words(&error)));
             }
             ExitCode::FAILURE
         }
@@ -285,7 +288,7 @@ fn open_again(settings: &Settings, start: Start, inherited: Inherited) -> Result
         }
     };
     let admin = match admin.filter(|_| is_wanted) {
-        Some(socket) => Some((socket, admin_token(settings)?)),
+        Some(socket) => Some((socket, read_token(settings)?)),
         None => open_admin(settings, start)?,
     };
     Ok(Opened { wire: listeners(wire, settings), dns, admin, outcome: Some(outcome) })
@@ -294,11 +297,7 @@ fn open_again(settings: &Settings, start: Start, inherited: Inherited) -> Result
 /// Says to the program before whether this one could serve its nodes.
 fn check(settings: &Settings, start: Start, state: &State, backends: &dyn Backends) -> ExitCode {
     let could_serve = || {
-        admin_token(settings)?;
-        if let Some(path) = &settings.audit_log {
-            telemetry::open_audit_log(path)
-                .map_err(|error| format!("audit-log: cannot open {}: {error}", path.display()))?;
-        }
+        check_files(settings)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| error.to_string())?;
         runtime.block_on(async { backends.open(settings).map(drop) })?;
@@ -320,32 +319,83 @@ fn check(settings: &Settings, start: Start, state: &State, backends: &dyn Backen
     }
 }
 
-/// The token that operators must have, if there is one.
-fn admin_token(settings: &Settings) -> Result<Option<Token>, String> {
-    let Some(path) = &settings.admin_token_file else { return Ok(None) };
-    Token::read(path).map(Some).map_err(|error| format!("admin-token-file: {error}"))
-}
-
-/// The socket for operators, and the token that they must have. `None`: there is none.
+/// The socket for operators, and the token that they must have. `None`: there is none. Where somebody else has the
+/// default address, such as another daemon of this machine, it is at a free port.
 ///
 /// # Errors
-/// When what was asked for cannot be had. That somebody else has the default address is only a warning: two
-/// daemons on one machine serve the wire all the same.
+/// When what was asked for cannot be had. Without the default there is only a warning: the wire is served all the same.
 fn open_admin(settings: &Settings, start: Start) -> Result<Option<(TcpListener, Option<Token>)>, String> {
     let address = match (settings.admin, start) {
         (Admin::Off, _) | (Admin::Default, Start::Classic { .. }) => return Ok(None),
         (Admin::Default, Start::Modern) => ADMIN_ADDRESS,
         (Admin::At(address), _) => address,
     };
-    let token = admin_token(settings)?;
-    match TcpListener::bind(address).and_then(|socket| socket.set_nonblocking(true).map(|()| socket)) {
+    let token = read_token(settings)?;
+    let bind = |address: SocketAddr| {
+        let socket = TcpListener::bind(address)?;
+        socket.set_nonblocking(true).map(|()| socket)
+    };
+    let bound = match bind(address) {
+        Err(error) if settings.admin == Admin::Default && error.kind() == io::ErrorKind::AddrInUse => {
+            warn!(
+                "{address} is taken, so the page and the metrics are at a free port: set admin to have them at the same again"
+            );
+            bind(SocketAddr::new(address.ip(), 0))
+        }
+        bound => bound,
+    };
+    match bound {
         Ok(socket) => Ok(Some((socket, token))),
         Err(error) if settings.admin == Admin::Default => {
-            warn!(%address, %error, "no page and no metrics: set admin to an address of its own, or to off");
+            warn!(%address, error = %in_words(&error), "no page and no metrics: set admin to an address of its own, or to off");
             Ok(None)
         }
-        Err(error) => Err(format!("admin: cannot listen on {address}: {error}")),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(format!("admin: {}", taken(address))),
+        Err(error) => Err(format!("admin: cannot listen on {address}: {}", in_words(&error))),
     }
+}
+
+fn read_token(settings: &Settings) -> Result<Option<Token>, String> {
+    let token = settings.admin_token_file.as_deref().map(Token::read).transpose();
+    token.map_err(|error| format!("admin-token-file: {error}"))
+}
+
+/// Checks the files that settings name as the start of a daemon does, and leaves them as they are.
+///
+/// # Errors
+/// The same as the start's.
+pub fn check_files(settings: &Settings) -> Result<(), String> {
+    if settings.admin != Admin::Off {
+        read_token(settings)?;
+    }
+    if let Some((path, file)) = settings.hosts_file.as_deref().zip(hosts_file(settings)) {
+        let inetrc = file.inetrc();
+        if let Some(Err(error)) = within_disk_time(move || inetrc.check()) {
+            return Err(beside_hosts_file(path, &error));
+        }
+    }
+    if let Some(path) = settings.audit_log.clone() {
+        let checking = path.clone();
+        if let Some(Err(error)) = within_disk_time(move || telemetry::check_audit_log(&checking)) {
+            return Err(at_audit_log(&path, &error));
+        }
+    }
+    Ok(())
+}
+
+fn beside_hosts_file(path: &Path, error: &io::Error) -> String {
+    format!("hosts-file: cannot write beside {}: {}", path.display(), in_words(error))
+}
+
+fn at_audit_log(path: &Path, error: &io::Error) -> String {
+    format!("audit-log: cannot open {}: {}", path.display(), in_words(error))
+}
+
+/// The hosts file that settings name, before anything is written.
+fn hosts_file(settings: &Settings) -> Option<HostsFile> {
+    let (virtual_hosts, domains) =
+        (settings.topology.virtual_hosts.clone(), settings.hosts_file_domains.clone());
+    settings.hosts_file.as_deref().map(|path| HostsFile::new(path, virtual_hosts, domains))
 }
 
 /// The hosts file, if there is to be one.
@@ -353,14 +403,13 @@ fn open_admin(settings: &Settings, start: Start) -> Result<Option<(TcpListener, 
 /// # Errors
 /// When it cannot be written. That a disk does not say so in time is only a warning.
 fn open_hosts_file(settings: &Settings) -> Result<Option<HostsFile>, String> {
-    let Some(path) = settings.hosts_file.clone() else { return Ok(None) };
-    let (virtual_hosts, domains) =
-        (settings.topology.virtual_hosts.clone(), settings.hosts_file_domains.clone());
-    let file = HostsFile::new(&path, virtual_hosts, domains);
+    let Some((path, file)) = settings.hosts_file.as_deref().zip(hosts_file(settings)) else {
+        return Ok(None);
+    };
     let inetrc = file.inetrc();
     match within_disk_time(move || inetrc.write()) {
         Some(Err(error)) => {
-            return Err(format!("hosts-file: cannot write beside {}: {error}", path.display()));
+            return Err(beside_hosts_file(path, &error));
         }
         Some(Ok(())) => {}
         None => {
@@ -377,7 +426,7 @@ fn open_audit_log(settings: &Settings) -> Result<Option<AuditLog>, String> {
     let opening = path.clone();
     match within_disk_time(move || telemetry::open_audit_log(&opening)) {
         Some(Ok(file)) => Ok(Some(AuditLog::Open(file))),
-        Some(Err(error)) => Err(format!("audit-log: cannot open {}: {error}", path.display())),
+        Some(Err(error)) => Err(at_audit_log(&path, &error)),
         None => {
             warn!(path = %path.display(), "the disk of the audit log does not answer: lines wait until it does");
             Ok(Some(AuditLog::Later(path)))
@@ -443,10 +492,10 @@ async fn serve_until_stopped(
     let registry = Registry::new(backend, Arc::new(instance.clone()), options);
     let registry = Arc::new(match (&settings.backend, &settings.advertise) {
         (Backend::Shared(_), None) => {
-            let aliases = settings.aliases.clone();
+            let settings = settings.clone();
             registry.with_addresses_of_the_connection(Box::new(move |on_connection| {
                 let addresses: Vec<_> = own_address(on_connection).into_iter().collect();
-                let aliases = aliases.clone().unwrap_or_else(|| aliases_of(&instance.host, &addresses));
+                let aliases = settings.aliases_at(&addresses);
                 Instance { addresses, aliases, ..instance.clone() }
             }))
         }
@@ -492,7 +541,11 @@ async fn serve_until_stopped(
     };
     tokio::spawn(telemetry::tell_of_losses());
     let daemon = Daemon::new(Arc::clone(&registry), policy, topology, settings.limits, stop.clone());
-    let daemon = Arc::new(daemon.with_relay(relay));
+    let admin_address = match &admin {
+        Some((socket, _)) => Some(at_loopback(socket.local_addr()?)),
+        None => None,
+    };
+    let daemon = Arc::new(daemon.with_relay(relay).with_admin(admin_address));
     let addresses: Vec<_> = wire.iter().filter_map(|listener| listener.socket.local_addr().ok()).collect();
     info!(host = %settings.host, ?addresses, "serving");
     let dns_stats = Arc::<dns::Stats>::default();
@@ -512,7 +565,7 @@ async fn serve_until_stopped(
     };
     let admin = match admin {
         Some((socket, token)) => {
-            info!(address = ?socket.local_addr().ok(), "showing the cluster by HTTP");
+            info!(address = %socket.local_addr()?, "showing the cluster by HTTP");
             let about = About {
                 settings: settings.shown.clone(),
                 cluster: settings.cluster.clone(),
@@ -547,7 +600,7 @@ async fn serve_until_stopped(
     relaying.cancel();
     keeping.cancel();
     if let Err(error) = keeper.await {
-        error!(%error, "the registry was not kept");
+        error!(error = %in_words(&error), "the registry was not kept");
     }
     registry.retire().await;
     if relay_thread.is_some_and(|thread| thread.join().is_err()) {
@@ -622,7 +675,7 @@ fn instance(settings: &Settings, before: Option<&Identity>) -> io::Result<Instan
     let aliases = match (&settings.aliases, before) {
         (Some(aliases), _) => aliases.clone(),
         (None, Some(before)) => before.aliases()?,
-        (None, None) => aliases_of(&settings.host, &addresses),
+        (None, None) => settings.aliases_at(&addresses),
     };
     Ok(Instance {
         id: before.map_or_else(|| Ok(InstanceId::random()), Identity::id)?,
@@ -634,16 +687,9 @@ fn instance(settings: &Settings, before: Option<&Identity>) -> io::Result<Instan
     })
 }
 
-/// What else the host is called unless somebody says so: by its full name, and by its addresses.
-fn aliases_of(host: &HostId, addresses: &[IpAddr]) -> Vec<HostId> {
-    let full_name = HostId::parse(&machine_name()).ok();
-    let addresses = addresses.iter().flat_map(|address| HostId::parse(&address.to_string()));
-    full_name.into_iter().chain(addresses).filter(|alias| alias != host).collect()
-}
-
 /// This machine's address for others: the one on the connection to the store, unless the store, or a tunnel to it, is on
 /// this machine; else that of the interface which leads to other networks. Only the routes are asked: no packet is sent.
-fn own_address(on_connection: Option<IpAddr>) -> Option<IpAddr> {
+pub(crate) fn own_address(on_connection: Option<IpAddr>) -> Option<IpAddr> {
     // Addresses for documentation: whatever leads there leads anywhere.
     let anywhere = [SocketAddr::from(([192, 0, 2, 1], 9)), ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 9).into()];
     let towards = |target: SocketAddr| {

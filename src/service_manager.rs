@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::printable::in_words;
 use crate::registry::Readiness;
 
 /// What it shows while all is well.
@@ -94,7 +95,7 @@ impl ServiceManager {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
                     sleep(ROOM_PAUSE).await;
                 }
-                Err(error) => return warn!(%error, "cannot notify the service manager"),
+                Err(error) => return warn!(error = %in_words(&error), "cannot notify the service manager"),
             }
         }
     }

@@ -16,6 +16,7 @@ use repmd_backend_api::HostId;
 use tracing::level_filters::LevelFilter;
 
 use crate::dns;
+use crate::printable::in_words;
 use crate::protocol::DEFAULT_PORT;
 use crate::registry::{Lookup, default_instance_name};
 use crate::relay;
@@ -239,7 +240,7 @@ pub const TABLE: &[Setting] = &[
         variables: &["REPMD_ADMIN"],
         value: "ADDRESS:PORT",
         help: "Show the cluster by HTTP at this address: a page, an API, metrics, probes; or `off`",
-        default: "127.0.0.1:4370, or off with the stock command line",
+        default: "127.0.0.1:4370, or a free port of 127.0.0.1 if that is taken; off with the stock command line",
     },
     Setting {
         key: "admin-token-file",
@@ -475,12 +476,14 @@ impl Values {
         Ok(Self { texts, warnings })
     }
 
-    /// A setting as it may be shown, and where it came from.
-    #[must_use]
-    pub fn shown(&self, setting: &Setting) -> Shown {
+    /// A setting as it may be shown, and where it came from. `default`: what it comes to on this machine where nobody
+    /// set it, if the table has only words for that.
+    fn shown(&self, setting: &Setting, default: Option<String>) -> Shown {
         let (text, origin) = &self.texts[setting.key];
-        let value =
-            if *origin == Origin::Default { setting.default.to_owned() } else { shown(setting.key, text) };
+        let value = match origin {
+            Origin::Default => default.unwrap_or_else(|| setting.default.to_owned()),
+            _ => shown(setting.key, text),
+        };
         Shown { key: setting.key, value, origin: origin.clone() }
     }
 
@@ -530,7 +533,7 @@ fn read_file(
         None => return Ok(BTreeMap::new()),
     };
     let unreadable = |reason: String| SettingError::File { path: path.clone(), reason };
-    let text = std::fs::read_to_string(&path).map_err(|error| unreadable(error.to_string()))?;
+    let text = std::fs::read_to_string(&path).map_err(|error| unreadable(in_words(&error)))?;
     let table: toml::Table = text.parse().map_err(|error| unreadable(place_of(&error, &text)))?;
     let mut settings = BTreeMap::new();
     for (key, value) in table {
@@ -605,7 +608,8 @@ fn without_password(url: &str) -> String {
 /// Where operators look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admin {
-    /// Where nobody said otherwise: at [`ADMIN_ADDRESS`] if it is free, or nowhere with the stock command line.
+    /// Where nobody said otherwise: at [`ADMIN_ADDRESS`], or at a free port if that is taken; nowhere with the stock
+    /// command line.
     Default,
     /// Nowhere.
     Off,
@@ -621,7 +625,7 @@ pub const ADMIN_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCAL
 pub struct Shown {
     /// The setting.
     pub key: &'static str,
-    /// What it is set to; where nobody set it, what the table says.
+    /// What it is set to; where nobody set it, what it comes to on this machine.
     pub value: String,
     /// By whom.
     pub origin: Origin,
@@ -696,6 +700,12 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Who chose the value of `key`.
+    pub(crate) fn origin(&self, key: &str) -> &Origin {
+        let shown = self.shown.iter().find(|shown| shown.key == key);
+        &shown.expect("it is a key of the table").origin
+    }
+
     /// Checks every value. `descriptors` is how many files the process may have open, on which the
     /// defaults of the limits depend; `check_backend` says what it expects of the URL of a store.
     ///
@@ -774,8 +784,9 @@ impl Settings {
         let relay_target_ports =
             values.parse("relay-target-ports", "two ports such as 9100-9199", port_range)?;
         let relay_connections = count("relay-connections")?;
-        let relay_connections_per_peer = count("relay-connections-per-peer")?;
         let relay_connections_max = relay_connections.unwrap_or((descriptors / 16).clamp(8, 4096));
+        let relay_connections_per_peer =
+            count("relay-connections-per-peer")?.unwrap_or(relay_connections_max.div_ceil(2));
         let relay_idle_time = time("relay-idle-time")?;
         let lookup = values.parse("lookup", "`host` or `cluster`", |text| match text {
             "host" => Some(Lookup::Host),
@@ -875,7 +886,7 @@ impl Settings {
             ports: relay_ports,
             target_ports: relay_target_ports.unwrap_or(1024..=u16::MAX),
             connections_max: relay_connections_max,
-            connections_per_peer_max: relay_connections_per_peer.unwrap_or(relay_connections_max.div_ceil(2)),
+            connections_per_peer_max: relay_connections_per_peer,
             idle_time: relay_idle_time.unwrap_or(Duration::from_secs(300)),
             listeners_max: (descriptors / 16).clamp(8, 4096),
         });
@@ -884,7 +895,7 @@ impl Settings {
         }
         limits.nodes_max = limits.nodes_max.saturating_sub(dns.descriptors_max()).max(1);
         let port_or_default = port.unwrap_or(DEFAULT_PORT);
-        Ok(Self {
+        let mut settings = Self {
             port: port_or_default,
             port_is_set: port.is_some(),
             addresses: addresses.unwrap_or_default(),
@@ -922,7 +933,46 @@ impl Settings {
             log: log.unwrap_or_else(|| "info".to_owned()),
             log_format: log_format.unwrap_or(LogFormat::Text),
             warnings,
-            shown: TABLE.iter().map(|setting| values.shown(setting)).collect(),
+            shown: Vec::new(),
+        };
+        let default = |key: &str| match key {
+            "relay-connections" => Some(relay_connections_max.to_string()),
+            "relay-connections-per-peer" => Some(relay_connections_per_peer.to_string()),
+            key => settings.default_of(key),
+        };
+        settings.shown = TABLE.iter().map(|setting| values.shown(setting, default(setting.key))).collect();
+        Ok(settings)
+    }
+
+    /// What a setting that nobody set comes to on this machine. `None`: what the table says.
+    fn default_of(&self, key: &str) -> Option<String> {
+        Some(match key {
+            "address" => "0.0.0.0,::".to_owned(),
+            "host" => self.host.to_string(),
+            "alias" => {
+                let aliases = self.aliases_at(self.advertise.as_deref().unwrap_or_default());
+                let aliases = aliases.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+                if aliases.is_empty() { "none".to_owned() } else { aliases }
+            }
+            "instance-name" => self.instance_name.clone(),
+            "advertise" if self.backend == Backend::Memory => "none".to_owned(),
+            "advertise-port" | "dns-forward" => "none".to_owned(),
+            "stale-for" => humantime::format_duration(self.lease_ttl).to_string(),
+            "admin" => ADMIN_ADDRESS.to_string(),
+            "allow-lookups-from" => "0.0.0.0/0,::/0".to_owned(),
+            "waiting-max" => self.limits.waiting_max.to_string(),
+            "waiting-per-peer-max" => self.limits.waiting_per_peer_max.to_string(),
+            _ => return None,
+        })
+    }
+
+    /// The other names of the host when it is reached at `addresses`: those that somebody chose, or else its full name and
+    /// these addresses.
+    pub(crate) fn aliases_at(&self, addresses: &[IpAddr]) -> Vec<HostId> {
+        self.aliases.clone().unwrap_or_else(|| {
+            let full_name = HostId::parse(&machine_name()).ok();
+            let addresses = addresses.iter().flat_map(|address| HostId::parse(&address.to_string()));
+            full_name.into_iter().chain(addresses).filter(|alias| *alias != self.host).collect()
         })
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{OFlags, fstat};
+use rustix::fs::{Access, OFlags, access, fstat};
 use tokio::time::sleep;
 use tracing::field::Field;
 use tracing::level_filters::LevelFilter;
@@ -27,7 +27,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::line_queue::{Flush, LineQueue};
 use crate::metrics::Counter;
-use crate::printable::{as_value, escaped, escaped_json};
+use crate::printable::{as_value, escaped, escaped_json, in_words};
 use crate::settings::LogFormat;
 
 /// A place for log lines.
@@ -178,6 +178,21 @@ pub fn open_audit_log(path: &Path) -> io::Result<File> {
     File::options().append(true).create(true).mode(0o640).custom_flags(at_once).open(path)
 }
 
+/// Whether [`open_audit_log`] would succeed. It makes no file.
+///
+/// # Errors
+/// When it would not.
+pub fn check_audit_log(path: &Path) -> io::Result<()> {
+    let at_once = OFlags::NONBLOCK.bits().cast_signed();
+    match File::options().append(true).custom_flags(at_once).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+            Ok(access(folder, Access::WRITE_OK | Access::EXEC_OK)?)
+        }
+        opened => opened.map(drop),
+    }
+}
+
 /// The file of an audit log.
 #[derive(Debug)]
 pub enum AuditLog {
@@ -197,7 +212,7 @@ pub fn audit_to(log: AuditLog) -> io::Result<Flush> {
         AuditLog::Open(file) => AUDIT_LOG.start(file),
         AuditLog::Later(path) => AUDIT_LOG.start_when_open(move || {
             let opened = open_audit_log(&path);
-            opened.inspect_err(|error| error!(path = %path.display(), %error, "cannot open the audit log"))
+            opened.inspect_err(|error| error!(path = %path.display(), error = %in_words(&error), "cannot open the audit log"))
         }),
     }
 }

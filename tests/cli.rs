@@ -4,6 +4,8 @@
 
 #[path = "cli/background.rs"]
 mod background;
+#[path = "cli/check_config.rs"]
+mod check_config;
 #[path = "cli/client.rs"]
 mod client;
 #[path = "cli/listen.rs"]
@@ -24,6 +26,10 @@ mod settings;
 mod terminal;
 #[path = "cli/units.rs"]
 mod units;
+#[path = "cli/which_daemon.rs"]
+mod which_daemon;
+#[path = "cli/words.rs"]
+mod words;
 
 use std::ffi::OsStr;
 use std::io::ErrorKind;

@@ -3,8 +3,10 @@
 check.py REPMD MANIFEST...
 """
 
+import os
 import subprocess
 import sys
+import tempfile
 
 import yaml
 
@@ -30,21 +32,39 @@ def value(variable, of_secrets):
     return of_secrets[reference["name"]][reference["key"]]
 
 
+def mount(container, pod, of_secrets, folder):
+    """Writes the files of mounted secrets below `folder`, and gives each place in the container its place there."""
+    volumes = {volume["name"]: volume["secret"] for volume in pod.get("volumes", []) if "secret" in volume}
+    places = {}
+    for mounted in container.get("volumeMounts", []):
+        if mounted["name"] not in volumes:
+            continue
+        secret = volumes[mounted["name"]]
+        for item in secret["items"]:
+            places[f"{mounted['mountPath']}/{item['path']}"] = os.path.join(folder, item["path"])
+            with open(os.path.join(folder, item["path"]), "w", encoding="utf-8") as file:
+                file.write(of_secrets[secret["secretName"]][item["key"]])
+    return places
+
+
 def check(program, path):
     with open(path, encoding="utf-8") as manifest:
         documents = list(yaml.safe_load_all(manifest))
     of_secrets = secrets(documents)
     pods = [d["spec"]["template"]["spec"] for d in documents if "template" in d.get("spec", {})]
-    containers = [c for pod in pods for c in pod.get("initContainers", []) + pod["containers"]]
-    daemons = [c for c in containers if c["image"].startswith("repmd:")]
+    containers = [(c, pod) for pod in pods for c in pod.get("initContainers", []) + pod["containers"]]
+    daemons = [(c, pod) for c, pod in containers if c["image"].startswith("repmd:")]
     assert daemons, f"{path} runs no repmd"
-    for daemon in daemons:
+    for daemon, pod in daemons:
         serve, *flags = daemon["args"]
         assert serve == "serve", f"{path}: {daemon['args']}"
         environment = {variable["name"]: value(variable, of_secrets) for variable in daemon["env"]}
-        shown = subprocess.run(
-            [program, "check-config", *flags], env=environment, check=True, stdout=subprocess.PIPE, text=True
-        ).stdout
+        with tempfile.TemporaryDirectory() as folder:
+            places = mount(daemon, pod, of_secrets, folder)
+            environment = {name: places.get(text, text) for name, text in environment.items()}
+            shown = subprocess.run(
+                [program, "check-config", *flags], env=environment, check=True, stdout=subprocess.PIPE, text=True
+            ).stdout
         for name in environment:
             assert f"({name})\n" in shown, f"{path}: {name} sets nothing"
         asked = daemon["startupProbe"]["exec"]["command"]

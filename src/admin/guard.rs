@@ -14,6 +14,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::api::failure;
+use crate::printable::in_words;
 
 /// Fewer characters are guessed.
 const TOKEN_BYTES_MIN: usize = 16;
@@ -31,7 +32,7 @@ impl Token {
     /// When the file cannot be read, or what it holds is too short.
     pub fn read(path: &Path) -> Result<Self, String> {
         let text = std::fs::read_to_string(path)
-            .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+            .map_err(|error| format!("cannot read {}: {}", path.display(), in_words(&error)))?;
         let token = text.trim();
         if token.len() < TOKEN_BYTES_MIN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(format!(

@@ -38,6 +38,7 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::dns;
+use crate::printable::in_words;
 use crate::queue::Queue;
 use crate::server::Daemon;
 use crate::settings::Shown;
@@ -144,7 +145,7 @@ async fn serve(listener: tokio::net::TcpListener, state: Arc<State>) {
                     .spawn(async move { serve_connection(stream, peer.ip(), &state, router, stop).await });
             }
             Err(error) => {
-                debug!(%error, "cannot accept operators");
+                debug!(error = %in_words(&error), "cannot accept operators");
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -204,6 +205,6 @@ async fn serve_connection(
         }
     };
     if let Err(error) = ended {
-        debug!(%peer, %error, "an operator's connection failed");
+        debug!(%peer, error = %in_words(&error), "an operator's connection failed");
     }
 }

@@ -17,9 +17,12 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::time::{error::Elapsed, timeout};
 
-use super::client::at_loopback;
+use super::client::{ANSWER_TIME as WIRE_TIME, ask_at};
 use crate::admin::Token;
-use crate::settings::{ADMIN_ADDRESS, Admin, Settings};
+use crate::listen::{at_loopback, is_own};
+use crate::printable::in_words;
+use crate::protocol::{self, ADMIN_NAME, PortReply, decode_port_reply, decode_whereabouts};
+use crate::settings::{Admin, Origin, Settings};
 
 /// How long a daemon may take to answer: a list of a large cluster has four seconds for its store.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
@@ -46,10 +49,17 @@ pub(crate) enum ApiError {
     #[error("admin-token-file: {0}")]
     TokenFile(String),
     #[error(
-        "no admin API at {address}: {error}; a daemon started by `repmd serve` has one at 127.0.0.1:4370 \
-         unless `admin` says otherwise, one with the stock command line has none; --admin asks elsewhere"
+        "no admin API at {address}: {}; without --admin the daemon on --port is asked where it has one",
+        in_words(.error)
     )]
     Connect { address: SocketAddr, error: io::Error },
+    #[error(
+        "the daemon on port {port} has no admin API: the stock epmd has none, nor has repmd with its command line, or \
+         where `admin` is off; --admin asks elsewhere"
+    )]
+    Without { port: u16 },
+    #[error("{0}")]
+    NoDaemon(String),
     #[error("the admin API at {address} wants a token: name the daemon's file by --admin-token-file")]
     TokenNeeded { address: SocketAddr },
     #[error(
@@ -83,12 +93,13 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    /// The API of the daemon that has these settings.
+    /// The API of the daemon that these settings mean: the one that is named, or else that of the daemon on their port,
+    /// which says where it is.
     pub(crate) fn of(settings: &Settings) -> Result<Self, ApiError> {
         let address = match settings.admin {
-            Admin::Off => return Err(ApiError::Off),
-            Admin::Default => ADMIN_ADDRESS,
-            Admin::At(address) => at_loopback(address),
+            Admin::Off if is_named(settings) => return Err(ApiError::Off),
+            Admin::At(address) if is_named(settings) => at_loopback(address),
+            Admin::Off | Admin::At(_) | Admin::Default => of_port(settings.port)?,
         };
         let token = settings.admin_token_file.as_deref().map(Token::read).transpose();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -197,12 +208,34 @@ impl Api {
     }
 
     pub(super) fn alien(&self, error: &dyn std::fmt::Display) -> ApiError {
-        ApiError::Alien { address: self.address, error: error.to_string() }
+        ApiError::Alien { address: self.address, error: in_words(error) }
     }
 
     fn silent(&self, time: Duration) -> ApiError {
         ApiError::Silent { address: self.address, time }
     }
+}
+
+/// Whether somebody named the API for this very command. A file, or a variable beside a flag for the port, may speak of
+/// another daemon of this machine.
+pub(super) fn is_named(settings: &Settings) -> bool {
+    match settings.origin("admin") {
+        Origin::Flag => true,
+        Origin::Variable(_) => *settings.origin("port") != Origin::Flag,
+        Origin::File(_) | Origin::Default => false,
+    }
+}
+
+/// Where the API of the daemon on this port is, as it says itself.
+fn of_port(port: u16) -> Result<SocketAddr, ApiError> {
+    let request = protocol::Request::PortPlease2(ADMIN_NAME);
+    let found = ask_at(None, port, &request, WIRE_TIME, decode_port_reply).map_err(ApiError::NoDaemon)?;
+    // Whoever listens there may say anything; a token is shown to no other machine.
+    let place = |found: PortReply| {
+        let address = *decode_whereabouts(&found.extra)?.addresses.first()?;
+        is_own(address).then(|| SocketAddr::new(address, found.port))
+    };
+    found.and_then(place).ok_or(ApiError::Without { port })
 }
 
 /// Reads JSON that must be an object: no other has values that can be set by their keys.

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use tracing::level_filters::LevelFilter;
 
-use super::client::{AskError, PATIENCE, ask_local};
+use super::client::{AskError, STOCK_ANSWER_TIME, ask_local};
 use crate::printable::escaped;
 use crate::protocol::{Request, decode_names_reply};
 use crate::run::{Backends, Start, open_files, run};
@@ -203,7 +203,7 @@ fn ask(port: u16, command: &Command) -> ExitCode {
         }
         Command::Stop(name) => Request::Stop(name),
     };
-    let reply = match (ask_local(port, &request, PATIENCE), command) {
+    let reply = match (ask_local(port, &request, STOCK_ANSWER_TIME), command) {
         (Ok(reply), _) => reply,
         (Err(_), Command::Started) => return ExitCode::FAILURE,
         (Err(AskError::Connect(_)), _) => {
@@ -211,11 +211,14 @@ fn ask(port: u16, command: &Command) -> ExitCode {
             return ExitCode::FAILURE;
         }
         (Err(AskError::Write(_)), _) => return say(b"epmd: Can't write to epmd\n", ExitCode::FAILURE),
-        (Err(AskError::Read { .. }), Command::Kill | Command::Stop(_)) => {
+        (Err(AskError::Read { .. } | AskError::Silent { .. }), Command::Kill | Command::Stop(_)) => {
             return say(b"epmd: failed to read answer from local epmd\n", ExitCode::FAILURE);
         }
         // A listing that breaks off is shown as far as it came.
-        (Err(AskError::Read { reply, .. }), Command::Names | Command::Dump) => reply,
+        (
+            Err(AskError::Read { reply, .. } | AskError::Silent { reply, .. }),
+            Command::Names | Command::Dump,
+        ) => reply,
     };
     match command {
         Command::Names | Command::Dump => match decode_names_reply(&reply) {

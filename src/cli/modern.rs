@@ -12,14 +12,14 @@ use clap_complete::Shell;
 use repmd_backend_api::AliveName;
 use serde_json::{Value, json};
 
-use super::api::{Api, ApiError, in_path};
-use super::client::{AskError, PATIENCE, ask_host, ask_local, host_and_port};
+use super::api::{Api, ApiError, in_path, is_named};
+use super::client::{ANSWER_TIME, ask_at, read_names};
 use super::{doctor, overview, register, upgrade, wait};
-use crate::printable::{escaped, escaped_json};
-use crate::protocol::{NamesReply, PortReply, Request, decode_names_reply, decode_port_reply};
-use crate::run::{Backends, Start, open_files, run};
+use crate::printable::{escaped, escaped_json, in_words};
+use crate::protocol::{PortReply, ReplyError, Request, decode_port_reply};
+use crate::run::{Backends, Start, check_files, open_files, own_address, run};
 use crate::settings::{
-    ADMIN_ADDRESS, Admin, CONFIG_PATH, CONFIG_VARIABLE, Setting, SettingError, Settings, Shown, TABLE,
+    Admin, Backend, CONFIG_PATH, CONFIG_VARIABLE, Origin, Setting, SettingError, Settings, Shown, TABLE,
     Values, duration,
 };
 use crate::telemetry::{self, Log};
@@ -61,7 +61,7 @@ pub(super) fn main(
         other => unreachable!("clap knows no command {other}"),
     };
     done.unwrap_or_else(|error| {
-        complain(&error);
+        complain(&in_words(&*error));
         ExitCode::from(FAILED)
     })
 }
@@ -162,12 +162,14 @@ fn command() -> Command {
                 .arg(Arg::new("of-host").long("host").value_name("HOST").help("Only those of this host"))
                 .arg(Arg::new("watch").long("watch").action(ArgAction::SetTrue).help(watch))
                 .arg(json("Write the list as JSON, one list a line"))
+                .arg(port())
                 .args(of_admin()),
         )
         .subcommand(
             Command::new("events")
                 .about("Follow what happens in the cluster: who registers, ends, is refused; the store")
                 .arg(json("Write each event as JSON on a line of its own"))
+                .arg(port())
                 .args(of_admin()),
         )
         .subcommand(with_settings(
@@ -219,7 +221,12 @@ fn of_admin() -> [Arg; 3] {
         Arg::new(key).long(key).value_name(value).help(help)
     };
     [
-        arg("admin", "ADDRESS:PORT", "Ask the daemon whose admin API is here", &ADMIN_ADDRESS.to_string()),
+        arg(
+            "admin",
+            "ADDRESS:PORT",
+            "Ask the daemon whose admin API is here",
+            "where the daemon on --port says",
+        ),
         arg("admin-token-file", "PATH", "Show it the token in this file", "none"),
         config_file(),
     ]
@@ -265,63 +272,67 @@ fn check_config(
     environment: Environment<'_>,
     backends: &dyn Backends,
 ) -> Result<ExitCode, Failure> {
-    let values = merge(matches, environment)?;
-    let settings = Settings::check(&values, open_files(), &|url| backends.check(url))?;
+    let checked = merge(matches, environment)
+        .and_then(|values| Settings::check(&values, open_files(), &|url| backends.check(url)))
+        .map_err(Failure::from)
+        .and_then(|settings| Ok(check_files(&settings).map(|()| settings)?));
+    let settings = match checked {
+        Ok(settings) => settings,
+        Err(error) => {
+            complain(&in_words(&*error));
+            // As `serve` ends.
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    for warning in &settings.warnings {
+        complain(&format_args!("warning: {warning}"));
+    }
     let mut table = String::new();
-    for Shown { key, value, origin } in settings.shown {
+    for Shown { key, value, origin } in shown_here(&settings) {
         table += &escaped(&format!("{key} = {value} ({origin})"));
         table.push('\n');
     }
     say(table.as_bytes()).map(|()| ExitCode::SUCCESS)
 }
 
-/// Asks the host that the flags name, and takes an answer that is whole within that time.
-pub(super) fn ask(
+/// Every setting, as far as anybody knows it before the daemon is connected to its store.
+fn shown_here(settings: &Settings) -> Vec<Shown> {
+    let mut shown = settings.shown.clone();
+    let advertise =
+        shown.iter_mut().find(|shown| shown.key == "advertise" && shown.origin == Origin::Default);
+    if let (Some(advertise), Backend::Shared(_), Some(address)) =
+        (advertise, &settings.backend, own_address(None))
+    {
+        advertise.value = format!("{address}, or this machine's address on the connection to the store");
+    }
+    shown
+}
+
+/// Asks the host that the flags name, and takes what `read` makes of an answer that is whole within that time.
+pub(super) fn ask<T>(
     matches: &ArgMatches,
     environment: Environment<'_>,
     request: &Request<'_>,
     within: Duration,
-) -> Result<Vec<u8>, Failure> {
-    ask_at(matches.get_one::<String>("at"), settings(matches, environment)?.port, request, within)
-}
-
-/// Asks the host that is named so, or this one.
-fn ask_at(
-    at: Option<&String>,
-    port: u16,
-    request: &Request<'_>,
-    within: Duration,
-) -> Result<Vec<u8>, Failure> {
-    let at = at.map(|at| host_and_port(at, port));
-    let reply = match at {
-        Some((host, port)) => ask_host(host, port, request, within),
-        None => ask_local(port, request, within),
-    };
-    let (place, port) = at.unwrap_or(("this host", port));
-    reply.map_err(|error| match error {
-        AskError::Connect(error) if at.is_none() && error.kind() == io::ErrorKind::ConnectionRefused => {
-            format!("no EPMD at {place}, port {port}: nothing listens there; `repmd serve` starts one").into()
-        }
-        AskError::Connect(error) => format!("no EPMD at {place}, port {port}: {error}").into(),
-        error => format!("the EPMD at {place}, port {port}: {error}").into(),
-    })
+    read: impl FnOnce(&[u8]) -> Result<T, ReplyError>,
+) -> Result<T, Failure> {
+    let at = matches.get_one::<String>("at").map(String::as_str);
+    Ok(ask_at(at, settings(matches, environment)?.port, request, within, read)?)
 }
 
 fn names(matches: &ArgMatches, environment: Environment<'_>) -> Result<ExitCode, Failure> {
-    let at = matches.get_one::<String>("host").or_else(|| matches.get_one("at"));
-    let reply = ask_at(at, settings(matches, environment)?.port, &Request::Names, PATIENCE)?;
-    let names: NamesReply<'_> = decode_names_reply(&reply)?;
+    let at = matches.get_one::<String>("host").or_else(|| matches.get_one("at")).map(String::as_str);
+    let port = settings(matches, environment)?.port;
+    let mut nodes = ask_at(at, port, &Request::Names, ANSWER_TIME, read_names)?;
+    nodes.sort_unstable();
     if matches.get_flag("json") {
-        let mut nodes: Vec<_> = names.nodes().collect();
-        nodes.sort_unstable();
         let nodes: Vec<_> = nodes.iter().map(|(name, port)| json!({ "name": name, "port": port })).collect();
         return say_json(&json!({ "nodes": nodes })).map(|()| ExitCode::SUCCESS);
     }
-    let mut nodes: Vec<_> = names.nodes().map(|(name, port)| (escaped(name), port)).collect();
+    let nodes: Vec<_> = nodes.iter().map(|(name, port)| (escaped(name), port)).collect();
     if nodes.is_empty() {
         return say(b"no nodes\n").map(|()| ExitCode::SUCCESS);
     }
-    nodes.sort_unstable();
     let width = nodes.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).max("NAME".len());
     let mut table = format!("{:width$}  PORT\n", "NAME");
     for (name, port) in nodes {
@@ -335,8 +346,7 @@ fn lookup(matches: &ArgMatches, environment: Environment<'_>) -> Result<ExitCode
     AliveName::check(name.as_bytes()).map_err(|error| format!("{name:?}: {error}"))?;
     // First: the look-up itself would be remembered.
     let origin = origin(matches, environment, name)?;
-    let reply = ask(matches, environment, &Request::PortPlease2(name), PATIENCE)?;
-    let found = decode_port_reply(&reply)?;
+    let found = ask(matches, environment, &Request::PortPlease2(name), ANSWER_TIME, decode_port_reply)?;
     if matches.get_flag("json") {
         say_json(&to_json(name, found.as_ref(), origin.as_ref()))?;
     } else if let Some(found) = &found {
@@ -356,15 +366,18 @@ fn origin(matches: &ArgMatches, environment: Environment<'_>, name: &str) -> Res
     }
     let ask = || -> Result<Option<Value>, ApiError> {
         let api = Api::of(&settings)?;
-        // The API at the default address may be another daemon's.
+        // The one that is named may be another daemon's.
         if api.get("/api/v1/status")?["port"] != settings.port {
             return Ok(None);
         }
         api.find(&format!("/api/v1/lookups/{}", in_path(name)))
     };
-    let is_asked_for = settings.admin_token_file.is_some() || matches!(settings.admin, Admin::At(_));
+    let is_asked_for =
+        settings.admin_token_file.is_some() || is_named(&settings) && settings.admin != Admin::Off;
     match ask() {
         Ok(origin) => Ok(origin),
+        // The look-up itself would meet the same, after as long again.
+        Err(ApiError::NoDaemon(said)) => Err(said.into()),
         Err(error) => {
             if is_asked_for {
                 complain(&format_args!("where the answer comes from is not known: {error}"));

@@ -24,14 +24,15 @@ const HEAD: [&str; 8] = ["NODE", "PORT", "ADDRESS", "TYPE", "ALIVE", "DAEMON", "
 
 /// `repmd nodes`
 pub(super) fn nodes(matches: &ArgMatches, environment: Environment<'_>) -> Result<(), Failure> {
-    let api = Api::of(&settings(matches, environment)?)?;
+    let settings = settings(matches, environment)?;
     let host = matches.get_one::<String>("of-host").map(String::as_str);
     let as_json = matches.get_flag("json");
     let show = || {
         let shown = |list: &Value| {
             if as_json { escaped_json(&format!("{list}\n")).into_owned() } else { table(list) }
         };
-        list(&api, host).map(|list| shown(&list))
+        // Anew each time: the next daemon may have its API elsewhere.
+        Api::of(&settings).and_then(|api| list(&api, host)).map(|list| shown(&list))
     };
     if !matches.get_flag("watch") {
         return say(show()?.as_bytes());
@@ -127,25 +128,27 @@ fn age(seconds: u64) -> String {
 
 /// `repmd events`
 pub(super) fn events(matches: &ArgMatches, environment: Environment<'_>) -> Result<(), Failure> {
-    let api = Api::of(&settings(matches, environment)?)?;
+    let settings = settings(matches, environment)?;
     let as_json = matches.get_flag("json");
     let (mut last, mut was_there) = (None, false);
     loop {
-        let ended = api.follow(last, |event| {
-            was_there = true;
-            let mut data = read_object(event.data.as_bytes())?;
-            let line = if as_json {
-                data["event"] = json!(event.kind);
-                escaped_json(&format!("{data}\n")).into_owned()
-            } else {
-                describe(&event.kind, &data)
-            };
-            last = Some(event.id);
-            say(line.as_bytes())
+        let ended = Api::of(&settings).map_err(Failure::from).and_then(|api| {
+            api.follow(last, |event| {
+                was_there = true;
+                let mut data = read_object(event.data.as_bytes())?;
+                let line = if as_json {
+                    data["event"] = json!(event.kind);
+                    escaped_json(&format!("{data}\n")).into_owned()
+                } else {
+                    describe(&event.kind, &data)
+                };
+                last = Some(event.id);
+                say(line.as_bytes())
+            })
         });
         match ended {
             Ok(()) => {
-                complain(&format_args!("the daemon at {} has ended; waiting for the next", api.address()));
+                complain(&"the daemon has ended; waiting for the next");
                 was_there = true;
             }
             Err(error) if was_there && error.is::<ApiError>() => {}

@@ -12,9 +12,9 @@ use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{sleep, timeout};
 
-use super::client::PATIENCE;
+use super::client::ANSWER_TIME;
 use super::modern::{Environment, Failure, NOT_FOUND, complain, say, settings};
-use crate::printable::escaped;
+use crate::printable::{escaped, in_words};
 use crate::protocol::{Request, decode_alive2_reply, encode_request};
 
 /// Between two tries once the daemon has gone: as often as a node of OTP 23.3 or later.
@@ -65,7 +65,9 @@ async fn keep(node: &Node, port: u16) -> Result<ExitCode, Failure> {
             }
             Ok(Held::Over) => return Err("the daemon has closed the connection without an answer".into()),
             Err(_) if was_held => {}
-            Err(error) => return Err(format!("no EPMD at this host, port {port}: {error}").into()),
+            Err(error) => {
+                return Err(format!("no EPMD at this host, port {port}: {}", in_words(&error)).into());
+            }
         }
         sleep(AGAIN).await;
     }
@@ -84,7 +86,11 @@ async fn hold(node: &Node, port: u16, was_held: &mut bool) -> io::Result<Held> {
         stream.read_exact(&mut reply).await?;
         io::Result::Ok((stream, reply))
     };
-    let asked = timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    let silent = |_| {
+        let said = format!("what listens there gives no answer within {ANSWER_TIME:?}");
+        Err(io::Error::new(io::ErrorKind::TimedOut, said))
+    };
+    let asked = timeout(ANSWER_TIME, asked).await.unwrap_or_else(silent);
     let (mut stream, reply) = match asked {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Held::Over),
         asked => asked?,

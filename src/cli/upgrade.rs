@@ -10,8 +10,8 @@ use clap::ArgMatches;
 use procfs::process::{FDTarget, Process, all_processes};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::doctor::listening_sockets;
 use super::modern::{Environment, Failure, complain, say, settings};
+use crate::listeners::listening_sockets;
 use crate::upgrade::{Last, OUTCOME, Went, read_outcome};
 
 /// Above the time that the new program has, and that the log of the old one may take.

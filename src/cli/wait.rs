@@ -5,11 +5,12 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
+use humantime::format_duration;
 use repmd_backend_api::AliveName;
 
-use super::client::PATIENCE;
+use super::client::{ANSWER_TIME, read_names};
 use super::modern::{Environment, Failure, NOT_FOUND, ask, complain};
-use crate::protocol::{Request, decode_names_reply, decode_port_reply};
+use crate::protocol::{Request, decode_port_reply};
 
 /// Between two questions: what a script does not notice, and a daemon neither.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -28,7 +29,7 @@ pub(super) fn main(matches: &ArgMatches, environment: Environment<'_>) -> Result
     let started = Instant::now();
     loop {
         let left = timeout.saturating_sub(started.elapsed());
-        let last = match is_there(matches, environment, name, left.clamp(ANSWER_MIN, PATIENCE)) {
+        let last = match is_there(matches, environment, name, left.clamp(ANSWER_MIN, ANSWER_TIME)) {
             Ok(true) => return Ok(ExitCode::SUCCESS),
             Ok(false) => String::new(),
             Err(error) => format!(": {error}"),
@@ -37,7 +38,7 @@ pub(super) fn main(matches: &ArgMatches, environment: Environment<'_>) -> Result
         if left.is_zero() {
             let what =
                 name.map_or("no daemon has answered".to_owned(), |name| format!("{name} is not registered"));
-            complain(&format_args!("{what} after {timeout:?}{last}"));
+            complain(&format_args!("{what} after {}{last}", format_duration(timeout)));
             return Ok(ExitCode::from(NOT_FOUND));
         }
         sleep(PAUSE.min(left));
@@ -51,9 +52,8 @@ fn is_there(
     within: Duration,
 ) -> Result<bool, Failure> {
     let Some(name) = name else {
-        let reply = ask(matches, environment, &Request::Names, within)?;
-        return Ok(decode_names_reply(&reply).map(|_| true)?);
+        return ask(matches, environment, &Request::Names, within, read_names).map(|_| true);
     };
-    let reply = ask(matches, environment, &Request::PortPlease2(name), within)?;
-    Ok(decode_port_reply(&reply)?.is_some())
+    let found = ask(matches, environment, &Request::PortPlease2(name), within, decode_port_reply)?;
+    Ok(found.is_some())
 }

@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::listen::Sockets;
+use crate::printable::in_words;
 use crate::server::{Daemon, Policy};
 use face::Face;
 
@@ -117,7 +118,7 @@ async fn serve(
         let (socket, face) = (Arc::new(socket), Arc::clone(&face));
         tokio::spawn(async move {
             if let Err(error) = udp::serve(socket, face).await {
-                error!(%error, "a socket for DNS failed");
+                error!(error = %in_words(&error), "a socket for DNS failed");
             }
         });
     }

@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::face::{Asker, Face, Step};
+use crate::printable::in_words;
 use crate::queue::Queue;
 
 /// Connections at once. Whoever comes then takes the place of the oldest.
@@ -43,14 +44,14 @@ pub(super) async fn serve(listener: TcpListener, connections: Arc<Queue>, face: 
                         () = place.over() => {}
                         ended = answer_all(stream, &face) => {
                             if let Err(error) = ended {
-                                debug!(%peer, %error, "a connection for DNS failed");
+                                debug!(%peer, error = %in_words(&error), "a connection for DNS failed");
                             }
                         }
                     }
                 });
             }
             Err(error) => {
-                debug!(%error, "cannot accept for DNS");
+                debug!(error = %in_words(&error), "cannot accept for DNS");
                 sleep(ACCEPT_PAUSE).await;
             }
         }

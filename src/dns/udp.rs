@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use super::face::{Asker, Face, Step};
+use crate::printable::in_words;
 
 /// Datagrams that are received at once.
 const BATCH: usize = 8;
@@ -62,7 +63,7 @@ pub(super) async fn serve(socket: Arc<Socket>, face: Arc<Face>) -> io::Result<()
             Err(error) => {
                 if error.kind() != io::ErrorKind::WouldBlock {
                     // Also what an earlier answer brought back. It may last, and a bare retry would spin.
-                    debug!(%error, "cannot receive questions");
+                    debug!(error = %in_words(&error), "cannot receive questions");
                     sleep(RECEIVE_PAUSE).await;
                 }
                 continue;

@@ -16,7 +16,7 @@ pub use response::{
     write_active_line, write_names_line, write_old_line,
 };
 
-pub use whereabouts::{Whereabouts, decode_whereabouts, encode_whereabouts, is_reserved};
+pub use whereabouts::{ADMIN_NAME, Whereabouts, decode_whereabouts, encode_whereabouts, is_reserved};
 
 use repmd_backend_api::NameError;
 

@@ -15,6 +15,10 @@ const MAGIC: &str = "repmd/1";
 /// What the first word begins with in every version.
 const RESERVED: &[u8] = b"repmd/";
 
+/// Who looks up this name on the daemon's own machine asks where its admin API is. No full name reads so: there is no
+/// host of that name.
+pub const ADMIN_NAME: &str = "@/admin";
+
 /// A host, and where its nodes are reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Whereabouts {
@@ -85,6 +89,11 @@ mod tests {
     fn the_words_are_those_that_clients_know() {
         let extra = encode_whereabouts(&["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()], &host());
         assert_eq!(extra, b"repmd/1 addr=10.0.0.1,10.0.0.2 host=hosta");
+    }
+
+    #[test]
+    fn no_host_is_called_as_the_admin_api_is_asked_for() {
+        assert!(HostId::parse(ADMIN_NAME.trim_start_matches('@')).is_err());
     }
 
     #[test]

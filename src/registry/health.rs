@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use humantime::format_duration;
 use repmd_backend_api::{BackendError, REASON_CHARS_MAX};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::events::{Events, What};
+use crate::printable::in_words;
 
 /// What is known of the store from the calls that were made to it. Each change is logged once, however
 /// many calls meet it.
@@ -112,8 +114,11 @@ impl Health {
         let away = state.away.as_ref().map(|away| {
             // Whole minutes, so that the text does not change with each look at it.
             let minutes = Duration::from_secs(away.since.elapsed().as_secs() / 60 * 60);
-            let since =
-                if minutes.is_zero() { "less than a minute".to_owned() } else { format!("{minutes:?}") };
+            let since = if minutes.is_zero() {
+                "less than a minute".to_owned()
+            } else {
+                format_duration(minutes).to_string()
+            };
             format!("the registry is away for {since}: {}", away.reason)
         });
         let refusals = state.refusals.iter();
@@ -140,10 +145,10 @@ impl State {
 
 /// An error with its causes, on one line that is not too long. Some say all that their cause says.
 fn chain(problem: &BackendError) -> String {
-    let mut text = problem.to_string();
+    let mut text = in_words(problem);
     let mut cause = std::error::Error::source(problem);
     while let Some(error) = cause {
-        let more = error.to_string();
+        let more = in_words(error);
         if !text.ends_with(&more) {
             text += &format!(": {more}");
         }

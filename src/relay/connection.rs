@@ -19,6 +19,7 @@ use super::pipe::move_all;
 use super::{Door, Limits, Relay};
 use crate::listen::KEEPALIVE;
 use crate::metrics::Counter;
+use crate::printable::in_words;
 use crate::registry::{Answer, Question};
 
 /// How long an address of a node has to answer. A node gives up after 7 s.
@@ -37,11 +38,11 @@ pub(super) enum Refusal {
     Peer(IpAddr),
     #[error("no such node any longer")]
     Gone,
-    #[error("cannot dial {address}: {source}")]
+    #[error("cannot dial {address}: {}", in_words(source))]
     Unreachable { address: SocketAddr, source: io::Error },
     #[error("as many nodes as may be are listened for")]
     Listeners,
-    #[error("cannot listen: {0}")]
+    #[error("cannot listen: {}", in_words(.0))]
     Listen(#[source] io::Error),
 }
 
@@ -92,7 +93,7 @@ pub(super) async fn serve(
     };
     relay.stats.connections.add();
     if let Err(error) = join(&relay, &dialler, &node).await {
-        debug!(%door, %error, "a relayed connection broke");
+        debug!(%door, error = %in_words(&error), "a relayed connection broke");
         // Whoever is left must not wait for what will not come.
         reset(&dialler);
         reset(&node);

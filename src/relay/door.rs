@@ -18,6 +18,7 @@ use tracing::{debug, error, info};
 use super::Relay;
 use super::connection::{self, Place, Refusal, reset};
 use crate::listen::bind;
+use crate::printable::in_words;
 
 /// How often to look whether the node is still registered.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -148,7 +149,7 @@ pub(super) async fn serve(relay: Arc<Relay>, door: Arc<Door>, way_in: WayIn, lis
                 }
             }
         }
-        Err(error) => error!(node = %door, %error, "cannot watch a relay's port"),
+        Err(error) => error!(node = %door, error = %in_words(&error), "cannot watch a relay's port"),
     }
     let mut doors = relay.doors();
     // What is there after it was closed is the node's next door.
@@ -195,7 +196,7 @@ async fn accept_all(
                 }
             }
             Err(error) => {
-                debug!(%error, "cannot accept at a relay's port");
+                debug!(error = %in_words(&error), "cannot accept at a relay's port");
                 sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -20,6 +20,7 @@ use super::carried::{CarriedNode, Progress, UnderWay};
 use super::connection::{Then, sleep_if, write_now};
 use super::daemon::Daemon;
 use super::table::{AliveSocket, ClaimId};
+use crate::printable::in_words;
 use crate::protocol::Response;
 use crate::registry::What;
 use crate::telemetry::{AUDIT, REQUESTS};
@@ -143,7 +144,9 @@ async fn register(daemon: &Arc<Daemon>, socket: &Arc<AliveSocket>, node: Node) -
                 daemon.registry.events().tell(What::Registered { node, port });
                 return Some((claim, lease));
             }
-            Err(error) => debug!(name = %node.name, %error, "the node did not wait for its answer"),
+            Err(error) => {
+                debug!(name = %node.name, error = %in_words(&error), "the node did not wait for its answer");
+            }
         }
     }
     drop(claim);

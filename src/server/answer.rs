@@ -22,8 +22,8 @@ use super::table::Listing;
 use super::topology::Names;
 use crate::printable::as_value;
 use crate::protocol::{
-    DecodeError, Request, Response, decode_request, encode_whereabouts, is_reserved, write_active_line,
-    write_names_line,
+    ADMIN_NAME, DecodeError, Request, Response, decode_request, encode_whereabouts, is_reserved,
+    write_active_line, write_names_line,
 };
 use crate::registry::{self, Question, Source};
 use crate::telemetry::{AUDIT, REQUESTS};
@@ -96,6 +96,8 @@ pub(super) fn answer(daemon: &Daemon, body: &[u8], asker: Asker<'_>, out: &mut V
     let may_look_up = || daemon.policy.may_look_up(asker.peer, || asker.local());
     let relaxed = daemon.policy.relaxed_command_check;
     match decode_request(body) {
+        // Before any node of that name: where it leads, operators show their token.
+        Ok(Request::PortPlease2(ADMIN_NAME)) if asker.is_local() => admin(daemon, out),
         Ok(Request::PortPlease2(name)) if may_look_up() => look_up(daemon, name, asker, out),
         Ok(Request::Names) if may_look_up() => list(daemon, asker, false),
         Ok(Request::Dump) if asker.is_local() => list(daemon, asker, true),
@@ -200,6 +202,14 @@ fn look_up(daemon: &Daemon, name: &str, asker: Asker<'_>, out: &mut Vec<u8>) -> 
     };
     tell_look_up(&name, source, asker, out);
     Answer::Reply
+}
+
+/// Where the admin API is, in the form of a node.
+fn admin(daemon: &Daemon, out: &mut Vec<u8>) -> Answer {
+    let Some(address) = daemon.admin else { return reply(Response::PortNotFound, out) };
+    let node = Node::ordinary(AliveName::parse(ADMIN_NAME.as_bytes()).expect("it is a name"), address.port());
+    let extra = encode_whereabouts(&[address.ip()], &daemon.registry.instance().host);
+    reply(Response::PortFound { node: &node, port: address.port(), extra: &extra }, out)
 }
 
 /// Says what was answered to a look-up, in the words of the stock daemon. Costs nothing where nobody reads it.

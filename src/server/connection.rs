@@ -18,6 +18,7 @@ use super::answer::{Answer, Asker, answer, answer_later, complain};
 use super::carried::{Progress, UnderWay};
 use super::daemon::Daemon;
 use super::table::{AliveSocket, forget_unread};
+use crate::printable::in_words;
 use crate::protocol::{REQUEST_BYTES_MAX, split_frame};
 
 /// Most bytes that are taken from a connection: the largest request, and one more, to notice a surplus.
@@ -110,7 +111,7 @@ pub(super) fn serve(daemon: &Arc<Daemon>, fd: OwnedFd, peer: IpAddr, port: u16, 
         Ok((0, _)) => return debug!(%peer, "closed without a request"),
         Ok((received, _)) => &first[..received],
         Err(Errno::AGAIN | Errno::INTR) => &first[..0],
-        Err(error) => return debug!(%peer, %error, "read failed"),
+        Err(error) => return debug!(%peer, error = %in_words(&error), "read failed"),
     };
     let connection = Connection { socket: Socket::Fresh(fd), peer, port };
     match split_frame(received) {
@@ -163,7 +164,9 @@ async fn wait_for_request(daemon: Arc<Daemon>, connection: Connection, mut recei
         match more {
             Ok(0) => return debug!(%peer, bytes = received.len(), "closed before its request was whole"),
             Ok(_) => {}
-            Err(error) => return debug!(%peer, bytes = received.len(), %error, "no whole request"),
+            Err(error) => {
+                return debug!(%peer, bytes = received.len(), error = %in_words(&error), "no whole request");
+            }
         }
     }
     drop(member);
@@ -242,7 +245,9 @@ fn deliver(daemon: &Arc<Daemon>, connection: Connection, request: &[u8], answer:
                 };
                 daemon.nodes.spawn(alive::register_and_hold(Arc::clone(daemon), socket, node, place, asked));
             }
-            Err(error) => debug!(peer = %connection.peer, %error, "cannot watch the connection"),
+            Err(error) => {
+                debug!(peer = %connection.peer, error = %in_words(&error), "cannot watch the connection");
+            }
         },
         Answer::Kill => {
             write_some(&connection, out);
@@ -257,7 +262,7 @@ fn write_some(connection: &Connection, reply: &[u8]) -> Option<usize> {
         Ok(written) => (written < reply.len()).then_some(written),
         Err(Errno::AGAIN) => Some(0),
         Err(error) => {
-            debug!(peer = %connection.peer, %error, "the reply cannot be written");
+            debug!(peer = %connection.peer, error = %in_words(&error), "the reply cannot be written");
             None
         }
     }
@@ -307,7 +312,7 @@ fn write_on(daemon: &Arc<Daemon>, connection: Connection, reply: Arc<Vec<u8>>, m
             match stream.try_write(&reply[written..]) {
                 Ok(more) => written += more,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return debug!(%peer, written, %error, "gave up a reply"),
+                Err(error) => return debug!(%peer, written, error = %in_words(&error), "gave up a reply"),
             }
         }
     });

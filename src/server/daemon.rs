@@ -1,5 +1,6 @@
 //! What the connections of one daemon share.
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,6 +36,7 @@ pub struct Daemon {
     pub(super) policy: Policy,
     pub(super) topology: Topology,
     pub(super) relay: Option<Arc<Relay>>,
+    pub(super) admin: Option<SocketAddr>,
     pub(super) limits: Limits,
     /// Connections whose request is not whole.
     pub(super) waiting: Crowd,
@@ -77,6 +79,7 @@ impl Daemon {
             policy,
             topology,
             relay: None,
+            admin: None,
             waiting: Crowd::new(limits.waiting_max, limits.waiting_per_peer_max),
             slow_readers: Crowd::new(limits.slow_readers_max, limits.slow_readers_max)
                 .with_bytes_max(limits.slow_reply_bytes_max),
@@ -100,6 +103,12 @@ impl Daemon {
     #[must_use]
     pub fn with_relay(self, relay: Option<Arc<Relay>>) -> Self {
         Self { relay, ..self }
+    }
+
+    /// The same daemon, with an admin API at this address, of which it tells those of its own machine who ask.
+    #[must_use]
+    pub fn with_admin(self, admin: Option<SocketAddr>) -> Self {
+        Self { admin, ..self }
     }
 
     /// The relay, if it has one.

@@ -43,6 +43,8 @@ use tracing::{debug, error, info, warn};
 
 use connection::sleep_if;
 
+use crate::printable::in_words;
+
 /// Connections that one listener accepts before others get their turn.
 const ACCEPT_BATCH: usize = 64;
 
@@ -145,7 +147,7 @@ async fn accept_all(listener: Arc<AsyncFd<TcpListener>>, port: u16, daemon: Arc<
             () = daemon.stop().cancelled() => break,
             ready = listener.readable() => match ready {
                 Ok(ready) => ready,
-                Err(error) => return error!(%error, "a listener cannot be watched any longer"),
+                Err(error) => return error!(error = %in_words(&error), "a listener cannot be watched any longer"),
             },
         };
         sleep_if(daemon.limits.delay_accept).await;
@@ -202,7 +204,7 @@ fn accept_batch(listener: &TcpListener, port: u16, daemon: &Arc<Daemon>, scratch
                 return if has_backlog(listener) { Batch::Exhausted(error) } else { Batch::Empty };
             }
             // The connection is gone before it was accepted, or a network error is reported for it.
-            Err(error) if is_of_one_connection(error) => debug!(%error, "accept failed"),
+            Err(error) if is_of_one_connection(error) => debug!(error = %in_words(&error), "accept failed"),
             // Such as EPERM by a security module. It may last, and a bare retry would spin.
             Err(error) => return Batch::Exhausted(error),
         }
@@ -243,7 +245,7 @@ async fn make_room(daemon: &Daemon, error: Errno) {
     }
     daemon.stats.pauses.add();
     if let Some(left_out) = daemon.complaints.pass() {
-        warn!(%error, left_out, nodes = daemon.table().len(), "cannot accept, pausing");
+        warn!(error = %in_words(&error), left_out, nodes = daemon.table().len(), "cannot accept, pausing");
     }
     sleep(daemon.limits.accept_pause).await;
 }

@@ -194,7 +194,7 @@ fn the_page_is_served_with_a_policy_and_known_by_its_tag() {
     }
 }
 
-/// Two daemons on one machine.
+/// Two daemons on one machine. `tests/cli/which_daemon.rs` has the free port that it takes.
 #[test]
 fn a_default_address_in_use_does_not_stop_the_wire_but_a_chosen_one_does() {
     // Whoever has it: this test or a daemon of another one.
@@ -218,7 +218,7 @@ fn a_default_address_in_use_does_not_stop_the_wire_but_a_chosen_one_does() {
         let output = command.env("REPMD_ADMIN", &address).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains(&format!("admin: cannot listen on {address}: ")), "{said}");
+        assert!(said.contains(&format!("admin: {address} is taken: ")), "{said}");
     }
 }
 

@@ -47,7 +47,7 @@ fn an_address_in_use_ends_the_classic_start_with_0_and_the_modern_one_with_1() {
     assert_eq!(done(&mut epmd(&format!("-port {port} -daemon"))), Done::new(0, "", ""));
     let strict = done(&mut repmd(["serve", "--port", &port]));
     assert_eq!((strict.exit, &*strict.stdout), (1, ""));
-    assert!(strict.stderr.contains(&format!("already a epmd running at port {port}")), "{}", strict.stderr);
+    assert!(strict.stderr.contains(&format!(":{port} is taken: ")), "{}", strict.stderr);
     assert!(lookup_port(daemon.port(), "nobody").is_none());
 }
 

@@ -58,7 +58,7 @@ fn wait_ends_with_1_when_the_time_is_over_and_says_what_was_wrong() {
     assert!(result.stderr.starts_with(&said), "{}", result.stderr);
     let daemon = serve(&[], &[]);
     let result = done(&mut repmd(["wait", "a", "--port", &daemon.port().to_string(), "--timeout", "0s"]));
-    assert_eq!(result, Done::new(1, "", "repmd: a is not registered after 0ns\n"));
+    assert_eq!(result, Done::new(1, "", "repmd: a is not registered after 0s\n"));
     let wrong = done(&mut repmd(["wait", "a", "--timeout", "soon"]));
     assert_eq!(wrong.exit, 2);
     assert!(wrong.stderr.contains("expected a time such as 30s"), "{}", wrong.stderr);
@@ -229,10 +229,10 @@ fn a_wrong_setting_stops_the_start_and_is_named_with_what_was_expected() {
         ),
     ];
     for (arguments, variable, said) in cases {
-        for (command, exit) in [("serve", 1), ("check-config", 2)] {
+        for command in ["serve", "check-config"] {
             let words = std::iter::once(command.to_owned()).chain(arguments.clone());
             let result = done(repmd(words).env("REPMD_PORT", variable));
-            assert_eq!((result.exit, &*result.stdout), (exit, ""), "{command} {arguments:?}");
+            assert_eq!((result.exit, &*result.stdout), (1, ""), "{command} {arguments:?}");
             assert!(result.stderr.starts_with(&said), "{command} {arguments:?}: {}", result.stderr);
         }
     }
@@ -257,9 +257,9 @@ fn no_error_about_the_stores_url_shows_its_password() {
         "redis+sentinel://u:s3cret@h",
         "redis+cluster://u:s3cret@h/1",
     ] {
-        for (command, exit) in [("serve", 1), ("check-config", 2)] {
+        for command in ["serve", "check-config"] {
             let result = done(repmd([command]).env("REPMD_BACKEND", url));
-            assert_eq!((result.exit, &*result.stdout), (exit, ""), "{command} {url}: {}", result.stderr);
+            assert_eq!((result.exit, &*result.stdout), (1, ""), "{command} {url}: {}", result.stderr);
             let said = "repmd: backend: \"***\" (from REPMD_BACKEND) is wrong: expected ";
             assert!(result.stderr.starts_with(said), "{url}: {}", result.stderr);
             assert!(!result.stderr.contains("s3cret"), "{url}: {}", result.stderr);
@@ -328,7 +328,7 @@ fn lookup_says_where_a_node_listens_or_fails() {
     let daemon = serve(&[], &[]);
     let _node = register(daemon.port(), "n");
     let port = daemon.port().to_string();
-    let lookup = |name: &str| done(repmd(["lookup", name, "--port", &port]).env("REPMD_ADMIN", "off"));
+    let lookup = |name: &str| done(&mut repmd(["lookup", name, "--port", &port, "--admin", "off"]));
     let found = Done::new(0, "n: port 4321, normal node, versions 5 to 6\n", "");
     assert_eq!(lookup("n"), found);
     assert_eq!(lookup("m"), Done::new(1, "", "m is not registered\n"));

@@ -159,9 +159,10 @@ fn an_api_that_cannot_be_asked_is_named_with_what_would_help() {
             let _ = stream.write_all(b"220 mail.example ESMTP\r\n");
         }
     });
+    let said_of_none = format!("no admin API at {nowhere}: Connection refused; without --admin the daemon");
     let cases = [
         (vec!["--admin", "off"], "the settings say that the admin API is off".to_owned()),
-        (vec!["--admin", &nowhere], format!("no admin API at {nowhere}: ")),
+        (vec!["--admin", &nowhere], said_of_none),
         (vec!["--admin", &admin], format!("the admin API at {admin} wants a token: ")),
         (vec!["--admin", &alien_at], format!("what listens at {alien_at} is no admin API: ")),
     ];

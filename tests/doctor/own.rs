@@ -102,7 +102,9 @@ fn the_api_is_another_daemon_s() {
     let _second = host.inside(|| Daemon::spawn(command, 5000));
     let is_shown = || host.inside(|| std::net::TcpStream::connect(("127.0.0.1", 4370)).is_ok());
     wait_until("the other's API answers", SOON, is_shown);
-    host.doctor(&[]).is_only("api-other", "warning", &["port 5000"]);
+    host.doctor(&["--admin", "127.0.0.1:4370"]).is_only("api-other", "warning", &["port 5000"]);
+    // Without the flag, the daemon itself says that it has none.
+    host.doctor(&[]).are(&[]);
 }
 
 /// Nothing leads to other networks, and the store is on this machine.

@@ -130,7 +130,7 @@ fn the_store_is_slow() {
     // A listening thread stays in the network that it was started in.
     let port = pair.a.inside(|| slow_way(store, Duration::from_millis(60)));
     let url = format!("redis://127.0.0.1:{port}");
-    let _daemon = pair.a.serve(&["--backend", &url]);
+    let _daemon = pair.a.serve(&["--advertise", "10.99.0.1", "--backend", &url]);
     pair.a.doctor(&["--backend", &url]).is_only("store-slow", "warning", &["ms"]);
 }
 

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::name::NodeName;
 
+/// A call that failed sooner has met something else than silence.
+const WAIT_MIN: Duration = Duration::from_millis(100);
+
 /// The cause of a failure, as the client library of a backend reports it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -19,7 +22,7 @@ pub enum BackendError {
         holder: String,
     },
     /// Nobody knows: the store did not answer, or the connection is gone. It may pass by itself.
-    #[error("no answer from the registry within {waited:?}")]
+    #[error("no answer from the registry{}", within(*.waited))]
     Unavailable {
         /// How long the call waited.
         waited: Duration,
@@ -46,4 +49,22 @@ pub enum BackendError {
         #[source]
         source: BoxError,
     },
+}
+
+/// The time that was waited, in words for people; nothing where nobody waited.
+fn within(waited: Duration) -> String {
+    let whole = Duration::from_millis(u64::try_from(waited.as_millis()).unwrap_or(u64::MAX));
+    if waited < WAIT_MIN { String::new() } else { format!(" within {whole:?}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_said_only_where_something_waited() {
+        let said = |waited| BackendError::Unavailable { waited, source: "no".into() }.to_string();
+        assert_eq!(said(Duration::from_nanos(875)), "no answer from the registry");
+        assert_eq!(said(Duration::from_micros(500_123)), "no answer from the registry within 500ms");
+    }
 }

@@ -9,8 +9,10 @@ use hickory_proto::rr::{Name, RecordType};
 
 use super::finding::{DNS_NAMELESS, DNS_SEARCH, DNS_SECOND, DNS_SILENT, DNS_UNASKED};
 use super::{CONNECT_TIME, Doctor};
-use crate::cli::client::{at_loopback, resolve};
+use crate::cli::client::resolve;
 use crate::dns;
+use crate::listen::at_loopback;
+use crate::printable::in_words;
 
 /// What tells the C library, and Erlang's own resolver, whom to ask.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -36,7 +38,9 @@ impl Doctor<'_> {
                 return;
             }
             Err(error) => {
-                return self.report.found(DNS_SILENT, format!("{asked} gives no answer for {zone}: {error}"));
+                return self
+                    .report
+                    .found(DNS_SILENT, format!("{asked} gives no answer for {zone}: {}", in_words(&error)));
             }
         }
         let text = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
@@ -72,7 +76,7 @@ impl Doctor<'_> {
                 self.report.fine(format!("this machine's resolver finds {name} at {}", addresses.join(", ")));
             }
             Err(error) => {
-                let saw = format!("this machine's resolver does not find {name}: {error}");
+                let saw = format!("this machine's resolver does not find {name}: {}", in_words(&error));
                 return self.report.found(DNS_UNASKED, saw);
             }
         }

@@ -74,7 +74,7 @@ kinds! {
     API_TOKEN = Warning "api-token"
         "name the daemon's token file by --admin-token-file, or run this as a user who may read it";
     API_OTHER = Warning "api-other"
-        "name the admin API of the daemon on this port by --admin";
+        "name the admin API of the daemon on this port by --admin, or leave that out";
     DAEMON_DEGRADED = Warning "daemon-degraded"
         "what the reasons say; docs/failure-modes.md has each of them";
     NODE_CONFLICT = Failure "node-conflict"

@@ -8,6 +8,8 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use crate::printable::in_words;
+
 /// The name that a node is asked by. Each name stays in the node's table of atoms, so it is always the same;
 /// no node has it.
 const PROBE: &str = "repmd-doctor@localhost";
@@ -51,7 +53,7 @@ pub(super) fn meet(mut stream: TcpStream) -> Met {
     match start(&mut stream) {
         Ok(met) => met,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Met::Nothing("it says nothing".to_owned()),
-        Err(error) => Met::Nothing(format!("it hangs up ({error})")),
+        Err(error) => Met::Nothing(format!("it hangs up ({})", in_words(&error))),
     }
 }
 

@@ -4,7 +4,6 @@
 //! |---|---|
 //! | `finding` | what can be found, how bad it is, and what fixes it |
 //! | `own` | the daemon of this host, and who else is on its port |
-//! | `listeners` | the processes on a port |
 //! | `name` | this machine's own name, and whether the daemon answers there |
 //! | `dns` | the daemon's DNS, and whether this machine's resolver comes to it |
 //! | `store` | the shared registry's store |
@@ -14,15 +13,12 @@
 mod dns;
 mod finding;
 mod handshake;
-mod listeners;
 mod name;
 mod own;
 mod store;
 mod target;
 
 pub use finding::{Finding, KINDS, Kind, Report, Severity};
-
-pub(super) use listeners::listening_sockets;
 
 use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
@@ -33,7 +29,7 @@ use repmd_backend_api::AliveName;
 use serde_json::Value;
 
 use super::api::Api;
-use super::client::{AskError, PATIENCE, exchange};
+use super::client::{ANSWER_TIME, AskError, exchange};
 use super::modern::{Environment, Failure, merge, say, say_json};
 use crate::protocol::{Request, decode_port_reply, decode_whereabouts};
 use crate::run::{Backends, open_files};
@@ -110,7 +106,7 @@ fn strings(array: &Value) -> impl Iterator<Item = &str> {
 /// Asks the EPMD at one address.
 fn ask(place: SocketAddr, request: &Request<'_>) -> Result<Vec<u8>, AskError> {
     let stream = TcpStream::connect_timeout(&place, CONNECT_TIME).map_err(AskError::Connect)?;
-    exchange(stream, request, Instant::now() + PATIENCE)
+    exchange(stream, request, Instant::now() + ANSWER_TIME)
 }
 
 /// Whether the EPMD there is repmd and serves `host`: it says where the daemon of that host is.

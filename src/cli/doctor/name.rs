@@ -1,11 +1,12 @@
 //! The name of this machine, by which its own nodes look for each other.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Instant;
 
 use super::finding::{OWN_NAME_ELSEWHERE, OWN_NAME_UNANSWERED};
 use super::{CONNECT_TIME, Doctor, ask, is_repmd, strings};
 use crate::cli::client::resolve;
+use crate::listen::is_own;
+use crate::printable::in_words;
 use crate::protocol::{Request, decode_names_reply};
 use crate::settings::machine_name;
 
@@ -31,7 +32,10 @@ impl Doctor<'_> {
             Ok(places) => places,
             Err(error) => {
                 // Nodes at `localhost`, and those that find each other without DNS, need none.
-                self.report.fine(format!("{name} has no address here, for nodes that look it up: {error}"));
+                self.report.fine(format!(
+                    "{name} has no address here, for nodes that look it up: {}",
+                    in_words(&error)
+                ));
                 return;
             }
         };
@@ -52,9 +56,4 @@ impl Doctor<'_> {
             self.report.found(OWN_NAME_ELSEWHERE, saw);
         }
     }
-}
-
-/// Whether this machine has the address: only to its own can a socket be bound.
-fn is_own(address: IpAddr) -> bool {
-    UdpSocket::bind(SocketAddr::new(address, 0)).is_ok()
 }

@@ -9,10 +9,10 @@ use super::finding::{
     ENTRY_UNREADABLE, NODE_CONFLICT, NODE_UNPUBLISHED, PORT_FOREIGN, PORT_SHARED, PORT_SYSTEMD,
     SETTINGS_DIFFER, Severity,
 };
-use super::listeners::{Listeners, Process};
 use super::{CONNECT_TIME, Doctor, ask, is_repmd};
 use crate::cli::api::{Api, ApiError};
-use crate::cli::client::AskError;
+use crate::cli::client::{ANSWER_TIME, AskError};
+use crate::listeners::{Listeners, Process};
 use crate::protocol::{Request, decode_names_reply};
 use crate::registry::NO_ADDRESS;
 use crate::settings::machine_name;
@@ -22,7 +22,6 @@ impl Doctor<'_> {
         self.report.step("the daemon of this host");
         // Before anybody connects: that might start what a socket of the service manager stands for.
         let listeners = Listeners::on(self.settings.port);
-        self.find_api();
         if self.examine_port(&listeners) {
             self.examine_daemon();
             // Whoever else is on the port would be found again.
@@ -54,7 +53,12 @@ impl Doctor<'_> {
         };
         let names = match ask(place, &Request::Names) {
             Ok(reply) => reply,
-            Err(AskError::Read { reply, .. }) if !reply.is_empty() => reply,
+            Err(AskError::Read { reply, .. } | AskError::Silent { reply, .. }) if !reply.is_empty() => reply,
+            Err(AskError::Silent { .. }) => {
+                let saw = format!("{who} listens on port {port} and gives no answer within {ANSWER_TIME:?}");
+                self.report.found(DAEMON_SILENT, saw);
+                return false;
+            }
             Err(error) => {
                 self.report.found(
                     DAEMON_SILENT,
@@ -67,6 +71,7 @@ impl Doctor<'_> {
             self.report.found(PORT_FOREIGN, format!("{who} listens on port {port} and is no EPMD"));
             return false;
         };
+        self.find_api();
         let shown = self.daemon.as_ref().and_then(|(_, status)| status["host"].as_str());
         let machine = machine_name();
         let short = machine.split('.').next().unwrap_or_default();
@@ -102,7 +107,12 @@ impl Doctor<'_> {
                 ),
             ),
             // The stock command line has none.
-            Err(error @ (ApiError::Off | ApiError::Connect { .. })) => {
+            Err(
+                error @ (ApiError::Off
+                | ApiError::Connect { .. }
+                | ApiError::Without { .. }
+                | ApiError::NoDaemon(_)),
+            ) => {
                 self.report.fine(format!("what only the admin API tells is not looked at: {error}"));
             }
             Err(error @ (ApiError::TokenFile(_) | ApiError::TokenNeeded { .. } | ApiError::TokenWrong { .. })) => {

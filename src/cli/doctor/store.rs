@@ -9,6 +9,7 @@ use super::finding::{
     CLOCK_SKEW, STORE_AWAY, STORE_DENIED, STORE_EVICTS, STORE_FULL, STORE_NEARLY_FULL, STORE_SLOW,
 };
 use super::{Doctor, Report};
+use crate::printable::in_words;
 use crate::settings::Backend;
 
 /// A healthy store on the same network answers in less than a tenth of this, one in another region in more.
@@ -23,7 +24,9 @@ impl Doctor<'_> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = match runtime {
             Ok(runtime) => runtime,
-            Err(error) => return self.report.found(STORE_AWAY, format!("cannot be asked: {error}")),
+            Err(error) => {
+                return self.report.found(STORE_AWAY, format!("cannot be asked: {}", in_words(&error)));
+            }
         };
         match runtime.block_on(self.backends.inspect(&self.settings)) {
             Some(Ok(store)) => report(&mut self.report, &store),
@@ -82,5 +85,5 @@ fn in_full(error: &BackendError) -> String {
         text += &format!(": {error}");
         cause = error.source();
     }
-    text
+    in_words(&text)
 }

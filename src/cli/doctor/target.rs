@@ -14,6 +14,7 @@ use super::handshake::{Met, meet};
 use super::{CONNECT_TIME, Doctor, ask, strings};
 use crate::cli::api::in_path;
 use crate::cli::client::AskError;
+use crate::printable::in_words;
 use crate::protocol::{PortReply, Request, decode_port_reply, decode_whereabouts};
 
 impl Doctor<'_> {
@@ -39,7 +40,8 @@ impl Doctor<'_> {
                 } else {
                     format!("; the registry knows it at {}", known.join(", "))
                 };
-                self.report.found(HOST_UNRESOLVABLE, format!("{host} has no address: {error}{known}"));
+                self.report
+                    .found(HOST_UNRESOLVABLE, format!("{host} has no address: {}{known}", in_words(&error)));
                 return None;
             }
         };
@@ -97,7 +99,7 @@ impl Doctor<'_> {
         match error {
             AskError::Connect(error) => self.report.found(
                 unconnected(&error, EPMD_ABSENT, EPMD_FILTERED),
-                format!("cannot connect to {place}: {error}"),
+                format!("cannot connect to {place}: {}", in_words(&error)),
             ),
             error => self
                 .report
@@ -190,7 +192,7 @@ impl Doctor<'_> {
         let stream = match TcpStream::connect_timeout(&place, CONNECT_TIME) {
             Ok(stream) => stream,
             Err(error) => {
-                let saw = format!("cannot connect to {place}: {error}");
+                let saw = format!("cannot connect to {place}: {}", in_words(&error));
                 return match self.elsewhere(place.ip(), host) {
                     Some(why) => self.report.found(HOST_ELSEWHERE, format!("{why}; {saw}")),
                     None => self.report.found(unconnected(&error, DIST_REFUSED, DIST_FILTERED), saw),

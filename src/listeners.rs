@@ -9,7 +9,7 @@ use procfs::process::{FDTarget, all_processes};
 
 /// A process.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Process {
+pub(crate) struct Process {
     pid: i32,
     name: String,
     /// The file of its program, where this user may see it.
@@ -18,12 +18,12 @@ pub(super) struct Process {
 
 impl Process {
     /// Whether its program is ours, whatever it was called as.
-    pub(super) fn is_repmd(&self) -> bool {
+    pub(crate) fn is_repmd(&self) -> bool {
         self.program.rsplit('/').next().is_some_and(|file| file.starts_with("repmd"))
     }
 
     /// Whether it holds sockets for others.
-    pub(super) fn is_systemd(&self) -> bool {
+    pub(crate) fn is_systemd(&self) -> bool {
         self.name.starts_with("systemd")
     }
 }
@@ -45,21 +45,21 @@ fn entries_on(port: u16) -> Vec<TcpNetEntry> {
 }
 
 /// The inodes of the sockets that listen on a port.
-pub(in crate::cli) fn listening_sockets(port: u16) -> BTreeSet<u64> {
+pub(crate) fn listening_sockets(port: u16) -> BTreeSet<u64> {
     entries_on(port).iter().map(|entry| entry.inode).collect()
 }
 
 /// Who listens on a port.
 #[derive(Debug, Default)]
-pub(super) struct Listeners {
-    pub(super) addresses: Vec<SocketAddr>,
+pub(crate) struct Listeners {
+    pub(crate) addresses: Vec<SocketAddr>,
     /// Those processes that this user may see.
-    pub(super) processes: BTreeSet<Process>,
+    pub(crate) processes: BTreeSet<Process>,
 }
 
 impl Listeners {
     /// Of this machine, or of the network that this process is in.
-    pub(super) fn on(port: u16) -> Self {
+    pub(crate) fn on(port: u16) -> Self {
         let entries = entries_on(port);
         let inodes: BTreeSet<u64> = entries.iter().map(|entry| entry.inode).collect();
         let mut listeners = Self {
@@ -87,7 +87,7 @@ impl Listeners {
     }
 
     /// The processes, in words.
-    pub(super) fn who(&self) -> String {
+    pub(crate) fn who(&self) -> String {
         if self.processes.is_empty() {
             return "a process that only root can see".to_owned();
         }
