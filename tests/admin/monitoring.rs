@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use regex::Regex;
+use repmd::admin::metrics;
 use repmd_test_support::http::get;
+use serde_json::Value;
 
 use crate::serve;
 
@@ -153,6 +155,64 @@ fn the_page_on_metrics_lists_every_alert_with_where_to_read_on() {
         [alert.name, alert.severity, runbook]
     });
     assert_eq!(rows.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+}
+
+/// The panels of the dashboard.
+fn panels() -> Vec<Value> {
+    let dashboard: Value = serde_json::from_str(&project_file("deploy/grafana/repmd.json")).unwrap();
+    dashboard["panels"].as_array().unwrap().clone()
+}
+
+/// The expressions of the dashboard, each with the labels of its legend.
+fn queries() -> Vec<(String, Vec<String>)> {
+    let label = Regex::new(r"\{\{(\w+)\}\}").unwrap();
+    let panels = panels();
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let queries = targets.map(|target| {
+        let legend = target["legendFormat"].as_str().unwrap();
+        let labels = label.captures_iter(legend).map(|found| found[1].to_owned()).collect();
+        (target["expr"].as_str().unwrap().to_owned(), labels)
+    });
+    queries.collect()
+}
+
+#[test]
+fn the_dashboard_asks_for_what_a_daemon_measures() {
+    let measured = Measured::read();
+    let faults: Vec<_> =
+        queries().iter().flat_map(|(expression, legend)| measured.faults(expression, legend)).collect();
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[test]
+fn the_dashboard_shows_every_metric() {
+    let asked: BTreeSet<_> = queries()
+        .into_iter()
+        .flat_map(|(expression, _)| names(&expression).0)
+        .map(|(metric, _)| metric)
+        .collect();
+    let left_out = metrics::TABLE.iter().map(|metric| metric.name).filter(|name| {
+        // A histogram is shown by one of its series.
+        !["", "_bucket", "_sum", "_count"].iter().any(|part| asked.contains(&format!("{name}{part}")))
+    });
+    assert_eq!(left_out.collect::<Vec<_>>(), [""; 0]);
+}
+
+#[test]
+fn the_dashboards_panels_have_numbers_and_places_of_their_own() {
+    let (mut numbers, mut places) = (BTreeSet::new(), BTreeSet::new());
+    for panel in panels() {
+        let title = panel["title"].as_str().unwrap();
+        assert!(numbers.insert(panel["id"].as_u64().unwrap()), "{title}");
+        let [x, y, width, height] = ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64().unwrap());
+        assert!(0 < width && x + width <= 24, "{title}");
+        for place in (x..x + width).flat_map(|x| (y..y + height).map(move |y| (x, y))) {
+            assert!(places.insert(place), "{title} lies upon another panel");
+        }
+        let is_row = panel["type"] == "row";
+        assert!(is_row || panel["datasource"]["uid"] == "${datasource}", "{title}");
+        assert!(is_row || !panel["description"].as_str().unwrap().is_empty(), "{title}");
+    }
 }
 
 #[test]
