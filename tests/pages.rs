@@ -58,6 +58,11 @@ fn the_page_on_moving_from_stock_and_back_is_as_it_says() {
 }
 
 #[test]
+fn the_page_on_upgrading_and_removing_is_as_it_says() {
+    play_on_debian("docs/upgrading.md", false);
+}
+
+#[test]
 fn the_page_on_security_is_as_it_says() {
     play_on_debian("docs/security.md", true);
 }
