@@ -38,11 +38,6 @@ fn the_page_on_topologies_is_as_it_says() {
 }
 
 #[test]
-fn the_page_on_upgrading_is_as_it_says() {
-    play("docs/upgrading.md");
-}
-
-#[test]
 fn the_page_on_dns_is_as_it_says() {
     play("docs/dns.md");
 }
@@ -60,6 +55,11 @@ fn the_quick_start_is_as_it_says() {
 #[test]
 fn the_page_on_moving_from_stock_and_back_is_as_it_says() {
     play_on_debian("docs/moving.md", false);
+}
+
+#[test]
+fn the_page_on_upgrading_and_removing_is_as_it_says() {
+    play_on_debian("docs/upgrading.md", false);
 }
 
 #[test]

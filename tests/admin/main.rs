@@ -7,6 +7,7 @@ mod cluster;
 mod documents;
 mod events;
 mod guard;
+mod monitoring;
 mod stalls;
 
 use std::net::TcpStream;

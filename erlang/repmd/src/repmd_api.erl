@@ -2,6 +2,7 @@
 -module(repmd_api).
 
 -export([names/1, names/2]).
+-export_type([option/0]).
 
 -define(WITHIN_MS, 5000).
 %% Names of one answer, and answers of one look: what comes from outside must end.

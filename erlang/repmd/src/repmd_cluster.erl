@@ -169,9 +169,7 @@ ask({api, Url}, #state{api_options = Options}) -> repmd_api:names(Url, Options);
 ask({host, Host}, _State) ->
     try repmd_epmd:names(Host) of
         {ok, Names} -> {ok, [Name ++ "@" ++ Host || {Name, _Port} <- Names]};
-        {error, Reason} -> {error, Reason};
-        %% What erl_epmd says of a host that DNS does not know.
-        noport -> {error, unknown_host}
+        {error, Reason} -> {error, Reason}
     catch
         Class:Reason -> {error, {Class, Reason}}
     end.

@@ -33,13 +33,18 @@
 
 %% Registration is the stock one.
 
+-spec start_link() -> {ok, pid()} | ignore | {error, term()}.
 start_link() -> erl_epmd:start_link().
 
+-spec register_node(atom() | string(), inet:port_number()) -> {ok, Creation :: pos_integer()} | {error, term()}.
 register_node(Name, Port) -> erl_epmd:register_node(Name, Port).
 
 %% `Driver' is inet_tcp or inet6_tcp up to OTP 25, and inet or inet6 since.
+-spec register_node(atom() | string(), inet:port_number(), inet_tcp | inet6_tcp | inet | inet6) ->
+          {ok, Creation :: pos_integer()} | {error, term()}.
 register_node(Name, Port, Driver) -> erl_epmd:register_node(Name, Port, Driver).
 
+-spec listen_port_please(atom() | string(), atom() | string() | address()) -> {ok, inet:port_number()}.
 listen_port_please(Name, Host) -> erl_epmd:listen_port_please(Name, Host).
 
 %% With port and version in the answer, the distribution dials at once. With an address alone, it calls
@@ -52,14 +57,19 @@ address_please(Name, Host, Family) ->
         none -> erl_epmd:address_please(Name, Host, Family)
     end.
 
+-spec port_please(atom() | string(), atom() | string() | address()) ->
+          {port, inet:port_number(), Version :: pos_integer()} | noport | closed | {error, term()}.
 port_please(Name, Host) -> port_please(Name, Host, infinity).
 
+-spec port_please(atom() | string(), atom() | string() | address(), timeout()) ->
+          {port, inet:port_number(), Version :: pos_integer()} | noport | closed | {error, term()}.
 port_please(Name, Host, Timeout) ->
     case find(Name, Host, family()) of
         {_, Port, Version} -> {port, Port, Version};
         none -> erl_epmd:port_please(Name, Host, Timeout)
     end.
 
+-spec names() -> {ok, [{Name :: string(), inet:port_number()}]} | {error, term()}.
 names() -> erl_epmd:names().
 
 %% The names at a host, for net_adm:names/1 and world/0; DNS need not know the host.
