@@ -5,7 +5,7 @@ use std::io::{PipeReader, Read, pipe};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use repmd_test_support::{Daemon, Peer, alive2, free_port, http, lookup_port, run, wait_until};
+use repmd_test_support::{Daemon, Peer, alive2, free_port, http, lookup_port, names, run, wait_until};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -35,7 +35,10 @@ fn register_in_turn(port: u16, count: usize) -> Duration {
         assert_eq!(node.read(6, SOON).get(..2), Some(&[118, 0][..]), "node {number} is registered");
         started.elapsed()
     });
-    slowest.max().unwrap()
+    let slowest = slowest.max().unwrap();
+    // Each says so when it ends.
+    wait_until("the last one has ended", SOON, || names(port).is_empty());
+    slowest
 }
 
 /// Reads lines until one of them has this text.
