@@ -27,7 +27,7 @@ use crate::listen::{ListenError, Passed, Sockets, at_loopback, listen, passed_by
 use crate::printable::in_words;
 use crate::registry::{Options, Registry};
 use crate::relay::{self, Relay};
-use crate::server::{Carried, Daemon, Listener, serve};
+use crate::server::{Carried, Daemon, Listener, May, Verb, serve};
 use crate::service_manager::ServiceManager;
 use crate::settings::{ADMIN_ADDRESS, Admin, Backend, Settings};
 use crate::telemetry::{self, AuditLog, Log};
@@ -115,6 +115,7 @@ pub fn run(
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> ExitCode {
     let in_background = matches!(start, Start::Classic { daemon: true, .. });
+    let settings = &settings_of(settings, start);
     let resumed = match upgrade::begin(environment) {
         Ok(Begin::Anew) => None,
         Ok(Begin::Check(state)) => return check(settings, start, &state, backends),
@@ -228,6 +229,16 @@ pub fn run(
             ExitCode::FAILURE
         }
     }
+}
+
+/// The settings of a start: repmd's own lists names to a site alone, unless somebody says otherwise.
+fn settings_of(settings: &Settings, start: Start) -> Settings {
+    let policy = settings.policy.clone();
+    let policy = match start {
+        Start::Classic { .. } => policy,
+        Start::Modern => policy.listing_to_a_site(),
+    };
+    Settings { policy, ..settings.clone() }
 }
 
 /// Lets this process open as many files as it may.
@@ -527,8 +538,11 @@ async fn serve_until_stopped(
     let (relay, relay_thread) = match &settings.relay {
         Some(limits) => {
             info!(networks = ?limits.networks, "relaying to nodes of virtual hosts");
-            let policy = policy.clone();
-            let may_connect = Arc::new(move |peer, local| policy.may_look_up(peer, || Some(local)));
+            let (policy, of_whom) = (policy.clone(), Arc::clone(&registry));
+            let may_connect = Arc::new(move |peer, local| {
+                let is_of_the_cluster = |peer| of_whom.is_known_of_the_cluster(peer);
+                policy.may(Verb::LookUp, peer, || Some(local), is_of_the_cluster) == May::Yes
+            });
             let options = relay::Options {
                 limits: limits.clone(),
                 may_connect,
@@ -553,10 +567,7 @@ async fn serve_until_stopped(
     let dns = if dns.is_empty() {
         None
     } else {
-        let rules = dns::Rules {
-            policy: settings.policy.clone(),
-            virtual_hosts: settings.topology.virtual_hosts.clone(),
-        };
+        let rules = dns::Rules { virtual_hosts: settings.topology.virtual_hosts.clone() };
         let addresses: Vec<_> = dns.udp.iter().filter_map(|socket| socket.local_addr().ok()).collect();
         let zones: Vec<_> = dns_zones.iter().map(ToString::to_string).collect();
         info!(?addresses, zones = zones.join(" "), "answering by DNS");

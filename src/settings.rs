@@ -20,7 +20,7 @@ use crate::printable::in_words;
 use crate::protocol::DEFAULT_PORT;
 use crate::registry::{Lookup, default_instance_name};
 use crate::relay;
-use crate::server::{Limits, Names, Policy, Topology};
+use crate::server::{Limits, Names, Networks, Policy, Topology};
 
 /// One thing that can be set.
 #[derive(Clone, Copy, Debug)]
@@ -252,16 +252,44 @@ pub const TABLE: &[Setting] = &[
     Setting {
         key: "allow-lookups-from",
         variables: &["REPMD_ALLOW_LOOKUPS_FROM"],
-        value: "CIDR,...",
-        help: "Answer look-ups and lists only to these networks and to this machine",
-        default: "anyone",
+        value: "NETWORK,...",
+        help: "Answer look-ups only to these networks and to this machine",
+        default: "any",
+    },
+    Setting {
+        key: "allow-lists-from",
+        variables: &["REPMD_ALLOW_LISTS_FROM"],
+        value: "NETWORK,...",
+        help: "List names only to these networks and to this machine",
+        default: "allow-lookups-from; else private, cluster, or any with the stock command line",
+    },
+    Setting {
+        key: "allow-dns-from",
+        variables: &["REPMD_ALLOW_DNS_FROM"],
+        value: "NETWORK,...",
+        help: "Answer by DNS only to these networks and to this machine",
+        default: "allow-lookups-from",
+    },
+    Setting {
+        key: "allow-admin-from",
+        variables: &["REPMD_ALLOW_ADMIN_FROM"],
+        value: "NETWORK,...",
+        help: "Show the cluster by HTTP only to these networks and to this machine",
+        default: "any",
     },
     Setting {
         key: "register-from",
         variables: &["REPMD_REGISTER_FROM"],
-        value: "CIDR,...",
+        value: "NETWORK,...",
         help: "Let nodes of these networks register too",
-        default: "only this machine",
+        default: "loopback",
+    },
+    Setting {
+        key: "command-from",
+        variables: &["REPMD_COMMAND_FROM"],
+        value: "NETWORK,...",
+        help: "Let these networks too kill the daemon, stop nodes and dump what it holds, as this machine may",
+        default: "loopback",
     },
     Setting {
         key: "relaxed-command-check",
@@ -351,7 +379,7 @@ pub const CONFIG_PATH: &str = "/etc/repmd/repmd.toml";
 
 /// The settings that narrow who may ask. Set to nothing, they must not let everybody in: an empty variable is
 /// no less set than an empty value in a file.
-const NARROWING: [&str; 1] = ["allow-lookups-from"];
+const NARROWING: [&str; 4] = ["allow-lookups-from", "allow-lists-from", "allow-dns-from", "allow-admin-from"];
 
 /// The longest time that any setting takes: 30 days. Clocks reckon with much more, but not with all that fits a
 /// number.
@@ -718,15 +746,16 @@ impl Settings {
     ) -> Result<Self, SettingError> {
         const TIME: &str = "a time such as 60s or 500ms, or a number of seconds, of 30 days at most";
         const NETWORKS: &str = "one or more networks such as 10.0.0.0/8, separated by commas";
+        const WHO: &str = "one or more networks such as 10.0.0.0/8, separated by commas, or the words any, private \
+                           (what the internet does not route to), cluster (the hosts of its daemons) and loopback (this \
+                           machine alone)";
         const COUNT: &str = "a number from 1 up";
         let time = |key| values.parse(key, TIME, duration);
         let networks = |key| values.parse(key, NETWORKS, list::<IpNet>).map(Option::unwrap_or_default);
-        let may_look_up = values.parse(
-            "allow-lookups-from",
-            "one or more networks such as 10.0.0.0/8, separated by commas: 127.0.0.0/8 for this machine alone, \
-             and nothing at all, not even an empty value, for anyone",
-            list,
-        )?;
+        let is_something = |text: &str| text.split(',').any(|part| !part.trim().is_empty());
+        let who = |key| values.parse(key, WHO, |text| Networks::parse(text).filter(|_| is_something(text)));
+        let look_ups = who("allow-lookups-from")?;
+        let lists = who("allow-lists-from")?;
         let count =
             |key| values.parse(key, COUNT, |text| text.parse().ok().filter(|count: &usize| 0 < *count));
 
@@ -922,8 +951,13 @@ impl Settings {
             relay,
             policy: Policy {
                 relaxed_command_check: relaxed_command_check.unwrap_or(false),
-                register_from: networks("register-from")?,
-                lookups_from: may_look_up.unwrap_or_default(),
+                lists: lists.clone().unwrap_or_else(|| look_ups.clone().unwrap_or_else(Networks::any)),
+                dns: who("allow-dns-from")?.unwrap_or_else(|| look_ups.clone().unwrap_or_else(Networks::any)),
+                operators: who("allow-admin-from")?.unwrap_or_else(Networks::any),
+                registrations: who("register-from")?.unwrap_or_default(),
+                commands: who("command-from")?.unwrap_or_default(),
+                lists_are_chosen: lists.is_some() || look_ups.is_some(),
+                look_ups: look_ups.unwrap_or_else(Networks::any),
             },
             limits,
             exit_when_empty,
@@ -1166,15 +1200,17 @@ mod tests {
     #[test]
     fn a_list_that_is_set_and_empty_is_an_error_and_never_lets_everybody_in() {
         let files = ["\"\"", "[]", "\",\"", "\" , \"", "[\"\"]"];
-        let in_file = files.iter().map(|text| check(&[], &[], &format!("allow-lookups-from = {text}")));
-        let by_flag = [""; 1].iter().map(|text| check(&[("allow-lookups-from", text)], &[], ""));
-        let by_variable =
-            ["", " ", ","].iter().map(|text| check(&[], &[("REPMD_ALLOW_LOOKUPS_FROM", text)], ""));
-        for result in in_file.chain(by_flag).chain(by_variable) {
-            let error = result.unwrap_err().to_string();
-            assert!(error.contains("127.0.0.0/8 for this machine alone"), "{error}");
+        for key in NARROWING {
+            let variable = format!("REPMD_{}", key.to_uppercase().replace('-', "_"));
+            let in_file = files.iter().map(|text| check(&[], &[], &format!("{key} = {text}")));
+            let by_flag = [""; 1].iter().map(|text| check(&[(key, text)], &[], ""));
+            let by_variable = ["", " ", ","].iter().map(|text| check(&[], &[(&variable, text)], ""));
+            for result in in_file.chain(by_flag).chain(by_variable) {
+                let error = result.unwrap_err().to_string();
+                assert!(error.contains("loopback (this machine alone)"), "{error}");
+            }
         }
-        for key in ["address", "register-from", "relay", "advertise"] {
+        for key in ["address", "register-from", "command-from", "relay", "advertise"] {
             assert!(check(&[(key, "")], &[], "").is_err(), "{key}");
         }
     }

@@ -40,7 +40,7 @@ use tracing::debug;
 use crate::dns;
 use crate::printable::in_words;
 use crate::queue::Queue;
-use crate::server::Daemon;
+use crate::server::{Daemon, Verb};
 use crate::settings::Shown;
 
 /// Most of the connections that follow events. They may stay for ever, so they have places of their own.
@@ -140,6 +140,11 @@ async fn serve(listener: tokio::net::TcpListener, state: Arc<State>) {
         };
         match accepted {
             Ok((stream, peer)) => {
+                let local = || Some(stream.local_addr().ok()?.ip().to_canonical());
+                if !state.daemon.may_now(Verb::Operate, peer.ip().to_canonical(), local) {
+                    debug!(%peer, "may not look at what operators see");
+                    continue;
+                }
                 let (state, router, stop) = (Arc::clone(&state), router.clone(), stop.clone());
                 connections
                     .spawn(async move { serve_connection(stream, peer.ip(), &state, router, stop).await });

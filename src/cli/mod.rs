@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod fuzzing;
 mod modern;
 mod overview;
+mod policy;
 mod register;
 mod upgrade;
 mod wait;

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::api::{Api, ApiError, in_path, is_named};
 use super::client::{ANSWER_TIME, ask_at, read_names};
-use super::{doctor, overview, register, upgrade, wait};
+use super::{doctor, overview, policy, register, upgrade, wait};
 use crate::printable::{escaped, escaped_json, in_words};
 use crate::protocol::{PortReply, ReplyError, Request, decode_port_reply};
 use crate::run::{Backends, Start, check_files, open_files, own_address, run};
@@ -55,6 +55,7 @@ pub(super) fn main(
         "wait" => wait::main(matches, environment),
         "register" => register::main(matches, environment),
         "upgrade" => upgrade::main(matches, environment),
+        "policy" => policy::main(matches, environment, backends),
         "doctor" => doctor::main(matches, environment, backends),
         "completions" => completions(matches),
         "man" => man(matches),
@@ -100,6 +101,9 @@ fn command() -> Command {
         .subcommand(with_settings(Command::new("serve").about("Run the daemon in the foreground")))
         .subcommand(with_settings(
             Command::new("check-config").about("Check the settings and show them with their origins"),
+        ))
+        .subcommand(with_settings(
+            Command::new("policy").about("Say who may ask a daemon of these settings what, and what the internet can reach"),
         ))
         .subcommand(
             Command::new("names")

@@ -21,7 +21,7 @@ use super::stats::Stats;
 use super::zone::{Below, Meaning, host_name, meaning};
 use super::{Options, Rules};
 use crate::registry::{Daemons, NobodyKnows};
-use crate::server::{Daemon, is_local};
+use crate::server::{Daemon, May, Verb, is_local};
 
 /// Questions that wait for the registry at once. Look-ups on the wire have a thousand of their own.
 const ASKING_MAX: usize = 64;
@@ -139,8 +139,8 @@ impl Face {
             }
         }
         self.stats.asked(request.query.as_ref().map_or(RecordType::ZERO, |query| query.query_type));
-        let may_ask = self.rules.policy.may_look_up(asker.peer, || asker.local);
-        let readable = readable.and(if may_ask { Ok(()) } else { Err(ResponseCode::Refused) });
+        let may = self.daemon.may(Verb::Dns, asker.peer, || asker.local);
+        let readable = readable.and(if may == May::No { Err(ResponseCode::Refused) } else { Ok(()) });
         let query = match (&request.query, readable) {
             (Some(query), Ok(())) => query,
             (_, readable) => {
@@ -148,7 +148,8 @@ impl Face {
                 return Step::Reply(self.write(Reply::code(code), &request, asker));
             }
         };
-        let turn = match self.known(query) {
+        let known = if may == May::Yes { self.known(query) } else { Known::NotYet };
+        let turn = match known {
             Known::Reply(reply) => return Step::Reply(self.write(reply, &request, asker)),
             Known::Foreign => self.turn_to_forward(asker).map(Turn::NameServer),
             Known::NotYet => turn(&self.asking).map(Turn::Registry),
@@ -165,6 +166,11 @@ impl Face {
         let turn = match turn {
             Turn::NameServer(permit) => Ok(permit),
             Turn::Registry(permit) => {
+                if self.daemon.may(Verb::Dns, asker.peer, || asker.local) != May::Yes
+                    && !self.daemon.registry().is_of_the_cluster(asker.peer).await
+                {
+                    return self.write(Reply::code(ResponseCode::Refused), &request, asker);
+                }
                 if let Some(reply) = self.ask(&query, asker).await {
                     return self.write(reply, &request, asker);
                 }
@@ -207,7 +213,7 @@ impl Face {
 
     /// Whether other name servers are asked for this asker.
     fn recurses_for(&self, asker: Asker) -> bool {
-        self.forwarder.is_some() && self.rules.policy.may_recurse(asker.peer, || asker.local)
+        self.forwarder.is_some() && self.daemon.may_recurse(asker.peer, || asker.local)
     }
 
     /// The answer, if nobody has to be asked.

@@ -55,7 +55,7 @@ fn face() -> Face {
     };
     let registry = Arc::new(Registry::new(Arc::new(Memory::new()), Arc::new(instance), options));
     let (policy, limits) = (Policy::default(), Limits::for_descriptors(1024));
-    let daemon = Daemon::new(registry, policy.clone(), Topology::default(), limits, CancellationToken::new());
+    let daemon = Daemon::new(registry, policy, Topology::default(), limits, CancellationToken::new());
     let second = Duration::from_secs(1);
     let options = Options {
         addresses: Vec::new(),
@@ -65,7 +65,7 @@ fn face() -> Face {
         forward: Vec::new(),
         rate: u32::MAX,
     };
-    let rules = Rules { policy, virtual_hosts: std::collections::BTreeMap::new() };
+    let rules = Rules { virtual_hosts: std::collections::BTreeMap::new() };
     Face::new(Arc::new(daemon), options, rules, Arc::default()).expect("nothing is forwarded")
 }
 

@@ -33,7 +33,7 @@ use tracing::error;
 
 use crate::listen::Sockets;
 use crate::printable::in_words;
-use crate::server::{Daemon, Policy};
+use crate::server::Daemon;
 use face::Face;
 
 /// What is asked by DNS, and of whom.
@@ -73,11 +73,9 @@ impl Options {
     }
 }
 
-/// Who may ask, and for which hosts this machine stands.
+/// For which hosts this machine stands.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    /// Who may ask for names of the registry, and for all others.
-    pub policy: Policy,
     /// Addresses of this machine at which it stands for other hosts: here they are reached at these.
     pub virtual_hosts: BTreeMap<IpAddr, HostId>,
 }

@@ -1,6 +1,7 @@
 //! The daemons of a registry, as this one remembers them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use repmd_backend_api::{HostId, Instance};
@@ -10,6 +11,7 @@ use repmd_backend_api::{HostId, Instance};
 pub struct Daemons {
     all: Vec<Arc<Instance>>,
     by_host: HashMap<HostId, Vec<Arc<Instance>>>,
+    addresses: HashSet<IpAddr>,
 }
 
 impl Daemons {
@@ -26,13 +28,20 @@ impl Daemons {
                 by_host.entry(alias.clone()).or_default().push(Arc::clone(daemon));
             }
         }
-        Self { all, by_host }
+        let addresses = all.iter().flat_map(|daemon| &daemon.addresses).copied().collect();
+        Self { all, by_host, addresses }
     }
 
     /// All of them, by their instance names.
     #[must_use]
     pub fn all(&self) -> &[Arc<Instance>] {
         &self.all
+    }
+
+    /// Whether the host of one of them is reached at `address`.
+    #[must_use]
+    pub fn has(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address)
     }
 
     /// Those whose host, or one of whose aliases, is this: the host's own first.

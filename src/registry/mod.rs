@@ -640,6 +640,21 @@ impl Registry {
         Some(self.daemons.fresh_or(is_fresh_list, load).await?.value)
     }
 
+    /// Whether a daemon of the cluster is at `address`, if that is known without waiting.
+    #[must_use]
+    pub fn is_known_of_the_cluster(&self, address: IpAddr) -> Option<bool> {
+        // One that was a moment ago may ask for as long as its names are answered.
+        if self.last_daemons().is_ok_and(|last| last.value.has(address)) {
+            return Some(true);
+        }
+        self.known_daemons().map(|daemons| daemons.is_ok_and(|daemons| daemons.has(address)))
+    }
+
+    /// Whether a daemon of the cluster is at `address`. If nobody knows, it is not.
+    pub async fn is_of_the_cluster(&self, address: IpAddr) -> bool {
+        self.current_daemons().await.is_ok_and(|daemons| daemons.has(address))
+    }
+
     /// The daemons that count as alive, if that is known without waiting: as the store said within the last second,
     /// or last before it went away.
     #[must_use]

@@ -1,8 +1,10 @@
 //! One registered node: from its ALIVE2 request to the end of its connection.
 
+use std::future::ready;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use repmd_backend_api::{AliveName, Lease, LeaseToken, Node, NodeName};
@@ -38,9 +40,23 @@ pub(super) fn register_and_hold(
     asked: Asked,
 ) -> impl Future<Output = ()> + Send + 'static {
     let registering = Box::pin(register_unless_frozen(daemon, Arc::clone(&socket), node, asked));
+    hold(socket, registering, Some(place))
+}
+
+/// Holds a node once it is registered, until its peer ends the connection.
+#[expect(clippy::manual_async_fn, reason = "as above")]
+fn hold<F>(
+    socket: Arc<AliveSocket>,
+    registering: Pin<Box<F>>,
+    place: Option<OwnedSemaphorePermit>,
+) -> impl Future<Output = ()> + Send + 'static
+where
+    F: Future<Output = Option<(Claim, Lease)>> + Send + 'static,
+{
     async move {
         if let Some((claim, lease)) = registering.await {
-            hold(&socket, claim, lease).await;
+            let end = until_the_peer_ends(&socket).await;
+            Box::pin(unregister(claim, lease, end)).await;
         }
         drop(place);
     }
@@ -66,17 +82,8 @@ pub(super) fn resume(daemon: &Arc<Daemon>, node: CarriedNode<OwnedFd>) -> bool {
     let lease =
         Lease { token: LeaseToken { instance: registration.instance.id, number: claim }, registration };
     let claim = Claim { daemon: Arc::clone(daemon), name, id };
-    daemon.nodes.spawn(async move {
-        hold(&socket, claim, lease).await;
-        drop(place);
-    });
+    daemon.nodes.spawn(hold(socket, Box::pin(ready(Some((claim, lease)))), place));
     true
-}
-
-/// Holds a node until its peer ends the connection.
-async fn hold(socket: &AliveSocket, claim: Claim, lease: Lease) {
-    let end = until_the_peer_ends(socket).await;
-    Box::pin(unregister(claim, lease, end)).await;
 }
 
 /// A node that has no answer yet is left to whoever goes on in this daemon's place. The store may have registered it: it

@@ -16,7 +16,7 @@ use tracing::field::display;
 use tracing::{debug, info, warn};
 
 use super::daemon::Daemon;
-use super::policy::is_local;
+use super::policy::{May, Verb, is_local};
 use super::resolve::{Resolution, VirtualHost};
 use super::table::Listing;
 use super::topology::Names;
@@ -75,6 +75,8 @@ pub(super) enum Answer {
 /// What the registry must be asked for.
 #[derive(Debug)]
 pub(super) enum Later {
+    /// Whether the asker is of the cluster, which may do what it asks for.
+    Allowed,
     /// The node that a look-up means, and where it is relayed.
     LookUp(Question, Option<VirtualHost>),
     /// The nodes of `hosts`, for NAMES or DUMP.
@@ -92,46 +94,61 @@ pub(super) struct List {
 
 /// Answers one request; a reply is appended to `out`.
 pub(super) fn answer(daemon: &Daemon, body: &[u8], asker: Asker<'_>, out: &mut Vec<u8>) -> Answer {
-    let may_register = || daemon.policy.may_register(asker.peer, || asker.local());
-    let may_look_up = || daemon.policy.may_look_up(asker.peer, || asker.local());
+    let request = decode_request(body);
+    match verb_of(&request).map_or(May::Yes, |verb| daemon.may(verb, asker.peer, || asker.local())) {
+        May::Yes => answer_allowed(daemon, request, asker, out),
+        May::No => not_allowed(daemon, asker, &request),
+        May::IfOfTheCluster => Answer::Later(Later::Allowed),
+    }
+}
+
+/// What its asker must be allowed to do.
+fn verb_of(request: &Result<Request<'_>, DecodeError>) -> Option<Verb> {
+    match request {
+        Ok(Request::PortPlease2(_)) => Some(Verb::LookUp),
+        Ok(Request::Names) => Some(Verb::List),
+        Ok(Request::Alive2(_)) | Err(DecodeError::Refused { .. }) => Some(Verb::Register),
+        Ok(Request::Dump | Request::Kill | Request::Stop(_)) => Some(Verb::Command),
+        Err(_) => None,
+    }
+}
+
+fn answer_allowed(
+    daemon: &Daemon,
+    request: Result<Request<'_>, DecodeError>,
+    asker: Asker<'_>,
+    out: &mut Vec<u8>,
+) -> Answer {
     let relaxed = daemon.policy.relaxed_command_check;
-    match decode_request(body) {
+    match request {
         // Before any node of that name: where it leads, operators show their token.
         Ok(Request::PortPlease2(ADMIN_NAME)) if asker.is_local() => admin(daemon, out),
-        Ok(Request::PortPlease2(name)) if may_look_up() => look_up(daemon, name, asker, out),
-        Ok(Request::Names) if may_look_up() => list(daemon, asker, false),
-        Ok(Request::Dump) if asker.is_local() => list(daemon, asker, true),
-        Ok(Request::Alive2(node)) if may_register() => register(daemon, node, asker),
-        Ok(Request::Kill) if asker.is_local() && (relaxed || daemon.table().len() == 0) => {
+        Ok(Request::PortPlease2(name)) => look_up(daemon, name, asker, out),
+        Ok(Request::Names) => list(daemon, asker, false),
+        Ok(Request::Dump) => list(daemon, asker, true),
+        Ok(Request::Alive2(node)) => register(daemon, node, asker),
+        Ok(Request::Kill) if relaxed || daemon.table().len() == 0 => {
             daemon.stats.kill.add();
             info!(target: AUDIT, peer = %asker.peer, "got KILL_REQ - terminates normal");
             Response::Killed.encode(out);
             Answer::Kill
         }
-        Ok(Request::Kill) if asker.is_local() => {
+        Ok(Request::Kill) => {
             daemon.stats.kill.add();
             warn!(target: AUDIT, peer = %asker.peer, "Disallowed KILL_REQ, live nodes");
             reply(Response::KillRefused, out)
         }
-        Ok(Request::Stop(name)) if asker.is_local() && relaxed => stop(daemon, name, asker, out),
-        Ok(Request::Stop(_)) if asker.is_local() => {
+        Ok(Request::Stop(name)) if relaxed => stop(daemon, name, asker, out),
+        Ok(Request::Stop(_)) => {
             daemon.stats.stop.add();
             warn!(target: AUDIT, peer = %asker.peer, "Disallowed STOP_REQ, no relaxed_command_check");
             Answer::Silence
         }
-        Err(DecodeError::Refused { highest_version, reason }) if may_register() => {
+        Err(DecodeError::Refused { highest_version, reason }) => {
             daemon.stats.malformed.add();
             complain(daemon, asker, &reason);
             reply(Response::Alive2Refused { highest_version }, out)
         }
-        Ok(Request::Alive2(_)) | Err(DecodeError::Refused { .. }) => {
-            not_allowed(daemon, asker, Fault::Registration, "ALIVE2_REQ")
-        }
-        Ok(Request::PortPlease2(_)) => not_allowed(daemon, asker, Fault::LookUp, "PORT2_REQ"),
-        Ok(Request::Names) => not_allowed(daemon, asker, Fault::List, "NAMES_REQ"),
-        Ok(Request::Dump) => not_allowed(daemon, asker, Fault::List, "DUMP_REQ"),
-        Ok(Request::Kill) => not_allowed(daemon, asker, Fault::Command, "KILL_REQ"),
-        Ok(Request::Stop(_)) => not_allowed(daemon, asker, Fault::Command, "STOP_REQ"),
         Err(error) => {
             daemon.stats.malformed.add();
             complain(daemon, asker, &error);
@@ -155,10 +172,21 @@ fn register(daemon: &Daemon, node: Node, asker: Asker<'_>) -> Answer {
 pub(super) async fn answer_later(
     daemon: &Daemon,
     later: Later,
+    request: &[u8],
     asker: Asker<'_>,
     out: &mut Vec<u8>,
 ) -> Answer {
     match later {
+        Later::Allowed => {
+            // If it does not answer, the asker is of none that is known.
+            let is_of_the_cluster = daemon.registry.is_of_the_cluster(asker.peer).await;
+            let request = decode_request(request);
+            if is_of_the_cluster {
+                answer_allowed(daemon, request, asker, out)
+            } else {
+                not_allowed(daemon, asker, &request)
+            }
+        }
         Later::LookUp(question, relayed_at) => {
             let told = daemon.registry.look_up(&question, Some(asker.peer)).await;
             found_elsewhere(daemon, told.answer, relayed_at, asker, out);
@@ -380,7 +408,15 @@ fn reply(response: Response<'_>, out: &mut Vec<u8>) -> Answer {
     Answer::Reply
 }
 
-fn not_allowed(daemon: &Daemon, asker: Asker<'_>, fault: Fault, request: &str) -> Answer {
+fn not_allowed(daemon: &Daemon, asker: Asker<'_>, request: &Result<Request<'_>, DecodeError>) -> Answer {
+    let (fault, request) = match request {
+        Ok(Request::PortPlease2(_)) => (Fault::LookUp, "PORT2_REQ"),
+        Ok(Request::Names) => (Fault::List, "NAMES_REQ"),
+        Ok(Request::Dump) => (Fault::List, "DUMP_REQ"),
+        Ok(Request::Kill) => (Fault::Command, "KILL_REQ"),
+        Ok(Request::Stop(_)) => (Fault::Command, "STOP_REQ"),
+        Ok(Request::Alive2(_)) | Err(_) => (Fault::Registration, "ALIVE2_REQ"),
+    };
     daemon.stats.not_allowed.add();
     complain_of(daemon, asker, fault, &format_args!("{request} from non local address"));
     Answer::Silence

@@ -227,7 +227,7 @@ fn deliver(daemon: &Arc<Daemon>, connection: Connection, request: &[u8], answer:
                 let answer = tokio::select! {
                     biased;
                     () = waits.frozen() => None,
-                    answer = answer_later(&waits, later, connection.asker(), &mut out) => Some(answer),
+                    answer = answer_later(&waits, later, &request[2..], connection.asker(), &mut out) => Some(answer),
                 };
                 match answer {
                     Some(answer) => deliver(&waits, connection, &request, answer, &out),

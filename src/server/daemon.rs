@@ -1,6 +1,6 @@
 //! What the connections of one daemon share.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ use super::answer::FAULTS;
 use super::carried::{Carried, UnderWay};
 use super::crowd::Crowd;
 use super::limits::Limits;
-use super::policy::Policy;
+use super::policy::{May, Policy, Verb};
 use super::stats::Stats;
 use super::table::{AliveSocket, Table};
 use super::topology::Topology;
@@ -109,6 +109,21 @@ impl Daemon {
     #[must_use]
     pub fn with_admin(self, admin: Option<SocketAddr>) -> Self {
         Self { admin, ..self }
+    }
+
+    /// Whether `peer`, who came to the address `local`, may do something.
+    pub fn may(&self, verb: Verb, peer: IpAddr, local: impl FnOnce() -> Option<IpAddr>) -> May {
+        self.policy.may(verb, peer, local, |peer| self.registry.is_known_of_the_cluster(peer))
+    }
+
+    /// The same, where nobody waits for the registry: who is not known to be of the cluster is not.
+    pub fn may_now(&self, verb: Verb, peer: IpAddr, local: impl FnOnce() -> Option<IpAddr>) -> bool {
+        self.may(verb, peer, local) == May::Yes
+    }
+
+    /// Whether other name servers are asked for `peer`.
+    pub fn may_recurse(&self, peer: IpAddr, local: impl FnOnce() -> Option<IpAddr>) -> bool {
+        self.policy.may_recurse(peer, local)
     }
 
     /// The relay, if it has one.

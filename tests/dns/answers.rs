@@ -210,11 +210,8 @@ fn a_node_of_an_earlier_run_is_not_told_of() {
 /// Its nodes are reached by way of this machine, at ports that the daemon here tells those who ask it.
 #[test]
 fn a_host_that_this_machine_stands_for_is_at_this_machine_s_address_and_its_ports_are_not_told() {
-    let rules = Rules {
-        policy: Policy::default(),
-        virtual_hosts: [([10, 1, 0, 7].into(), HostId::parse("hosta").unwrap())].into(),
-    };
-    let face = Face::start_with("127.0.0.4:0", options(), rules);
+    let rules = Rules { virtual_hosts: [([10, 1, 0, 7].into(), HostId::parse("hosta").unwrap())].into() };
+    let face = Face::start_with("127.0.0.4:0", options(), Policy::default(), rules);
     face.register(instance("hosta", &[], &["10.0.0.7"]), "app", 9100);
     let a = |asked| addresses(&face.asked.ask(asked, RecordType::A));
     wait_until("it is known", SOON, || a("app.nodes.repmd") == ["10.1.0.7"]);

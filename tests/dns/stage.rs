@@ -82,10 +82,10 @@ impl Face {
     }
 
     pub(crate) fn start_at(address: &str, options: dns::Options, policy: Policy) -> Self {
-        Self::start_with(address, options, Rules { policy, virtual_hosts: Default::default() })
+        Self::start_with(address, options, policy, Rules { virtual_hosts: Default::default() })
     }
 
-    pub(crate) fn start_with(address: &str, options: dns::Options, rules: Rules) -> Self {
+    pub(crate) fn start_with(address: &str, options: dns::Options, policy: Policy, rules: Rules) -> Self {
         let store = Memory::with_leases(TTL, Arc::new(now));
         let faulty = Faulty::new(Arc::new(store.clone()), 1);
         let link = faulty.faults();
@@ -93,13 +93,7 @@ impl Face {
         let registry = Arc::new(view(Arc::new(faulty), own));
         let stop = CancellationToken::new();
         let limits = Limits::for_descriptors(1024);
-        let daemon = Daemon::new(
-            Arc::clone(&registry),
-            rules.policy.clone(),
-            Topology::default(),
-            limits,
-            stop.clone(),
-        );
+        let daemon = Daemon::new(Arc::clone(&registry), policy, Topology::default(), limits, stop.clone());
         let sockets = both_kinds(address);
         let asked = Asked(sockets.udp[0].local_addr().unwrap());
         let answers = dns::start(sockets, options, rules, Arc::new(daemon), Arc::default()).unwrap();

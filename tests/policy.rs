@@ -1,0 +1,159 @@
+//! Who may ask what, on a machine with public addresses.
+#![allow(clippy::unwrap_used)] // All of this is tests.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use repmd::protocol::{Request, encode_request};
+use repmd_test_stores::Store;
+use repmd_test_support::{Daemon, Peer, alive2, free_port, run, wait_until};
+
+const REPMD: &str = env!("CARGO_BIN_EXE_repmd");
+const SOON: Duration = Duration::from_secs(10);
+
+/// The machine's own addresses, at which it is asked from the others.
+const INSIDE: &str = "10.1.0.1";
+const OUTSIDE: &str = "203.0.113.1";
+
+/// Askers: of a private network, of the internet, and one of whose host a daemon is in the registry.
+const NEIGHBOUR: &str = "10.1.0.9";
+const STRANGER: &str = "203.0.113.9";
+const MEMBER: &str = "203.0.113.8";
+
+/// Runs a test on a machine with all of these addresses.
+fn with_addresses(test: impl FnOnce() + Send) {
+    repmd_test_support::in_own_network(|| {
+        for address in [INSIDE, OUTSIDE, NEIGHBOUR, STRANGER, MEMBER] {
+            run("ip", &["address", "add", &format!("{address}/32"), "dev", "lo"]);
+        }
+        test();
+    });
+}
+
+fn daemon(arguments: &[&str]) -> Daemon {
+    let port = free_port();
+    let mut command = Command::new(REPMD);
+    command.args(arguments).stderr(Stdio::null());
+    command.arg(if arguments[0] == "epmd" { "-port" } else { "--port" }).arg(port.to_string());
+    Daemon::spawn(command, port)
+}
+
+/// What `from` is answered at one of the machine's addresses.
+fn answer(daemon: &Daemon, from: &str, at: &str, request: &Request<'_>) -> Vec<u8> {
+    let at = (at.parse::<std::net::IpAddr>().unwrap(), daemon.port()).into();
+    let mut peer = Peer::connect_from(Some(from.parse().unwrap()), at).unwrap();
+    peer.send(&encode_request(request)).unwrap();
+    peer.read_to_end(SOON)
+}
+
+fn register(daemon: &Daemon) -> Peer {
+    let mut node = Peer::connect(daemon.port());
+    node.send(&alive2("app", 5000)).unwrap();
+    assert_eq!(node.read(6, SOON)[..2], [118, 0]);
+    node
+}
+
+/// The request by which the internet is scanned for EPMD.
+const SCAN: Request<'_> = Request::Names;
+
+#[test]
+fn a_scan_of_the_internet_finds_no_names_and_look_ups_from_there_are_answered() {
+    with_addresses(|| {
+        let daemon = daemon(&["serve", "--admin", "off"]);
+        let _node = register(&daemon);
+        assert_eq!(answer(&daemon, STRANGER, OUTSIDE, &SCAN), b"");
+        assert_eq!(answer(&daemon, STRANGER, OUTSIDE, &Request::PortPlease2("app"))[..2], [119, 0]);
+        for (from, at) in
+            [(NEIGHBOUR, INSIDE), (NEIGHBOUR, OUTSIDE), (OUTSIDE, OUTSIDE), ("127.0.0.1", "127.0.0.1")]
+        {
+            let listed = answer(&daemon, from, at, &SCAN);
+            assert!(listed.ends_with(b"name app at port 5000\n"), "{from} at {at}: {listed:?}");
+        }
+    });
+}
+
+#[test]
+fn the_stock_command_line_is_as_open_as_the_stock_daemon() {
+    with_addresses(|| {
+        let daemon = daemon(&["epmd"]);
+        let _node = register(&daemon);
+        assert!(answer(&daemon, STRANGER, OUTSIDE, &SCAN).ends_with(b"name app at port 5000\n"));
+        assert_eq!(answer(&daemon, NEIGHBOUR, INSIDE, &Request::Dump), b"");
+    });
+}
+
+#[test]
+fn hosts_of_the_cluster_may_list_names_from_public_addresses_and_others_may_not() {
+    with_addresses(|| {
+        let store = Store::redis();
+        let on = |host: &str, address: &str| {
+            daemon(&[
+                "serve",
+                "--admin",
+                "off",
+                "--backend",
+                &store.url(),
+                "--host",
+                host,
+                "--advertise",
+                address,
+            ])
+        };
+        let here = on("here", OUTSIDE);
+        let _node = register(&here);
+        assert_eq!(answer(&here, MEMBER, OUTSIDE, &SCAN), b"");
+        let _there = on("there", MEMBER);
+        wait_until("the other host may list", SOON, || {
+            answer(&here, MEMBER, OUTSIDE, &SCAN).ends_with(b"name app at port 5000\n")
+        });
+        assert_eq!(answer(&here, STRANGER, OUTSIDE, &SCAN), b"");
+    });
+}
+
+#[test]
+fn each_setting_opens_or_closes_what_it_names() {
+    with_addresses(|| {
+        let admin = free_port();
+        let at = format!("0.0.0.0:{admin}");
+        let token = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(token.path(), "0123456789abcdef0123456789abcdef").unwrap();
+        let daemon = daemon(&[
+            "serve",
+            "--admin",
+            &at,
+            "--admin-token-file",
+            token.path().to_str().unwrap(),
+            "--allow-lookups-from",
+            "private",
+            "--allow-lists-from",
+            MEMBER,
+            "--command-from",
+            "10.1.0.0/24",
+            "--register-from",
+            STRANGER,
+            "--allow-admin-from",
+            "private",
+        ]);
+        let _node = register(&daemon);
+        let look_up = Request::PortPlease2("app");
+        assert_eq!(answer(&daemon, STRANGER, OUTSIDE, &look_up), b"");
+        assert_eq!(answer(&daemon, NEIGHBOUR, INSIDE, &look_up)[..2], [119, 0]);
+        assert_eq!(answer(&daemon, NEIGHBOUR, INSIDE, &SCAN), b"");
+        assert!(!answer(&daemon, MEMBER, OUTSIDE, &SCAN).is_empty());
+        assert!(!answer(&daemon, NEIGHBOUR, INSIDE, &Request::Dump).is_empty());
+        let mut node = Peer::connect_from(
+            Some(STRANGER.parse().unwrap()),
+            (OUTSIDE.parse::<std::net::IpAddr>().unwrap(), daemon.port()).into(),
+        )
+        .unwrap();
+        node.send(&alive2("theirs", 5001)).unwrap();
+        assert_eq!(node.read(6, SOON)[..2], [118, 0]);
+        let probe = |from: &str, to: &str| {
+            let to = (to.parse::<std::net::IpAddr>().unwrap(), admin).into();
+            let mut peer = Peer::connect_from(Some(from.parse().unwrap()), to).unwrap();
+            let _ = peer.send(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+            peer.read_to_end(SOON).starts_with(b"HTTP/1.1 200")
+        };
+        assert_eq!([probe(NEIGHBOUR, INSIDE), probe(STRANGER, OUTSIDE)], [true, false]);
+    });
+}
