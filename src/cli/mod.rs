@@ -9,6 +9,7 @@ pub mod fuzzing;
 mod modern;
 mod overview;
 mod register;
+mod status;
 mod wait;
 
 use std::ffi::OsString;
