@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::json;
 
+use super::events;
 use super::guard::may_look;
 
 pub(super) type App = State<Arc<super::State>>;
@@ -73,6 +74,7 @@ struct Status<'a> {
     uptime_ms: u64,
     reasons: Vec<String>,
     notes: Vec<String>,
+    last_trouble: Option<serde_json::Value>,
     registry: RegistryStatus<'a>,
     dns_zones: Vec<String>,
     nodes: usize,
@@ -111,6 +113,7 @@ pub(super) async fn status(State(state): App) -> Response {
         uptime_ms: milliseconds(state.started.elapsed()),
         reasons: reasons(&state),
         notes: notes(&state),
+        last_trouble: registry.events().last_trouble().as_ref().map(events::trouble),
         registry: RegistryStatus {
             backend: backend.map_or("memory", |setting| &setting.value),
             is_shared: registry.is_shared(),

@@ -102,9 +102,22 @@ impl Drop for Follower {
     }
 }
 
-fn shown(event: &Event) -> sse::Event {
+/// An event of trouble as an object of its own, with the same keys for all kinds.
+pub(super) fn trouble(event: &Event) -> Value {
+    let (kind, data) = describe_at(event);
+    json!({
+        "event": kind, "at": data["at"], "node": data["node"], "holder": data["holder"], "reason": data["reason"],
+    })
+}
+
+fn describe_at(event: &Event) -> (&'static str, Value) {
     let (kind, mut data) = describe(&event.what);
     data["at"] = time_text(SystemTime::UNIX_EPOCH + event.at).into();
+    (kind, data)
+}
+
+fn shown(event: &Event) -> sse::Event {
+    let (kind, data) = describe_at(event);
     let event = sse::Event::default().id(event.id.to_string()).event(kind);
     event.json_data(data).expect("values of JSON are JSON")
 }

@@ -10,6 +10,7 @@ mod modern;
 mod overview;
 mod policy;
 mod register;
+mod status;
 mod upgrade;
 mod wait;
 

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::api::{Api, ApiError, in_path, is_named};
 use super::client::{ANSWER_TIME, ask_at, read_names};
-use super::{doctor, overview, policy, register, upgrade, wait};
+use super::{doctor, overview, policy, register, status, upgrade, wait};
 use crate::printable::{escaped, escaped_json, in_words};
 use crate::protocol::{PortReply, ReplyError, Request, decode_port_reply};
 use crate::run::{Backends, Start, check_files, open_files, own_address, run};
@@ -49,6 +49,7 @@ pub(super) fn main(
         "serve" => return serve(matches, environment, backends),
         "check-config" => check_config(matches, environment, backends),
         "names" => names(matches, environment),
+        "status" => status::main(matches, environment),
         "nodes" => overview::nodes(matches, environment).map(|()| ExitCode::SUCCESS),
         "events" => overview::events(matches, environment).map(|()| ExitCode::SUCCESS),
         "lookup" => lookup(matches, environment),
@@ -159,6 +160,13 @@ fn command() -> Command {
                         .help("The daemon's process [default: the one that listens on the port]"),
                 )
                 .arg(port()),
+        )
+        .subcommand(
+            Command::new("status")
+                .about("Show how the daemon of this host is: its store, its nodes, DNS, the last trouble; exits with 1 when not all is well")
+                .arg(json("Write it as JSON"))
+                .arg(port())
+                .args(of_admin()),
         )
         .subcommand(
             Command::new("nodes")

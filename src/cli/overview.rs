@@ -117,7 +117,7 @@ fn row(node: &Value) -> [String; HEAD.len()] {
 }
 
 /// A time with its largest unit, so that a table changes rarely.
-fn age(seconds: u64) -> String {
+pub(super) fn age(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds}s"),
         60..3600 => format!("{}m", seconds / 60),
@@ -158,7 +158,7 @@ pub(super) fn events(matches: &ArgMatches, environment: Environment<'_>) -> Resu
     }
 }
 
-fn describe(kind: &str, data: &Value) -> String {
+pub(super) fn describe(kind: &str, data: &Value) -> String {
     let text = |key: &str| data[key].as_str().map(ToOwned::to_owned);
     let words = [
         text("at"),

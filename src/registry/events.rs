@@ -75,6 +75,16 @@ pub enum What {
 }
 
 impl What {
+    /// Whether an operator may have to do something.
+    fn is_trouble(&self) -> bool {
+        match self {
+            Self::Expired { .. } | Self::Refused { .. } | Self::Conflict { .. } | Self::StoreLost { .. } => {
+                true
+            }
+            Self::Registered { .. } | Self::Released { .. } | Self::StoreBack { .. } | Self::Missed => false,
+        }
+    }
+
     fn node(&self) -> Option<&NodeName> {
         match self {
             Self::Registered { node, .. } | Self::Released { node } | Self::Expired { node } => Some(node),
@@ -97,13 +107,15 @@ pub struct Events {
 struct Kept {
     events: VecDeque<Event>,
     next_id: u64,
+    /// Kept for longer than the others: nodes that come and go would push it out.
+    last_trouble: Option<Event>,
 }
 
 impl Events {
     pub(super) fn new(clock: Arc<dyn Fn() -> Duration + Send + Sync>) -> Self {
         // From the clock, so that who remembers an event of an earlier run is not told that nothing happened.
         let next_id = u64::try_from(clock().as_micros()).unwrap_or(0) + 1;
-        let kept = Kept { events: VecDeque::new(), next_id };
+        let kept = Kept { events: VecDeque::new(), next_id, last_trouble: None };
         Self { clock, kept: Mutex::new(kept), newest: watch::Sender::new(next_id - 1) }
     }
 
@@ -119,7 +131,11 @@ impl Events {
         if kept.events.len() == EVENTS_MAX {
             kept.events.pop_front();
         }
-        kept.events.push_back(Event { id, at, what });
+        let event = Event { id, at, what };
+        if event.what.is_trouble() {
+            kept.last_trouble = Some(event.clone());
+        }
+        kept.events.push_back(event);
         drop(kept);
         self.newest.send_replace(id);
     }
@@ -141,6 +157,12 @@ impl Events {
         let missed = (!has_all).then_some(missed);
         let newer = kept.events.iter().filter(|event| !has_all || last < event.id).cloned();
         missed.into_iter().chain(newer).collect()
+    }
+
+    /// The last of the events that tell of trouble, however many came after it.
+    #[must_use]
+    pub fn last_trouble(&self) -> Option<Event> {
+        self.lock().last_trouble.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -209,6 +231,16 @@ mod tests {
         assert_eq!((since.len(), &since[0].what), (1 + EVENTS_MAX, &What::Missed));
         assert_eq!(since[0].id + 1, since[1].id);
         assert_eq!(events.since(start + 1).len(), EVENTS_MAX);
+    }
+
+    #[test]
+    fn the_last_trouble_is_remembered_however_many_nodes_come_and_go_after_it() {
+        let events = events();
+        assert_eq!(events.last_trouble(), None);
+        let refused = What::Refused { node: node("a"), holder: "b".to_owned() };
+        events.tell(refused.clone());
+        (0..=EVENTS_MAX).for_each(|number| events.tell(registered(&format!("n{number}"))));
+        assert_eq!(events.last_trouble().map(|event| event.what), Some(refused));
     }
 
     #[test]

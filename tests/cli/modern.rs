@@ -9,13 +9,14 @@ use repmd_test_support::{Daemon, Peer, free_port, lookup_port, run, wait_until};
 
 use crate::{Done, SOON, done, register, repmd};
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "serve",
     "check-config",
     "names",
     "lookup",
     "wait",
     "register",
+    "status",
     "nodes",
     "events",
     "doctor",

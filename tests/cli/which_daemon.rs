@@ -2,9 +2,9 @@
 
 use std::process::Stdio;
 
-use repmd_test_support::{Daemon, Peer, in_own_network, lookup_port};
+use repmd_test_support::{Daemon, Peer, alive2, in_own_network, lookup_port, wait_until};
 
-use crate::{Done, done, epmd, register, repmd};
+use crate::{Done, SOON, done, epmd, register, repmd};
 
 fn serve(port: u16, flags: &[&str]) -> Daemon {
     let mut command = repmd(["serve", "--host", "here", "--port", &port.to_string()]);
@@ -43,6 +43,60 @@ fn each_command_asks_the_daemon_on_its_port_and_no_other() {
         assert!(done(other.env("REPMD_ADMIN", "127.0.0.1:4370")).stdout.contains("on-4373@here"));
         let named = done(repmd(["nodes"]).env("REPMD_ADMIN", "127.0.0.1:4380"));
         assert!(named.stdout.contains("on-4373@here"), "{named:?}");
+    });
+}
+
+#[test]
+fn status_is_one_screen_and_its_exit_says_whether_all_is_well() {
+    in_own_network(|| {
+        let well = serve(4369, &["--alias", "here.example"]);
+        let _node = register(well.port(), "n");
+        let shown = done(&mut repmd(["status"]));
+        assert_eq!((shown.exit, &*shown.stderr), (0, ""));
+        let version = env!("CARGO_PKG_VERSION");
+        for line in [
+            format!("daemon        repmd {version} on port 4369, up for "),
+            "host          here, here.example\n".to_owned(),
+            "page          http://127.0.0.1:4370/\n".to_owned(),
+            "store         none: this host's nodes are known to this host alone\n".to_owned(),
+            "nodes         1\n".to_owned(),
+            "dns           off\n".to_owned(),
+            "now           all is well\n".to_owned(),
+            "last trouble  none since it started\n".to_owned(),
+        ] {
+            assert!(shown.stdout.contains(&line), "{line}: {}", shown.stdout);
+        }
+        let json = |flags: &[&str]| {
+            let result = done(repmd(["status", "--json"]).args(flags));
+            (result.exit, serde_json::from_str::<serde_json::Value>(&result.stdout).unwrap())
+        };
+        let (exit, status) = json(&[]);
+        assert_eq!((exit, &status["nodes"], &status["admin"]), (0, &1.into(), &"127.0.0.1:4370".into()));
+
+        let flags =
+            ["--backend", "redis://127.0.0.1:1", "--advertise", "10.0.0.1", "--dns", "127.0.0.1:5300"];
+        let _troubled = serve(4371, &flags);
+        let port = ["--port", "4371"];
+        wait_until("the store is found away", SOON, || json(&port).0 == 1);
+        let shown = done(repmd(["status"]).args(port));
+        for line in [
+            "store         redis://127.0.0.1:1, cluster default: away for ",
+            "dns           zone repmd at 127.0.0.1:5300\n",
+            "now           the registry is away for less than a minute: no answer from the registry: Connection refused\n",
+            " store_lost no answer from the registry: Connection refused\n",
+        ] {
+            assert!(shown.stdout.contains(line), "{line}: {}", shown.stdout);
+        }
+        // As a node that starts twice.
+        let mut second = Peer::connect(4369);
+        second.send(&alive2("n", 4321)).unwrap();
+        assert_eq!(second.read(6, SOON)[1], 1);
+        let (_, status) = json(&[]);
+        assert_eq!(
+            (&status["last_trouble"]["event"], &status["last_trouble"]["node"]),
+            (&"refused".into(), &"n@here".into())
+        );
+        assert_eq!(done(&mut repmd(["status", "--port", "4373"])).exit, 2);
     });
 }
 

@@ -87,6 +87,14 @@ impl Host {
         self.found_by(self.repmd("doctor"), arguments, variables)
     }
 
+    /// What the doctor says to people.
+    pub(crate) fn doctor_said(&self, arguments: &[&str]) -> String {
+        let mut command = self.repmd("doctor");
+        command.args(arguments);
+        let output = self.inside(|| command.output()).unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     fn found_by(&self, mut command: Command, arguments: &[&str], variables: &[(&str, &str)]) -> Found {
         command.arg("--json").args(arguments).envs(variables.iter().copied());
         let output = self.inside(|| command.output()).unwrap();

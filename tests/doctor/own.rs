@@ -107,6 +107,24 @@ fn the_api_is_another_daemon_s() {
     host.doctor(&[]).are(&[]);
 }
 
+#[test]
+fn what_is_wrong_is_said_first_and_what_was_left_out_last() {
+    let (host, _other) = hosts();
+    let _daemon = host.serve(&["--admin", "off"]);
+    let said = host.doctor_said(&["n@nowhere"]);
+    let place = |text: &str| said.find(text).unwrap_or_else(|| panic!("{text}: {said}"));
+    assert_eq!(place("the host\n  failure  host-unresolvable: "), 0);
+    let (fine, left_out) = (place("\n\nthe daemon of this host\n  ok  "), place("\n\nnot looked at\n"));
+    assert!(fine < left_out, "{said}");
+    for what in [
+        "\n  what only the admin API tells: ",
+        "\n  the EPMD of nowhere, the name and the node: the way ends",
+    ] {
+        assert!(left_out < place(what), "{said}");
+    }
+    assert_eq!(said.matches("\n\n").count(), 2, "{said}");
+}
+
 /// Nothing leads to other networks, and the store is on this machine.
 #[test]
 fn the_daemon_knows_no_address_to_tell_others() {

@@ -17,6 +17,10 @@ use crate::printable::in_words;
 /// What tells the C library, and Erlang's own resolver, whom to ask.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
+/// What is left out, and why, where nothing answers by DNS.
+const RESOLVER: &str = "whether this machine's resolver comes to the daemon";
+const NOT_THERE: &str = "it does not answer by DNS";
+
 /// How long an answer may take.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
 
@@ -35,12 +39,12 @@ impl Doctor<'_> {
             Ok(answer) => {
                 let code = answer.metadata.response_code;
                 self.report.found(DNS_SILENT, format!("{asked} answers for {zone} with {code}: no repmd"));
-                return;
+                return self.report.left_out(RESOLVER, NOT_THERE);
             }
             Err(error) => {
-                return self
-                    .report
-                    .found(DNS_SILENT, format!("{asked} gives no answer for {zone}: {}", in_words(&error)));
+                let saw = format!("{asked} gives no answer for {zone}: {}", in_words(&error));
+                self.report.found(DNS_SILENT, saw);
+                return self.report.left_out(RESOLVER, NOT_THERE);
             }
         }
         let text = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();

@@ -171,6 +171,14 @@ pub struct Finding {
 pub struct Report {
     step: &'static str,
     findings: Vec<Finding>,
+    left_out: Vec<LeftOut>,
+}
+
+/// Something that was not looked at.
+#[derive(Clone, Debug)]
+struct LeftOut {
+    what: String,
+    why: String,
 }
 
 impl Report {
@@ -185,6 +193,14 @@ impl Report {
 
     pub(super) fn found(&mut self, kind: Kind, saw: impl Into<String>) {
         self.findings.push(Finding { step: self.step, kind: Some(kind), saw: saw.into() });
+    }
+
+    /// The first reason for it counts.
+    pub(super) fn left_out(&mut self, what: impl Into<String>, why: impl Into<String>) {
+        let what = what.into();
+        if self.left_out.iter().all(|known| known.what != what) {
+            self.left_out.push(LeftOut { what, why: why.into() });
+        }
     }
 
     /// The worst of all.
@@ -204,7 +220,12 @@ impl Report {
                 "fix": finding.kind.map(|kind| kind.fix),
             })
         });
-        json!({ "severity": self.severity().word(), "findings": findings.collect::<Vec<_>>() })
+        let left_out = self.left_out.iter().map(|LeftOut { what, why }| json!({ "what": what, "why": why }));
+        json!({
+            "severity": self.severity().word(),
+            "findings": findings.collect::<Vec<_>>(),
+            "left_out": left_out.collect::<Vec<_>>(),
+        })
     }
 }
 
@@ -214,24 +235,75 @@ impl Finding {
     }
 }
 
-/// For people.
+/// For people: what is wrong, the worst first; what is as it should be; and what was not looked at.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut step = "";
-        for finding in &self.findings {
-            if finding.step != step {
-                step = finding.step;
-                writeln!(f, "{step}")?;
-            }
-            let saw = escaped(&finding.saw);
-            match finding.kind {
-                None => writeln!(f, "  ok       {saw}")?,
-                Some(kind) => {
-                    writeln!(f, "  {:7}  {}: {saw}", kind.severity.word(), kind.id)?;
-                    writeln!(f, "           fix: {}", kind.fix)?;
+        let mut is_first = true;
+        let mut begin = |f: &mut fmt::Formatter<'_>| {
+            if !std::mem::take(&mut is_first) { writeln!(f) } else { Ok(()) }
+        };
+        for severity in [Severity::Failure, Severity::Warning, Severity::Fine] {
+            let mut step = "";
+            for finding in self.findings.iter().filter(|finding| finding.severity() == severity) {
+                if step.is_empty() {
+                    begin(f)?;
+                }
+                if finding.step != step {
+                    step = finding.step;
+                    writeln!(f, "{step}")?;
+                }
+                let saw = escaped(&finding.saw);
+                match finding.kind {
+                    None => writeln!(f, "  ok       {saw}")?,
+                    Some(kind) => {
+                        writeln!(f, "  {:7}  {}: {saw}", kind.severity.word(), kind.id)?;
+                        writeln!(f, "           fix: {}", kind.fix)?;
+                    }
                 }
             }
         }
+        if !self.left_out.is_empty() {
+            begin(f)?;
+            writeln!(f, "not looked at")?;
+        }
+        for LeftOut { what, why } in &self.left_out {
+            writeln!(f, "  {}: {}", escaped(what), escaped(why))?;
+        }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_comes_first_and_what_was_left_out_last() {
+        let mut report = Report::default();
+        report.step("one");
+        report.left_out("the rest of one", "it is not there");
+        report.left_out("the rest of one", "another reason");
+        report.fine("a");
+        report.found(CLOCK_SKEW, "b");
+        report.step("two");
+        report.fine("c");
+        report.found(STORE_AWAY, "d\u{1b}");
+        assert_eq!(
+            report.to_string(),
+            format!(
+                "two\n  failure  store-away: d\\u{{1b}}\n           fix: {}\n\n\
+                 one\n  warning  clock-skew: b\n           fix: {}\n\n\
+                 one\n  ok       a\ntwo\n  ok       c\n\n\
+                 not looked at\n  the rest of one: it is not there\n",
+                STORE_AWAY.fix, CLOCK_SKEW.fix
+            )
+        );
+    }
+
+    #[test]
+    fn a_report_of_nothing_but_what_was_left_out_begins_with_it() {
+        let mut report = Report::default();
+        report.left_out("all", "nobody asked");
+        assert_eq!(report.to_string(), "not looked at\n  all: nobody asked\n");
     }
 }

@@ -17,18 +17,29 @@ use crate::protocol::{Request, decode_names_reply};
 use crate::registry::NO_ADDRESS;
 use crate::settings::machine_name;
 
+/// What a daemon without an API does not tell.
+const OF_API: &str =
+    "what only the admin API tells: conflicts, names that are not published, unreadable entries";
+
 impl Doctor<'_> {
     pub(super) fn examine_own(&mut self) {
         self.report.step("the daemon of this host");
         // Before anybody connects: that might start what a socket of the service manager stands for.
         let listeners = Listeners::on(self.settings.port);
+        if !listeners.addresses.is_empty() && listeners.processes.is_empty() {
+            let port = self.settings.port;
+            self.report.left_out(format!("which program has port {port}"), "run this as root to see it");
+        }
         if self.examine_port(&listeners) {
             self.examine_daemon();
             // Whoever else is on the port would be found again.
             if self.report.severity() < Severity::Failure {
-                self.examine_name();
+                return self.examine_name();
             }
+        } else {
+            self.report.left_out(OF_API, "no repmd answers on that port");
         }
+        self.report.left_out("the name of this host", "what is wrong with its daemon comes first");
     }
 
     /// Whether repmd answers there.
@@ -95,30 +106,31 @@ impl Doctor<'_> {
     fn find_api(&mut self) {
         let port = self.settings.port;
         let asked = Api::of(&self.settings).and_then(|api| Ok((api.get("/api/v1/status")?, api)));
-        match asked {
-            Ok((status, api)) if status["port"] == port => self.daemon = Some((api, status)),
-            Ok((status, api)) => self.report.found(
-                API_OTHER,
-                format!(
-                    "the admin API at {} is that of the daemon on port {}, not on port {port}: what only its API \
-                     tells is not looked at",
-                    api.address(),
-                    status["port"]
-                ),
-            ),
-            // The stock command line has none.
-            Err(
-                error @ (ApiError::Off
-                | ApiError::Connect { .. }
-                | ApiError::Without { .. }
-                | ApiError::NoDaemon(_)),
-            ) => {
-                self.report.fine(format!("what only the admin API tells is not looked at: {error}"));
+        let error = match asked {
+            Ok((status, api)) if status["port"] == port => {
+                self.daemon = Some((api, status));
+                return;
             }
-            Err(error @ (ApiError::TokenFile(_) | ApiError::TokenNeeded { .. } | ApiError::TokenWrong { .. })) => {
+            Ok((status, api)) => {
+                let (place, other) = (api.address(), &status["port"]);
+                let saw = format!(
+                    "the admin API at {place} is that of the daemon on port {other}, not on port {port}"
+                );
+                self.report.found(API_OTHER, saw);
+                return self.report.left_out(OF_API, "it is another daemon's");
+            }
+            Err(error) => error,
+        };
+        self.report.left_out(OF_API, error.to_string());
+        match error {
+            // The stock command line has none.
+            ApiError::Off | ApiError::Connect { .. } | ApiError::Without { .. } | ApiError::NoDaemon(_) => {}
+            ApiError::TokenFile(_) | ApiError::TokenNeeded { .. } | ApiError::TokenWrong { .. } => {
                 self.report.found(API_TOKEN, error.to_string());
             }
-            Err(error) => self.report.found(API_OTHER, error.to_string()),
+            ApiError::Status { .. } | ApiError::Alien { .. } | ApiError::Silent { .. } => {
+                self.report.found(API_OTHER, error.to_string());
+            }
         }
     }
 

@@ -17,16 +17,27 @@ use crate::cli::client::AskError;
 use crate::printable::in_words;
 use crate::protocol::{PortReply, Request, decode_port_reply, decode_whereabouts};
 
+/// Why steps are left out that come after one that failed.
+const NOT_REACHED: &str = "the way ends before";
+
 impl Doctor<'_> {
     pub(super) fn examine_target(&mut self, name: &str, host: &str) {
         self.report.step("the host");
-        let Some(address) = self.resolve(host) else { return };
+        let Some(address) = self.resolve(host) else {
+            return self.report.left_out(format!("the EPMD of {host}, the name and the node"), NOT_REACHED);
+        };
         self.report.step("its EPMD");
-        let Some(found) = self.ask_epmd(address, name, host) else { return };
+        let Some(found) = self.ask_epmd(address, name, host) else {
+            return self.report.left_out("the name and the node", NOT_REACHED);
+        };
         self.report.step("the name");
-        let Some(found) = self.compare(found, address, name, host) else { return };
+        let Some(found) = self.compare(found, address, name, host) else {
+            return self.report.left_out("the node", NOT_REACHED);
+        };
         self.report.step("the node");
         self.meet_node(SocketAddr::new(address, found.port), name, host);
+        let why = "only the nodes can tell: see their logs, and run this on the other host too";
+        self.report.left_out("whether the cookies are the same, and whether the way back is open", why);
     }
 
     /// The address that a node of this machine would dial.
