@@ -39,6 +39,7 @@ pub mod metrics;
 pub mod printable;
 pub mod protocol;
 mod queue;
+mod rate;
 pub mod registry;
 pub mod relay;
 pub mod run;

@@ -292,6 +292,27 @@ pub const TABLE: &[Setting] = &[
         default: "loopback",
     },
     Setting {
+        key: "request-rate",
+        variables: &["REPMD_REQUEST_RATE"],
+        value: "NUMBER",
+        help: "Most requests a second of one address that is not this machine's; more are closed unanswered",
+        default: "any number",
+    },
+    Setting {
+        key: "node-ports",
+        variables: &["REPMD_NODE_PORTS"],
+        value: "PORT-PORT",
+        help: "Where nodes are to listen; the log tells of those that listen elsewhere",
+        default: "any port",
+    },
+    Setting {
+        key: "node-ports-strict",
+        variables: &["REPMD_NODE_PORTS_STRICT"],
+        value: "BOOL",
+        help: "Turn nodes away that listen elsewhere",
+        default: "false",
+    },
+    Setting {
         key: "relaxed-command-check",
         variables: &["REPMD_RELAXED_COMMAND_CHECK", STOCK_RELAXED],
         value: "BOOL",
@@ -866,6 +887,13 @@ impl Settings {
             duration(text).filter(|ttl| (1..=3600).contains(&ttl.as_secs()))
         })?;
         let mut warnings = values.warnings.clone();
+        let node_ports = values.parse("node-ports", "two ports such as 9100-9199", port_range)?;
+        let node_ports_are_strict =
+            values.parse("node-ports-strict", "`true` or `false`", |text| text.parse().ok())?;
+        let node_ports_are_strict = node_ports_are_strict.unwrap_or(false);
+        if node_ports_are_strict && node_ports.is_none() {
+            return Err(values.wrong("node-ports-strict", "node-ports to be set too"));
+        }
         let relaxed_command_check = match &values.texts["relaxed-command-check"] {
             // The stock daemon is relaxed by the mere presence of its variable.
             (text, Origin::Variable(name @ STOCK_RELAXED)) => {
@@ -906,6 +934,8 @@ impl Settings {
             limits.waiting_per_peer_max = (waiting_max / 4).max(1);
         }
         set(&mut limits.waiting_per_peer_max, count("waiting-per-peer-max")?);
+        limits.requests_per_peer_rate =
+            count("request-rate")?.map(|rate| u32::try_from(rate).unwrap_or(u32::MAX));
         set(&mut limits.drain_time, time("drain-time")?);
         let exit_when_empty = time("exit-when-empty")?;
         set(&mut limits.delay_accept, time("delay-accept")?);
@@ -956,6 +986,8 @@ impl Settings {
                 operators: who("allow-admin-from")?.unwrap_or_else(Networks::any),
                 registrations: who("register-from")?.unwrap_or_default(),
                 commands: who("command-from")?.unwrap_or_default(),
+                node_ports,
+                node_ports_are_strict,
                 lists_are_chosen: lists.is_some() || look_ups.is_some(),
                 look_ups: look_ups.unwrap_or_else(Networks::any),
             },

@@ -157,3 +157,47 @@ fn each_setting_opens_or_closes_what_it_names() {
         assert_eq!([probe(NEIGHBOUR, INSIDE), probe(STRANGER, OUTSIDE)], [true, false]);
     });
 }
+
+#[test]
+fn whoever_asks_too_fast_is_not_answered_and_this_machine_always_is() {
+    with_addresses(|| {
+        let daemon = daemon(&["serve", "--admin", "off", "--request-rate", "5"]);
+        let _node = register(&daemon);
+        let answered = |from, at| {
+            let look_up = Request::PortPlease2("app");
+            (0..20).filter(|_| !answer(&daemon, from, at, &look_up).is_empty()).count()
+        };
+        // A second may begin meanwhile.
+        assert!((5..=10).contains(&answered(STRANGER, OUTSIDE)));
+        assert!((5..=10).contains(&answered(MEMBER, OUTSIDE)), "each address by itself");
+        assert_eq!([answered("127.0.0.1", "127.0.0.1"), answered(OUTSIDE, OUTSIDE)], [20, 20]);
+    });
+}
+
+#[test]
+fn a_node_at_a_port_that_no_firewall_lets_through_is_told_of_or_turned_away() {
+    let registers = |arguments: &[&str], port| {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let own = free_port();
+        let mut command = Command::new(REPMD);
+        command.args(["serve", "--admin", "off", "--node-ports", "9100-9199", "--port", &own.to_string()]);
+        command.args(arguments).stderr(log.reopen().unwrap());
+        let daemon = Daemon::spawn(command, own);
+        let mut node = Peer::connect(daemon.port());
+        node.send(&alive2("app", port)).unwrap();
+        let reply = node.read(6, SOON);
+        // Its last lines are written by the time that it has ended.
+        drop(daemon);
+        let said = std::fs::read_to_string(log.path()).unwrap();
+        (
+            reply.starts_with(&[118, 0]),
+            reply.len(),
+            said.contains("app listens on port 5000, which is not of node-ports"),
+        )
+    };
+    assert_eq!(registers(&[], 9100), (true, 6, false));
+    assert_eq!(registers(&[], 5000), (true, 6, true));
+    assert_eq!(registers(&["--node-ports-strict"], 9199), (true, 6, false));
+    // Not a refusal, which the node would show as a duplicate name.
+    assert_eq!(registers(&["--node-ports-strict"], 5000), (false, 0, true));
+}

@@ -135,7 +135,7 @@ pub const TABLE: &[Metric] = &[
         name: "repmd_other_requests_total",
         label: "request",
         help: "Requests that are neither look-ups nor registrations, by kind; malformed: no client should send \
-               them, not_allowed: their sender may not make them.",
+               them, not_allowed: their sender may not make them; too_fast: it made too many.",
         read: Read::Counter(|state| {
             let stats = state.daemon.stats();
             vec![
@@ -145,6 +145,7 @@ pub const TABLE: &[Metric] = &[
                 ("kill", stats.kill.get()),
                 ("malformed", stats.malformed.get()),
                 ("not_allowed", stats.not_allowed.get()),
+                ("too_fast", stats.too_fast.get()),
             ]
         }),
     },

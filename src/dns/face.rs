@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::forward::Forwarder;
 use super::index::{Entry, Index};
-use super::rate::{Rate, Verdict};
+use super::rate::{Rates, Verdict};
 use super::reply::Reply;
 use super::request::Request;
 use super::stats::Stats;
@@ -89,7 +89,7 @@ pub(super) struct Face {
     rules: Rules,
     forwarder: Option<Forwarder>,
     stats: Arc<Stats>,
-    rate: Mutex<Rate>,
+    rate: Mutex<Rates>,
     asking: Arc<Semaphore>,
     forwarding: Arc<Semaphore>,
     indexed: Mutex<Option<Indexed>>,
@@ -110,7 +110,7 @@ impl Face {
             daemon,
             forwarder,
             stats,
-            rate: Mutex::new(Rate::new(options.rate)),
+            rate: Mutex::new(Rates::new(options.rate)),
             options,
             rules,
             asking: Arc::new(Semaphore::new(ASKING_MAX)),

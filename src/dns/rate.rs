@@ -1,14 +1,10 @@
 //! A bound on the answers to one network: whoever forges the address of another must not drown it with ours
 //! (response rate limiting).
 
-use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// Networks that are told apart. Those that share a place share a rate; who does differs from run to run.
-const PLACES: usize = 4096;
-
-const SECOND: Duration = Duration::from_secs(1);
+use crate::rate::Rate;
 
 /// What to do with a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,32 +17,21 @@ pub(super) enum Verdict {
     Drop,
 }
 
+/// The rates of all networks.
 #[derive(Debug)]
-pub(super) struct Rate {
-    a_second: u32,
-    places: Vec<(Instant, u32)>,
-    hash: RandomState,
-}
+pub(super) struct Rates(Rate);
 
-impl Rate {
+impl Rates {
     pub(super) fn new(a_second: u32) -> Self {
-        Self { a_second, places: vec![(Instant::now(), 0); PLACES], hash: RandomState::new() }
+        Self(Rate::new(a_second))
     }
 
     /// `peer` asks at `now`.
     pub(super) fn judge(&mut self, peer: IpAddr, now: Instant) -> Verdict {
-        let place = self.hash.hash_one(network_of(peer)) as usize % PLACES;
-        let (since, count) = &mut self.places[place];
-        if SECOND <= now.saturating_duration_since(*since) {
-            (*since, *count) = (now, 0);
-        }
-        *count = count.saturating_add(1);
-        if *count <= self.a_second {
-            Verdict::Answer
-        } else if *count % 2 == 0 {
-            Verdict::Slip
-        } else {
-            Verdict::Drop
+        match self.0.excess(network_of(peer), now) {
+            0 => Verdict::Answer,
+            excess if excess % 2 == 1 => Verdict::Slip,
+            _ => Verdict::Drop,
         }
     }
 }
@@ -64,23 +49,24 @@ fn network_of(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn beyond_its_rate_a_network_gets_every_second_answer_by_tcp_and_others_get_all() {
-        let mut rate = Rate::new(10);
+        let mut rates = Rates::new(10);
         let start = Instant::now();
         let mut verdicts = |last: u8, net: u8, now| {
-            let judged = (0..20).map(|_| rate.judge(IpAddr::from([198, 51, net, last]), now));
+            let judged = (0..20).map(|_| rates.judge(IpAddr::from([198, 51, net, last]), now));
             let judged: Vec<_> = judged.collect();
             [Verdict::Answer, Verdict::Slip, Verdict::Drop]
                 .map(|verdict| judged.iter().filter(|judged| **judged == verdict).count())
         };
         assert_eq!(verdicts(1, 1, start), [10, 5, 5]);
         assert_eq!(verdicts(2, 1, start), [0, 10, 10], "the same network");
-        // One in 4,096 runs two networks share a place.
         assert_eq!(verdicts(1, 2, start), [10, 5, 5], "another network");
-        assert_eq!(verdicts(1, 1, start + SECOND), [10, 5, 5], "a second later");
+        assert_eq!(verdicts(1, 1, start + Duration::from_secs(1)), [10, 5, 5], "a second later");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tracing::field::display;
 use tracing::{debug, info, warn};
 
 use super::daemon::Daemon;
-use super::policy::{May, Verb, is_local};
+use super::policy::{May, Policy, Verb, is_local};
 use super::resolve::{Resolution, VirtualHost};
 use super::table::Listing;
 use super::topology::Names;
@@ -94,6 +94,11 @@ pub(super) struct List {
 
 /// Answers one request; a reply is appended to `out`.
 pub(super) fn answer(daemon: &Daemon, body: &[u8], asker: Asker<'_>, out: &mut Vec<u8>) -> Answer {
+    if daemon.is_too_fast(asker.peer, || asker.local()) {
+        daemon.stats.too_fast.add();
+        complain_of(daemon, asker, Fault::TooFast, &"more requests in a second than it may make");
+        return Answer::Silence;
+    }
     let request = decode_request(body);
     match verb_of(&request).map_or(May::Yes, |verb| daemon.may(verb, asker.peer, || asker.local())) {
         May::Yes => answer_allowed(daemon, request, asker, out),
@@ -158,6 +163,17 @@ fn answer_allowed(
 }
 
 fn register(daemon: &Daemon, node: Node, asker: Asker<'_>) -> Answer {
+    let Policy { node_ports, node_ports_are_strict, .. } = &daemon.policy;
+    if let Some(ports) = node_ports.as_ref().filter(|ports| !ports.contains(&node.port)) {
+        let (name, port, first, last) = (as_value(node.name.as_str()), node.port, ports.start(), ports.end());
+        let what = format_args!("{name} listens on port {port}, which is not of node-ports ({first}-{last})");
+        complain_of(daemon, asker, Fault::NodePort, &what);
+        if *node_ports_are_strict {
+            daemon.stats.turned_away.add();
+            // Not a refusal: the node would print it as a duplicate name.
+            return Answer::Silence;
+        }
+    }
     // Taken here and not when the name is claimed: any number may come before the first of them claims.
     if let Ok(place) = Arc::clone(&daemon.places).try_acquire_owned() {
         return Answer::Register(node, place);
@@ -433,10 +449,12 @@ enum Fault {
     LookUp,
     List,
     Command,
+    TooFast,
+    NodePort,
 }
 
 /// How many kinds of faults there are.
-pub(super) const FAULTS: usize = Fault::Command as usize + 1;
+pub(super) const FAULTS: usize = Fault::NodePort as usize + 1;
 
 /// Logs that a node is refused, within bounds for each name: whoever asks for it again and again is told of a few times.
 /// `holder`: the other daemon that has it.

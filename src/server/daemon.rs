@@ -16,12 +16,13 @@ use super::answer::FAULTS;
 use super::carried::{Carried, UnderWay};
 use super::crowd::Crowd;
 use super::limits::Limits;
-use super::policy::{May, Policy, Verb};
+use super::policy::{May, Policy, Verb, is_local};
 use super::stats::Stats;
 use super::table::{AliveSocket, Table};
 use super::topology::Topology;
 use super::{alive, connection};
 use crate::queue::Queue;
+use crate::rate::Rate;
 use crate::registry::Registry;
 use crate::relay::Relay;
 use crate::throttle::{Throttle, Throttles};
@@ -54,6 +55,8 @@ pub struct Daemon {
     pub(super) complaints: Throttle,
     /// Of what peers do wrong, by kind and peer.
     pub(super) faults: Throttles<FAULTS>,
+    /// How fast strangers ask, if that is bounded.
+    rate: Option<Mutex<Rate>>,
     pub(super) stats: Stats,
     table: Mutex<Table>,
     /// Whether nothing may go on, because another program is about to.
@@ -90,6 +93,7 @@ impl Daemon {
             nodes: TaskTracker::new(),
             complaints: Throttle::default(),
             faults: Throttles::new(),
+            rate: limits.requests_per_peer_rate.map(|a_second| Mutex::new(Rate::new(a_second))),
             stats: Stats::default(),
             table: Mutex::default(),
             frozen: watch::Sender::new(false),
@@ -119,6 +123,14 @@ impl Daemon {
     /// The same, where nobody waits for the registry: who is not known to be of the cluster is not.
     pub fn may_now(&self, verb: Verb, peer: IpAddr, local: impl FnOnce() -> Option<IpAddr>) -> bool {
         self.may(verb, peer, local) == May::Yes
+    }
+
+    /// Whether `peer` has asked more than it may in this second. This machine is never too fast.
+    pub(super) fn is_too_fast(&self, peer: IpAddr, local: impl FnOnce() -> Option<IpAddr>) -> bool {
+        let Some(rate) = &self.rate else { return false };
+        let excess =
+            rate.lock().unwrap_or_else(PoisonError::into_inner).excess(peer, std::time::Instant::now());
+        0 < excess && !is_local(peer, local)
     }
 
     /// Whether other name servers are asked for `peer`.

@@ -32,6 +32,9 @@ pub struct Limits {
     /// Most connections of operators at once, beside those that follow events. Beyond it the oldest is closed.
     /// Default: a sixteenth of the descriptors, 4 to 32.
     pub operators_max: usize,
+    /// Most requests a second of one address that is not this machine's. More are closed without an answer. Default:
+    /// any number.
+    pub requests_per_peer_rate: Option<u32>,
     /// How long to stop accepting when descriptors or memory run out. Default: 50 ms.
     pub accept_pause: Duration,
     /// How long after its accept a connection is closed by a stopping daemon, if it has sent nothing: whoever
@@ -47,8 +50,9 @@ pub struct Limits {
 
 /// What the daemon itself has open at most, beside the connections of its peers and of operators: three of the
 /// standard streams, its listeners, two event loops with their wakers, signals, the log, the audit log, the service
-/// manager, the store's connections and one more that replaces one of them, the hosts file.
-const OWN_DESCRIPTORS: usize = 28;
+/// manager, the store's connections and one more that replaces one of them, the hosts file; and while another program takes this
+/// one's place, its state, its pipes, and the sockets of operators once more.
+const OWN_DESCRIPTORS: usize = 32;
 
 impl Limits {
     /// The defaults for a process that may have `descriptors` open files.
@@ -67,6 +71,7 @@ impl Limits {
             holder_leaves: Duration::from_millis(500),
             holder_waits_max: (descriptors / 16).clamp(2, 256),
             operators_max,
+            requests_per_peer_rate: None,
             accept_pause: Duration::from_millis(50),
             first_byte: Duration::from_millis(500),
             drain_time: Duration::from_secs(5),

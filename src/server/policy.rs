@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -47,6 +48,10 @@ pub struct Policy {
     pub operators: Networks,
     /// Whether somebody chose who may list.
     pub lists_are_chosen: bool,
+    /// Where nodes are to listen; `None`: wherever they like.
+    pub node_ports: Option<RangeInclusive<u16>>,
+    /// A node that listens elsewhere is turned away, and not only told of.
+    pub node_ports_are_strict: bool,
 }
 
 impl Default for Policy {
@@ -62,6 +67,8 @@ impl Default for Policy {
             dns: any(),
             operators: any(),
             lists_are_chosen: false,
+            node_ports: None,
+            node_ports_are_strict: false,
         }
     }
 }

@@ -25,6 +25,8 @@ pub struct Stats {
     pub malformed: Counter,
     /// Requests of peers that may not make them.
     pub not_allowed: Counter,
+    /// Requests of peers that make too many.
+    pub too_fast: Counter,
     /// Nodes that registered.
     pub granted: Counter,
     /// Nodes that were refused, because another node of this daemon has the name.
