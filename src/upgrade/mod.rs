@@ -28,9 +28,10 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{Signal, SignalKind};
 use tokio::sync::{mpsc, oneshot};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::listen::Sockets;
+use crate::relay::Relay;
 use crate::server::{AliveSocket, Carried, Daemon, Replace};
 use crate::telemetry;
 
@@ -290,6 +291,9 @@ impl Upgrader {
             Ok(state) => state,
             Err(error) => return error,
         };
+        if let Some(connections) = self.daemon.relay().map(Relay::connections).filter(|count| 0 < *count) {
+            warn!(connections, "relayed connections end with the old program");
+        }
         telemetry::settle(LOG_TIME);
         let OtherSockets { dns, admin } = &self.sockets;
         let nodes = carried.nodes.iter().map(|node| node.socket.as_fd());

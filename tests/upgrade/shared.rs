@@ -82,3 +82,31 @@ fn nodes_that_leave_while_the_program_is_replaced_leave_the_store_too() {
         (0..left).all(|number| lookup_port(other.port(), &format!("n{number}@a")).is_none())
     });
 }
+
+#[test]
+fn a_store_that_fails_over_meanwhile_keeps_every_name() {
+    let mut store = Store::sentinel();
+    let (stage, other) = (on(&store), other(&store));
+    let nodes: Vec<_> = (0..100).map(|number| stage.register(&format!("n{number}"), 5000 + number)).collect();
+    let before = stage.nodes();
+    std::thread::scope(|scope| {
+        let fails_over = scope.spawn(|| store.fail_over("repmd:{default}:x"));
+        beside(1, look_up_all_the_time(stage.port(), "n50", &AtomicU32::new(0)), || {
+            while !fails_over.is_finished() {
+                assert!(stage.upgrade().contains("100 nodes kept, 0 lost"));
+            }
+            drop(stage.upgrade());
+        });
+    });
+    wait_until("the other host finds all", 2 * SOON, || {
+        (0..100).all(|number| {
+            let found = lookup_port(other.port(), &format!("n{number}@a"));
+            found.is_some_and(|found| found.port == 5000 + number)
+        })
+    });
+    // Lives as before, though their leases may be on their way back.
+    let creations =
+        |nodes: &[serde_json::Value]| nodes.iter().map(|node| node["creation"].clone()).collect::<Vec<_>>();
+    assert_eq!(creations(&stage.nodes()), creations(&before));
+    assert!(nodes.iter().all(|node| node.ended().is_none()));
+}
