@@ -16,7 +16,7 @@ use super::api::{Api, ApiError, in_path, is_named};
 use super::client::{ANSWER_TIME, ask_at, read_names};
 use super::{doctor, overview, policy, register, status, upgrade, wait};
 use crate::printable::{escaped, escaped_json, in_words};
-use crate::protocol::{PortReply, ReplyError, Request, decode_port_reply};
+use crate::protocol::{PortReply, ReplyError, Request, Whereabouts, decode_port_reply, decode_whereabouts};
 use crate::run::{Backends, Start, check_files, open_files, own_address, run};
 use crate::settings::{
     Admin, Backend, CONFIG_PATH, CONFIG_VARIABLE, Origin, Setting, SettingError, Settings, Shown, TABLE,
@@ -447,7 +447,11 @@ fn describe(name: &str, found: &PortReply) -> String {
     };
     let name = escaped(name);
     let mut text = format!("{name}: port {port}, {kind}, versions {lowest_version} to {highest_version}");
-    if !found.extra.is_empty() {
+    if let Some(Whereabouts { addresses, host }) = decode_whereabouts(&found.extra) {
+        let addresses = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
+        let at = if addresses.is_empty() { ", whose address is not known" } else { " at " };
+        text += &format!(", on {host}{at}{addresses}");
+    } else if !found.extra.is_empty() {
         text += &format!(", extra \"{}\"", found.extra.escape_ascii());
     }
     text + "\n"
