@@ -477,6 +477,7 @@ async fn serve_until_stopped(
 ) -> io::Result<()> {
     let Opened { wire, dns, admin, outcome } = opened;
     let asked_to_upgrade = Upgrader::signal()?;
+    let asked_to_reload = Upgrader::reload_signal(resumed.as_deref())?;
     let admin_socket = admin.as_ref().map(|(socket, _)| socket.try_clone()).transpose()?;
     let other_sockets = OtherSockets { dns: dns.try_clone()?, admin: admin_socket };
     let stop = CancellationToken::new();
@@ -603,8 +604,9 @@ async fn serve_until_stopped(
     );
     if let (Ok(called), Some(outcome)) = (called, outcome) {
         let daemon = Arc::clone(&daemon);
-        let upgrader = Upgrader { called, sockets: other_sockets, outcome, daemon, replacements };
-        tokio::spawn(upgrader.keep(asked_to_upgrade));
+        let reloads = asked_to_reload.is_some();
+        let upgrader = Upgrader { called, sockets: other_sockets, outcome, reloads, daemon, replacements };
+        tokio::spawn(upgrader.keep(asked_to_upgrade, asked_to_reload));
     }
     on_serving();
     let served = serve(wire, daemon, asked_to_pause).await;

@@ -13,7 +13,8 @@ pub use state::{Identity, State};
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::future::pending;
+use std::io::{self, IsTerminal as _, Read, Seek, Write};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
@@ -192,6 +193,8 @@ pub struct Upgrader {
     pub sockets: OtherSockets,
     /// Where whoever asked for it looks how it went.
     pub outcome: Outcome,
+    /// Whether a hang-up asks for it, too.
+    pub reloads: bool,
     /// The daemon that goes on.
     pub daemon: Arc<Daemon>,
     /// Whoever serves the wire, which must pause.
@@ -207,10 +210,35 @@ impl Upgrader {
         tokio::signal::unix::signal(SignalKind::user_defined2())
     }
 
-    /// Replaces the program whenever somebody asks, one at a time.
-    pub async fn keep(self, mut asked: Signal) {
+    /// The signal that asks to read the settings again, for which the same program takes its own place. `None`: whoever
+    /// started this program ignores it, as `nohup` does, or it comes of the end of a terminal. The program `before` in this
+    /// process ignored it at its end.
+    ///
+    /// # Errors
+    /// When there can be no handler.
+    pub fn reload_signal(before: Option<&State>) -> io::Result<Option<Signal>> {
+        let kind = SignalKind::hangup();
+        let is_ignored = || repmd_sys::is_ignored(kind.as_raw_value()) || io::stdin().is_terminal();
+        if before.map_or_else(is_ignored, |before| !before.reloads) {
+            return Ok(None);
+        }
+        tokio::signal::unix::signal(kind).map(Some)
+    }
+
+    /// Replaces the program whenever somebody asks by one of these signals, one at a time.
+    pub async fn keep(self, mut asked: Signal, mut reload: Option<Signal>) {
         let upgrader = Arc::new(self);
-        while asked.recv().await.is_some() {
+        loop {
+            let to_reload = async {
+                match &mut reload {
+                    Some(reload) => reload.recv().await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                _ = asked.recv() => {}
+                _ = to_reload => {}
+            }
             info!(program = %upgrader.called.program.display(), "another program is to go on in this one's place");
             let why = Arc::clone(&upgrader).replace().await;
             error!(reason = why, "the program is not replaced, and serves on");
@@ -270,6 +298,7 @@ impl Upgrader {
             &self.daemon,
             carried,
             paused,
+            self.reloads,
             state::Sockets {
                 wire: listeners.iter().map(AsRawFd::as_raw_fd).collect(),
                 dns_udp: dns.udp.iter().map(AsRawFd::as_raw_fd).collect(),
@@ -304,7 +333,8 @@ impl Upgrader {
             nodes.chain(under_way).chain(dns).chain(own).chain(listeners.iter().copied()).collect();
         let keep_open = |flags| all.iter().try_for_each(|fd| fcntl_setfd(fd, flags));
         // Whoever asks again before the new program listens would end it.
-        let _ignored = repmd_sys::ignore(SignalKind::user_defined2().as_raw_value());
+        let signals = [SignalKind::user_defined2(), SignalKind::hangup()];
+        let _ignored = signals.map(|kind| repmd_sys::ignore(kind.as_raw_value()));
         let how = format!("{}:{}", std::process::id(), state.as_raw_fd());
         let error = match keep_open(FdFlags::empty()) {
             Ok(()) => self.called.command(&how).exec(),

@@ -35,6 +35,9 @@ pub struct State {
     pub version: String,
     /// Who the daemon is.
     pub identity: Identity,
+    /// Whether a hang-up asks to read the settings again.
+    #[serde(default)]
+    pub(super) reloads: bool,
     /// When nobody was served any more, by the clock of [`now`].
     frozen_at: Duration,
     pub(super) sockets: Sockets,
@@ -199,6 +202,7 @@ impl State {
         daemon: &Daemon,
         carried: &Carried<Arc<AliveSocket>>,
         paused: Duration,
+        reloads: bool,
         sockets: Sockets,
     ) -> Self {
         let registry::Carried { renewed, releasing, past } = daemon.registry().carried();
@@ -227,6 +231,7 @@ impl State {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             identity: Identity::of(&daemon.registry().instance()),
+            reloads,
             frozen_at: now().saturating_sub(paused),
             sockets,
             nodes: carried.nodes.iter().map(node).collect(),

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use repmd_test_support::{
-    Peer, beside, epmd_program, free_port, lookup_port, names, raise_open_files, wait_until,
+    Peer, beside, epmd_program, free_port, http, lookup_port, names, raise_open_files, wait_until,
 };
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -123,6 +123,29 @@ fn the_classic_daemon_in_the_background_is_replaced_too_and_by_a_signal() {
     assert_eq!(lookup_port(port.parse().unwrap(), "n").map(|found| found.port), Some(5000));
     drop(node);
     output(Command::new(&epmd).args(["-port", &port, "-kill"]));
+}
+
+#[test]
+fn a_hang_up_reads_the_settings_again_and_what_cannot_change_is_said() {
+    let config = |lookups: &str, host: &str| {
+        format!("host = \"{host}\"\ninstance-name = \"i\"\nallow-lookups-from = \"{lookups}\"\n")
+    };
+    let stage = Stage::start_with(&[], &config("any", "a"));
+    let node = stage.register("n", 5000);
+    let hang_up = |settings: String, words: &str| {
+        std::fs::write(stage.path("repmd.toml"), settings).unwrap();
+        let before = stage.log().matches(words).count();
+        stage.daemon().signal(Signal::HUP);
+        wait_until(words, SOON, || before < stage.log().matches(words).count());
+    };
+    for lookups in ["private", "any"] {
+        hang_up(config(lookups, "a"), "went on from the program before");
+        let shown = http::get(stage.admin(), "/api/v1/config", &[]).body;
+        assert!(shown.contains(&format!("\"{lookups}\"")), "{shown}");
+    }
+    hang_up(config("any", "b"), "host was a and is b: only a restart changes that");
+    hang_up("lookup = \"everywhere\"".to_owned(), "expected `host` or `cluster`");
+    assert_eq!((node.ended(), names(stage.port()).len()), (None, 1));
 }
 
 #[test]

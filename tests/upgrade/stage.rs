@@ -65,6 +65,10 @@ impl Stage {
         self.daemon.port()
     }
 
+    pub(crate) fn admin(&self) -> u16 {
+        self.admin
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
