@@ -14,6 +14,7 @@
 //! | [`hosts_file`] | the hosts of the cluster, for nodes whose resolver does not know them |
 //! | [`service_manager`] | what the service manager is told |
 //! | [`settings`] | everything that can be set, from one table |
+//! | [`kinds`] | the kinds of registry that the program has |
 //! | [`line_queue`] | lines on their way to a log |
 //! | [`listen`] | addresses and listening sockets |
 //! | `listeners` | the processes on a port |
@@ -32,6 +33,7 @@ pub mod cli;
 pub mod dns;
 mod hosts;
 pub mod hosts_file;
+pub mod kinds;
 pub mod line_queue;
 pub mod listen;
 mod listeners;

@@ -9,8 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use futures_util::future::BoxFuture;
-use repmd_backend_api::{BackendError, Instance, InstanceId, RegistryBackend, StoreReport};
+use repmd_backend_api::{Instance, InstanceId};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,40 +22,18 @@ use crate::admin::{self, About, Token};
 use crate::background::{self, Background};
 use crate::dns;
 use crate::hosts_file::HostsFile;
+use crate::kinds::Kinds;
 use crate::listen::{ListenError, Passed, Sockets, at_loopback, listen, passed_by_service_manager, taken};
 use crate::printable::in_words;
 use crate::registry::{Options, Registry};
 use crate::relay::{self, Relay};
 use crate::server::{Carried, Daemon, Listener, May, Verb, serve};
 use crate::service_manager::ServiceManager;
-use crate::settings::{ADMIN_ADDRESS, Admin, Backend, Settings};
+use crate::settings::{ADMIN_ADDRESS, Admin, Settings};
 use crate::telemetry::{self, AuditLog, Log};
 use crate::upgrade::{
     self, Begin, Called, Identity, Inherited, OtherSockets, Outcome, State, Upgrader, Went,
 };
-
-/// The concrete backends, which only the program names.
-pub trait Backends {
-    /// Checks the URL of a shared store without asking it.
-    ///
-    /// # Errors
-    /// What was expected instead.
-    fn check(&self, url: &str) -> Result<(), String>;
-
-    /// Opens the backend that checked settings name. Called once the event loop runs; does not wait for
-    /// a store.
-    ///
-    /// # Errors
-    /// What has changed since the check, such as a file that is gone.
-    fn open(&self, settings: &Settings) -> Result<Arc<dyn RegistryBackend>, String>;
-
-    /// Asks the shared store that checked settings name how it is, within a few seconds. `None`: they name
-    /// none.
-    fn inspect<'a>(
-        &'a self,
-        settings: &'a Settings,
-    ) -> BoxFuture<'a, Option<Result<StoreReport, BackendError>>>;
-}
 
 /// The longest that a node or an asker waits for the store: a node gives up after 10 s.
 const STORE_DEADLINE: Duration = Duration::from_millis(500);
@@ -111,14 +88,14 @@ pub fn open_files() -> usize {
 pub fn run(
     settings: &Settings,
     start: Start,
-    backends: &dyn Backends,
+    kinds: Kinds<'_>,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> ExitCode {
     let in_background = matches!(start, Start::Classic { daemon: true, .. });
     let settings = &settings_of(settings, start);
     let resumed = match upgrade::begin(environment) {
         Ok(Begin::Anew) => None,
-        Ok(Begin::Check(state)) => return check(settings, start, &state, backends),
+        Ok(Begin::Check(state)) => return check(settings, start, &state, kinds),
         Ok(Begin::Resume(state)) => Some(state),
         Err(error) => {
             error!(%error, "cannot take over from the program before");
@@ -213,7 +190,7 @@ pub fn run(
             }
         };
         let run =
-            serve_until_stopped(settings, manager, opened, resumed, called, hosts_file, backends, on_serving);
+            serve_until_stopped(settings, manager, opened, resumed, called, hosts_file, kinds, on_serving);
         let ended = runtime.block_on(run);
         // A name server that does not answer holds the thread that asks it, for as long as it likes.
         runtime.shutdown_timeout(LAST_QUESTIONS_TIME);
@@ -306,12 +283,12 @@ fn open_again(settings: &Settings, start: Start, inherited: Inherited) -> Result
 }
 
 /// Says to the program before whether this one could serve its nodes.
-fn check(settings: &Settings, start: Start, state: &State, backends: &dyn Backends) -> ExitCode {
+fn check(settings: &Settings, start: Start, state: &State, kinds: Kinds<'_>) -> ExitCode {
     let could_serve = || {
         check_files(settings)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| error.to_string())?;
-        runtime.block_on(async { backends.open(settings).map(drop) })?;
+        runtime.block_on(async { kinds.open(settings).map(drop) })?;
         state.check(settings)
     };
     let told =
@@ -472,7 +449,7 @@ async fn serve_until_stopped(
     resumed: Option<Box<State>>,
     called: io::Result<Called>,
     hosts_file: Option<HostsFile>,
-    backends: &dyn Backends,
+    kinds: Kinds<'_>,
     on_serving: impl FnOnce(),
 ) -> io::Result<()> {
     let Opened { wire, dns, admin, outcome } = opened;
@@ -493,7 +470,7 @@ async fn serve_until_stopped(
         });
     }
     let instance = instance(settings, resumed.as_deref().map(|state| &state.identity))?;
-    let backend = backends.open(settings).map_err(io::Error::other)?;
+    let backend = kinds.open(settings).map_err(io::Error::other)?;
     let options = Options {
         lookup: settings.lookup,
         stale_for: settings.stale_for,
@@ -502,8 +479,8 @@ async fn serve_until_stopped(
         probe: Arc::new(|port, addresses| Box::pin(somebody_listens(port, addresses))),
     };
     let registry = Registry::new(backend, Arc::new(instance.clone()), options);
-    let registry = Arc::new(match (&settings.backend, &settings.advertise) {
-        (Backend::Shared(_), None) => {
+    let registry = Arc::new(match (settings.backend.is_shared(), &settings.advertise) {
+        (true, None) => {
             let settings = settings.clone();
             registry.with_addresses_of_the_connection(Box::new(move |on_connection| {
                 let addresses: Vec<_> = own_address(on_connection).into_iter().collect();
@@ -511,7 +488,7 @@ async fn serve_until_stopped(
                 Instance { addresses, aliases, ..instance.clone() }
             }))
         }
-        (Backend::Memory, _) | (_, Some(_)) => registry,
+        (false, _) | (_, Some(_)) => registry,
     });
     let carried = match &resumed {
         Some(state) => {

@@ -395,6 +395,9 @@ pub const TABLE: &[Setting] = &[
 /// Environment variable that names the settings file.
 pub const CONFIG_VARIABLE: &str = "REPMD_CONFIG";
 
+/// The registry where nobody named one.
+const DEFAULT_BACKEND: &str = "memory";
+
 /// The settings file that is read when it exists and no other is named.
 pub const CONFIG_PATH: &str = "/etc/repmd/repmd.toml";
 
@@ -620,19 +623,35 @@ fn file_text(value: &toml::Value) -> String {
 
 /// Where registrations live.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Backend {
-    /// In this process.
-    Memory,
-    /// In a store that daemons share, at this URL. It may hold a password.
-    Shared(String),
+pub struct Backend {
+    url: String,
+    is_shared: bool,
+}
+
+impl Backend {
+    /// Where it is. It may hold a password.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Whether daemons share it.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.is_shared
+    }
+}
+
+impl fmt::Display for Backend {
+    /// Without the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&without_password(&self.url))
+    }
 }
 
 impl fmt::Debug for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Memory => f.write_str("Memory"),
-            Self::Shared(url) => write!(f, "Shared({})", without_password(url)),
-        }
+        write!(f, "Backend({self})")
     }
 }
 
@@ -756,14 +775,15 @@ impl Settings {
     }
 
     /// Checks every value. `descriptors` is how many files the process may have open, on which the
-    /// defaults of the limits depend; `check_backend` says what it expects of the URL of a store.
+    /// defaults of the limits depend; `check_backend` says whether daemons share the registry at a URL, or what it
+    /// expects there.
     ///
     /// # Errors
     /// [`SettingError::Value`] for the first that is wrong.
     pub fn check(
         values: &Values,
         descriptors: usize,
-        check_backend: &dyn Fn(&str) -> Result<(), String>,
+        check_backend: &dyn Fn(&str) -> Result<bool, String>,
     ) -> Result<Self, SettingError> {
         const TIME: &str = "a time such as 60s or 500ms, or a number of seconds, of 30 days at most";
         const NETWORKS: &str = "one or more networks such as 10.0.0.0/8, separated by commas";
@@ -784,18 +804,14 @@ impl Settings {
             text.parse().ok().filter(|port: &u16| 0 < *port)
         })?;
         let addresses = values.parse("address", "one or more IP addresses, separated by commas", list)?;
-        let backend = match values.parse("backend", "`memory` or a URL", |text| Some(text.to_owned()))? {
-            None => Backend::Memory,
-            Some(text) if text == "memory" => Backend::Memory,
-            Some(url) => {
-                check_backend(&url).map_err(|expected| values.wrong("backend", &expected))?;
-                Backend::Shared(url)
-            }
-        };
+        let url = values.parse("backend", "a URL", |text| Some(text.to_owned()))?;
+        let url = url.unwrap_or_else(|| DEFAULT_BACKEND.to_owned());
+        let is_shared = check_backend(&url).map_err(|expected| values.wrong("backend", &expected))?;
+        let backend = Backend { url, is_shared };
         let cluster = values.parse("cluster", "1 to 64 letters, digits, `-`, `_` and `.`", cluster_name)?;
         let host = values.parse("host", "a host name", |text| HostId::parse(text).ok())?;
         let host = host.unwrap_or_else(short_host_name);
-        if backend != Backend::Memory && is_localhost(&host) {
+        if backend.is_shared && is_localhost(&host) {
             let expected = format!(
                 "a name that other machines do not have: each is {host} to itself, and `backend` is shared by all. Name this \
                  machine, or set --host"
@@ -855,7 +871,7 @@ impl Settings {
             "domains such as cluster.example, separated by commas",
             list_of(|domain| HostId::parse(domain.trim_start_matches('.')).ok()),
         )?;
-        if hosts_file.is_some() && backend == Backend::Memory {
+        if hosts_file.is_some() && !backend.is_shared {
             return Err(
                 values.wrong("hosts-file", "backend to be a shared store: only there are other hosts")
             );
@@ -1021,11 +1037,13 @@ impl Settings {
                 if aliases.is_empty() { "none".to_owned() } else { aliases }
             }
             "instance-name" => self.instance_name.clone(),
-            "advertise" if self.backend == Backend::Memory => "none".to_owned(),
+            "advertise" if !self.backend.is_shared => "none".to_owned(),
             "advertise-port" | "dns-forward" => "none".to_owned(),
             "stale-for" => humantime::format_duration(self.lease_ttl).to_string(),
             "admin" => ADMIN_ADDRESS.to_string(),
-            "allow-lookups-from" => "0.0.0.0/0,::/0".to_owned(),
+            "allow-lookups-from" | "allow-admin-from" => "any".to_owned(),
+            "allow-lists-from" if !self.policy.lists_are_chosen => "private,cluster".to_owned(),
+            "allow-lists-from" | "allow-dns-from" => self.policy.look_ups.as_setting(),
             "waiting-max" => self.limits.waiting_max.to_string(),
             "waiting-per-peer-max" => self.limits.waiting_per_peer_max.to_string(),
             _ => return None,
@@ -1167,7 +1185,8 @@ mod tests {
         variables: &[(&str, &str)],
         file: &str,
     ) -> Result<Settings, SettingError> {
-        Settings::check(&merge(flags, variables, file)?, 1024, &|_| Err("a store".to_owned()))
+        let backend = |url: &str| if url == DEFAULT_BACKEND { Ok(false) } else { Err("a store".to_owned()) };
+        Settings::check(&merge(flags, variables, file)?, 1024, &backend)
     }
 
     #[test]
@@ -1337,7 +1356,7 @@ mod tests {
         let error = check(&[file], &[], "").unwrap_err().to_string();
         assert!(error.ends_with("backend to be a shared store: only there are other hosts"), "{error}");
         let values = merge(&[file, ("backend", "redis://10.0.0.9")], &[], "").unwrap();
-        let settings = Settings::check(&values, 1024, &|_| Ok(())).unwrap();
+        let settings = Settings::check(&values, 1024, &|url| Ok(url != DEFAULT_BACKEND)).unwrap();
         assert_eq!(settings.hosts_file.as_deref(), Some(Path::new("/run/repmd/hosts")));
     }
 
@@ -1373,7 +1392,9 @@ mod tests {
     #[test]
     fn a_host_that_every_machine_is_to_itself_is_refused_with_a_shared_registry_and_host_is_named() {
         let shared = ("backend", "redis://10.0.0.9");
-        let check = |flags: &[_]| Settings::check(&merge(flags, &[], "").unwrap(), 1024, &|_| Ok(()));
+        let check = |flags: &[_]| {
+            Settings::check(&merge(flags, &[], "").unwrap(), 1024, &|url| Ok(url != DEFAULT_BACKEND))
+        };
         for host in
             ["localhost", "LOCALHOST", "localhost.localdomain", "127.0.0.1", "::1", "0.0.0.0", "a.localhost"]
         {

@@ -10,9 +10,10 @@ use std::process::ExitCode;
 use tracing::level_filters::LevelFilter;
 
 use super::client::{AskError, STOCK_ANSWER_TIME, ask_local};
+use crate::kinds::Kinds;
 use crate::printable::escaped;
 use crate::protocol::{Request, decode_names_reply};
-use crate::run::{Backends, Start, open_files, run};
+use crate::run::{Start, open_files, run};
 use crate::settings::{SettingError, Settings, Values};
 use crate::telemetry::{self, Log};
 
@@ -73,7 +74,7 @@ struct Usage;
 pub(super) fn main(
     arguments: &[OsString],
     environment: &dyn Fn(&str) -> Option<String>,
-    backends: &dyn Backends,
+    kinds: Kinds<'_>,
 ) -> ExitCode {
     let Ok((flags, command)) = parse(arguments) else {
         eprint!("{USAGE}");
@@ -87,7 +88,7 @@ pub(super) fn main(
     };
     let _log = if flags.daemon { None } else { telemetry::start(Log::Classic(level)) };
     let settings = Values::merge(&flags.settings, environment, None)
-        .and_then(|values| Settings::check(&values, open_files(), &|url| backends.check(url)));
+        .and_then(|values| Settings::check(&values, open_files(), &|url| kinds.check(url)));
     let settings = match settings {
         Ok(settings) => settings,
         Err(error) if flags.daemon => {
@@ -103,7 +104,7 @@ pub(super) fn main(
         Some(command) => ask(settings.port, &command),
         None => {
             let Flags { daemon, systemd, .. } = flags;
-            run(&settings, Start::Classic { daemon, systemd }, backends, environment)
+            run(&settings, Start::Classic { daemon, systemd }, kinds, environment)
         }
     }
 }
@@ -126,7 +127,7 @@ fn describe(error: &SettingError) -> String {
 pub(super) fn read(arguments: &[OsString]) {
     let Ok((flags, _)) = parse(arguments) else { return };
     let values = Values::merge(&flags.settings, &|_| None, Some(std::path::Path::new("/dev/null")));
-    let checked = values.and_then(|values| Settings::check(&values, 1024, &|_| Ok(())));
+    let checked = values.and_then(|values| Settings::check(&values, 1024, &|url| Ok(url.contains("://"))));
     if let Err(error) = checked {
         describe(&error);
     }

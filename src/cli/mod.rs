@@ -18,14 +18,14 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::run::Backends;
+use crate::kinds::Kinds;
 
 /// Does what the arguments say. `epmd serve`, which is no command of the stock program, is `repmd serve`. `arguments` starts with the program's name; the environment is a
 /// parameter, so that no test sets a process variable.
 pub fn main(
     arguments: impl Iterator<Item = OsString>,
     environment: &dyn Fn(&str) -> Option<String>,
-    backends: &dyn Backends,
+    kinds: Kinds<'_>,
 ) -> ExitCode {
     let arguments: Vec<OsString> = arguments.collect();
     let called_as = arguments.first().map(Path::new).and_then(Path::file_name);
@@ -34,13 +34,13 @@ pub fn main(
         // The unit in the stock daemon's place does so, for those who look for a process by that name. What the kernel
         // calls it comes from the file, and is not the name by which it was called.
         let _ = rustix::thread::set_name(c"epmd");
-        return modern::main(arguments, environment, backends);
+        return modern::main(arguments, environment, kinds);
     }
     if is_epmd {
-        return classic::main(&arguments[1..], environment, backends);
+        return classic::main(&arguments[1..], environment, kinds);
     }
     if arguments.get(1).is_some_and(|word| word == "epmd") {
-        return classic::main(&arguments[2..], environment, backends);
+        return classic::main(&arguments[2..], environment, kinds);
     }
-    modern::main(arguments, environment, backends)
+    modern::main(arguments, environment, kinds)
 }

@@ -15,12 +15,13 @@ use serde_json::{Value, json};
 use super::api::{Api, ApiError, in_path, is_named};
 use super::client::{ANSWER_TIME, ask_at, read_names};
 use super::{doctor, overview, policy, register, status, upgrade, wait};
+use crate::kinds::Kinds;
 use crate::printable::{escaped, escaped_json, in_words};
 use crate::protocol::{PortReply, ReplyError, Request, Whereabouts, decode_port_reply, decode_whereabouts};
-use crate::run::{Backends, Start, check_files, open_files, own_address, run};
+use crate::run::{Start, check_files, open_files, own_address, run};
 use crate::settings::{
-    Admin, Backend, CONFIG_PATH, CONFIG_VARIABLE, Origin, Setting, SettingError, Settings, Shown, TABLE,
-    Values, duration,
+    Admin, CONFIG_PATH, CONFIG_VARIABLE, Origin, Setting, SettingError, Settings, Shown, TABLE, Values,
+    duration,
 };
 use crate::telemetry::{self, Log};
 
@@ -31,11 +32,7 @@ const FAILED: u8 = 2;
 
 pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-pub(super) fn main(
-    arguments: Vec<OsString>,
-    environment: Environment<'_>,
-    backends: &dyn Backends,
-) -> ExitCode {
+pub(super) fn main(arguments: Vec<OsString>, environment: Environment<'_>, kinds: Kinds<'_>) -> ExitCode {
     let matches = match command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(error) => {
@@ -46,8 +43,8 @@ pub(super) fn main(
     };
     let (name, matches) = matches.subcommand().expect("clap demands a subcommand");
     let done = match name {
-        "serve" => return serve(matches, environment, backends),
-        "check-config" => check_config(matches, environment, backends),
+        "serve" => return serve(matches, environment, kinds),
+        "check-config" => check_config(matches, environment, kinds),
         "names" => names(matches, environment),
         "status" => status::main(matches, environment),
         "nodes" => overview::nodes(matches, environment).map(|()| ExitCode::SUCCESS),
@@ -56,8 +53,8 @@ pub(super) fn main(
         "wait" => wait::main(matches, environment),
         "register" => register::main(matches, environment),
         "upgrade" => upgrade::main(matches, environment),
-        "policy" => policy::main(matches, environment, backends),
-        "doctor" => doctor::main(matches, environment, backends),
+        "policy" => policy::main(matches, environment, kinds),
+        "doctor" => doctor::main(matches, environment, kinds),
         "completions" => completions(matches),
         "man" => man(matches),
         other => unreachable!("clap knows no command {other}"),
@@ -254,12 +251,12 @@ pub(super) fn merge(matches: &ArgMatches, environment: Environment<'_>) -> Resul
 
 /// The settings of a command that asks a daemon. Which store that uses is no matter to who asks.
 pub(super) fn settings(matches: &ArgMatches, environment: Environment<'_>) -> Result<Settings, SettingError> {
-    Settings::check(&merge(matches, environment)?, open_files(), &|_| Ok(()))
+    Settings::check(&merge(matches, environment)?, open_files(), &|url| Ok(url.contains("://")))
 }
 
-fn serve(matches: &ArgMatches, environment: Environment<'_>, backends: &dyn Backends) -> ExitCode {
+fn serve(matches: &ArgMatches, environment: Environment<'_>, kinds: Kinds<'_>) -> ExitCode {
     let checked = merge(matches, environment)
-        .and_then(|values| Settings::check(&values, open_files(), &|url| backends.check(url)));
+        .and_then(|values| Settings::check(&values, open_files(), &|url| kinds.check(url)));
     match checked {
         Ok(settings) => {
             let _log = telemetry::start(Log::Modern {
@@ -267,7 +264,7 @@ fn serve(matches: &ArgMatches, environment: Environment<'_>, backends: &dyn Back
                 format: settings.log_format,
                 under_journald: telemetry::is_journald(environment("JOURNAL_STREAM").as_deref()),
             });
-            run(&settings, Start::Modern, backends, environment)
+            run(&settings, Start::Modern, kinds, environment)
         }
         Err(error) => {
             complain(&error);
@@ -282,10 +279,10 @@ pub(super) type Failure = Box<dyn std::error::Error>;
 fn check_config(
     matches: &ArgMatches,
     environment: Environment<'_>,
-    backends: &dyn Backends,
+    kinds: Kinds<'_>,
 ) -> Result<ExitCode, Failure> {
     let checked = merge(matches, environment)
-        .and_then(|values| Settings::check(&values, open_files(), &|url| backends.check(url)))
+        .and_then(|values| Settings::check(&values, open_files(), &|url| kinds.check(url)))
         .map_err(Failure::from)
         .and_then(|settings| Ok(check_files(&settings).map(|()| settings)?));
     let settings = match checked {
@@ -312,8 +309,8 @@ fn shown_here(settings: &Settings) -> Vec<Shown> {
     let mut shown = settings.shown.clone();
     let advertise =
         shown.iter_mut().find(|shown| shown.key == "advertise" && shown.origin == Origin::Default);
-    if let (Some(advertise), Backend::Shared(_), Some(address)) =
-        (advertise, &settings.backend, own_address(None))
+    if let (Some(advertise), true, Some(address)) =
+        (advertise, settings.backend.is_shared(), own_address(None))
     {
         advertise.value = format!("{address}, or this machine's address on the connection to the store");
     }

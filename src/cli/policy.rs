@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use clap::ArgMatches;
 
 use super::modern::{Environment, Failure, merge, say};
+use crate::kinds::Kinds;
 use crate::printable::escaped;
-use crate::run::{Backends, open_files};
+use crate::run::open_files;
 use crate::server::{Networks, Verb};
 use crate::settings::{ADMIN_ADDRESS, Admin, Settings};
 
@@ -26,10 +27,10 @@ fn named(verb: Verb) -> (&'static str, &'static str) {
 pub(super) fn main(
     matches: &ArgMatches,
     environment: Environment<'_>,
-    backends: &dyn Backends,
+    kinds: Kinds<'_>,
 ) -> Result<ExitCode, Failure> {
     let values = merge(matches, environment)?;
-    let settings = Settings::check(&values, open_files(), &|url| backends.check(url))?;
+    let settings = Settings::check(&values, open_files(), &|url| kinds.check(url))?;
     say(escaped(&in_words(&settings)).as_bytes()).map(|()| ExitCode::SUCCESS)
 }
 
@@ -98,7 +99,7 @@ mod tests {
     fn said(flags: &[(&str, &str)]) -> String {
         let flags: Vec<_> = flags.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
         let values = Values::merge(&flags, &|_| None, None).unwrap();
-        in_words(&Settings::check(&values, 1000, &|_| Ok(())).unwrap())
+        in_words(&Settings::check(&values, 1000, &|_| Ok(false)).unwrap())
     }
 
     #[test]

@@ -178,6 +178,15 @@ impl Networks {
         Some(networks)
     }
 
+    /// The list as a setting writes it.
+    #[must_use]
+    pub fn as_setting(&self) -> String {
+        let words = [(self.any, "any"), (self.private, "private"), (self.cluster, "cluster")];
+        let words = words.into_iter().filter(|(is_set, _)| *is_set).map(|(_, word)| word.to_owned());
+        let parts: Vec<_> = words.chain(self.named.iter().map(ToString::to_string)).collect();
+        if parts.is_empty() { "loopback".to_owned() } else { parts.join(",") }
+    }
+
     /// Whether an address is one of them, as far as that takes no registry.
     fn contains(&self, address: IpAddr) -> bool {
         self.any

@@ -408,7 +408,7 @@ mod tests {
     fn settings(host: &str) -> Settings {
         let flags = [("host", host.to_owned()), ("instance-name", "i".to_owned())];
         let values = Values::merge(&flags, &|_| None, None).unwrap();
-        Settings::check(&values, 1000, &|_| Ok(())).unwrap()
+        Settings::check(&values, 1000, &|_| Ok(false)).unwrap()
     }
 
     #[test]

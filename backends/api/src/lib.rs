@@ -17,6 +17,7 @@ pub mod backend;
 pub mod creation;
 pub mod creations;
 pub mod error;
+pub mod kind;
 pub mod name;
 pub mod node;
 pub mod report;
@@ -28,6 +29,7 @@ pub use backend::{
 pub use creation::Creation;
 pub use creations::Creations;
 pub use error::BackendError;
+pub use kind::{Kind, Place};
 pub use name::{AliveName, HostId, NameError, NodeName, is_reachable};
 pub use node::{EXTRA_BYTES_MAX, Instance, InstanceId, Node, NodeType, Registration};
 pub use report::StoreReport;

@@ -3,6 +3,10 @@
 //! Every call is over when it is first polled: nothing in it waits. The daemon without a shared store
 //! counts on that, and registers a node without leaving its thread.
 
+mod kind;
+
+pub use kind::MemoryKind;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;

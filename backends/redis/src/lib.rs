@@ -24,6 +24,7 @@ mod error;
 pub mod fuzzing;
 mod inspect;
 mod keys;
+mod kind;
 mod primary;
 mod record;
 mod reply;
@@ -48,6 +49,7 @@ use repmd_backend_api::{
 
 use connection::{Connection, Lane};
 use keys::Keys;
+pub use kind::RedisKind;
 use record::{Stored, Unreadable};
 pub use settings::{Settings, SettingsError};
 

@@ -213,6 +213,10 @@ impl fmt::Display for Settings {
     }
 }
 
+/// What its URLs begin with.
+pub(crate) const SCHEMES: [&str; 6] =
+    ["redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"];
+
 /// What the query may have.
 const KEYS: [&str; 6] = ["password_file", "ca", "cert", "key", "sentinel_user", "sentinel_password_file"];
 
@@ -325,9 +329,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Fault> {
 }
 
 fn bad_scheme() -> SettingsError {
-    let expected = "redis://, rediss://, redis+sentinel://, rediss+sentinel://, redis+cluster:// or \
-                    rediss+cluster://";
-    SettingsError::new("the start", expected)
+    SettingsError::new("the start", SCHEMES.map(|scheme| format!("{scheme}://")).join(", "))
 }
 
 fn decode(text: &str, part: &str) -> Result<String, SettingsError> {

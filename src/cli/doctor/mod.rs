@@ -31,8 +31,9 @@ use serde_json::Value;
 use super::api::Api;
 use super::client::{ANSWER_TIME, AskError, exchange};
 use super::modern::{Environment, Failure, merge, say, say_json};
+use crate::kinds::Kinds;
 use crate::protocol::{Request, decode_port_reply, decode_whereabouts};
-use crate::run::{Backends, open_files};
+use crate::run::open_files;
 use crate::settings::{Settings, machine_name};
 
 /// How long a connection may take to open. A node waits for up to 7 s in all.
@@ -41,7 +42,7 @@ const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// What is known so far.
 struct Doctor<'a> {
     settings: Settings,
-    backends: &'a dyn Backends,
+    kinds: Kinds<'a>,
     report: Report,
     /// The admin API of this host's daemon, if it can be asked, and what it says of itself.
     daemon: Option<(Api, Value)>,
@@ -51,10 +52,10 @@ struct Doctor<'a> {
 pub(super) fn main(
     matches: &ArgMatches,
     environment: Environment<'_>,
-    backends: &dyn Backends,
+    kinds: Kinds<'_>,
 ) -> Result<ExitCode, Failure> {
     let values = merge(matches, environment)?;
-    let settings = Settings::check(&values, open_files(), &|url| backends.check(url))?;
+    let settings = Settings::check(&values, open_files(), &|url| kinds.check(url))?;
     let target = match matches.get_one::<String>("node") {
         None => None,
         Some(node) => {
@@ -64,7 +65,7 @@ pub(super) fn main(
             Some((name, host))
         }
     };
-    let mut doctor = Doctor { settings, backends, report: Report::default(), daemon: None };
+    let mut doctor = Doctor { settings, kinds, report: Report::default(), daemon: None };
     doctor.examine_own();
     doctor.examine_store();
     doctor.examine_dns(target.map(|(name, _)| name));

@@ -10,7 +10,6 @@ use super::finding::{
 };
 use super::{Doctor, Report};
 use crate::printable::in_words;
-use crate::settings::Backend;
 
 /// A healthy store on the same network answers in less than a tenth of this, one in another region in more.
 const SLOW: Duration = Duration::from_millis(50);
@@ -28,18 +27,15 @@ impl Doctor<'_> {
                 return self.report.found(STORE_AWAY, format!("cannot be asked: {}", in_words(&error)));
             }
         };
-        match runtime.block_on(self.backends.inspect(&self.settings)) {
-            Some(Ok(store)) => report(&mut self.report, &store),
-            Some(Err(error @ BackendError::Denied { .. })) => {
+        match runtime.block_on(self.kinds.inspect(&self.settings)) {
+            Ok(Some(store)) => report(&mut self.report, &store),
+            Err(error @ BackendError::Denied { .. }) => {
                 self.report.found(STORE_DENIED, format!("{}: {}", self.store(), in_full(&error)));
             }
-            Some(Err(error)) => {
+            Err(error) => {
                 self.report.found(STORE_AWAY, format!("{}: {}", self.store(), in_full(&error)));
             }
-            None if self.settings.backend == Backend::Memory => {
-                self.report.fine("none: this host's nodes are known to this host alone");
-            }
-            None => {}
+            Ok(None) => self.report.fine("none: this host's nodes are known to this host alone"),
         }
     }
 

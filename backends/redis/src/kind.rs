@@ -1,0 +1,46 @@
+//! Registries in Redis, for settings.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use repmd_backend_api::{BackendError, Kind, Place, RegistryBackend, StoreReport};
+
+use crate::settings::SCHEMES;
+use crate::{Redis, Settings, SettingsError};
+
+/// `redis://` and its like: Redis or Valkey, alone, as a cluster, behind Sentinel.
+#[derive(Clone, Copy, Debug)]
+pub struct RedisKind;
+
+fn settings(place: &Place) -> Result<Settings, SettingsError> {
+    Settings::from_url(&place.url, &place.cluster, place.lease_ttl)
+}
+
+#[async_trait]
+impl Kind for RedisKind {
+    fn schemes(&self) -> &'static [&'static str] {
+        &SCHEMES
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn check(&self, url: &str) -> Result<(), String> {
+        let checked = Settings::from_url(url, "any", Duration::from_secs(15));
+        checked.map(drop).map_err(|SettingsError { part, expected }| format!("{expected} as {part}"))
+    }
+
+    fn open(&self, place: &Place) -> Result<Arc<dyn RegistryBackend>, String> {
+        Ok(Arc::new(Redis::open(settings(place).map_err(|error| error.to_string())?)))
+    }
+
+    async fn inspect(&self, place: &Place) -> Result<Option<StoreReport>, BackendError> {
+        match settings(place) {
+            Ok(settings) => Redis::inspect(settings).await.map(Some),
+            // A file that it names is gone since it was checked.
+            Err(error) => Err(BackendError::Unavailable { waited: Duration::ZERO, source: error.into() }),
+        }
+    }
+}
