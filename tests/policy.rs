@@ -201,3 +201,12 @@ fn a_node_at_a_port_that_no_firewall_lets_through_is_told_of_or_turned_away() {
     // Not a refusal, which the node would show as a duplicate name.
     assert_eq!(registers(&["--node-ports-strict"], 5000), (false, 0, true));
 }
+
+#[test]
+fn the_command_says_who_may_what_a_line_each() {
+    let output =
+        Command::new(REPMD).args(["policy", "--allow-lookups-from", "203.0.113.0/24"]).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && said.lines().count() == 9, "{said}");
+    assert!(said.contains("list names          this machine, 203.0.113.0/24"), "{said}");
+}

@@ -31,7 +31,7 @@ pub(super) fn main(
 ) -> Result<ExitCode, Failure> {
     let values = merge(matches, environment)?;
     let settings = Settings::check(&values, open_files(), &|url| kinds.check(url))?;
-    say(escaped(&in_words(&settings)).as_bytes()).map(|()| ExitCode::SUCCESS)
+    say(in_words(&settings).as_bytes()).map(|()| ExitCode::SUCCESS)
 }
 
 /// A table, and warnings below it.
@@ -42,7 +42,9 @@ fn in_words(settings: &Settings) -> String {
         .map(|verb| {
             let ((what, key), who) = (named(*verb), policy.from(*verb).to_string());
             let origin = settings.shown.iter().find(|shown| shown.key == key).map(|shown| &shown.origin);
-            (what, who, format!("{key} ({})", origin.map(ToString::to_string).unwrap_or_default()))
+            let setting = format!("{key} ({})", origin.map(ToString::to_string).unwrap_or_default());
+            // A file may be called anything.
+            (what, who, escaped(&setting).into_owned())
         })
         .collect();
     let width = rows.iter().map(|(_, who, _)| who.len()).max().unwrap_or_default();
