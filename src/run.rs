@@ -268,11 +268,11 @@ fn open_the_others(
 fn open_again(settings: &Settings, start: Start, inherited: Inherited) -> Result<Opened, String> {
     let Inherited { wire, others: OtherSockets { dns, admin }, outcome } = inherited;
     let dns = if dns.is_empty() { Sockets::bind("dns", &settings.dns.addresses)? } else { dns };
-    let is_wanted = match settings.admin {
-        Admin::Off => false,
+    let is_wanted = match &settings.admin {
+        Admin::Off | Admin::Https(..) => false,
         Admin::Default => true,
         Admin::At(address) => {
-            admin.as_ref().is_some_and(|socket| socket.local_addr().is_ok_and(|local| local == address))
+            admin.as_ref().is_some_and(|socket| socket.local_addr().is_ok_and(|local| local == *address))
         }
     };
     let admin = match admin.filter(|_| is_wanted) {
@@ -313,10 +313,13 @@ fn check(settings: &Settings, start: Start, state: &State, kinds: Kinds<'_>) -> 
 /// # Errors
 /// When what was asked for cannot be had. Without the default there is only a warning: the wire is served all the same.
 fn open_admin(settings: &Settings, start: Start) -> Result<Option<(TcpListener, Option<Token>)>, String> {
-    let address = match (settings.admin, start) {
+    let address = match (&settings.admin, start) {
         (Admin::Off, _) | (Admin::Default, Start::Classic { .. }) => return Ok(None),
         (Admin::Default, Start::Modern) => ADMIN_ADDRESS,
-        (Admin::At(address), _) => address,
+        (Admin::At(address), _) => *address,
+        (Admin::Https(..), _) => {
+            return Err("admin: https is for commands that ask a proxy; a daemon has an address".to_owned());
+        }
     };
     let token = read_token(settings)?;
     let bind = |address: SocketAddr| {

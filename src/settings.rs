@@ -13,6 +13,7 @@ use std::time::Duration;
 use hickory_proto::rr::Name;
 use ipnet::IpNet;
 use repmd_backend_api::HostId;
+use rustls::pki_types::ServerName;
 use tracing::level_filters::LevelFilter;
 
 use crate::dns;
@@ -674,7 +675,7 @@ fn without_password(url: &str) -> String {
 }
 
 /// Where operators look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admin {
     /// Where nobody said otherwise: at [`ADMIN_ADDRESS`], or at a free port if that is taken; nowhere with the stock
     /// command line.
@@ -683,6 +684,8 @@ pub enum Admin {
     Off,
     /// Here and nowhere else.
     At(SocketAddr),
+    /// For commands that ask: at a proxy of this name and port, which speaks TLS.
+    Https(String, u16),
 }
 
 /// Where operators look for a daemon that was told nothing else.
@@ -923,7 +926,11 @@ impl Settings {
         let admin_token_file = values.parse("admin-token-file", "an absolute path", path)?;
         let admin =
             values.parse("admin", "an address and port such as 127.0.0.1:4370, or `off`", |text| {
-                if text == "off" { Some(Admin::Off) } else { admin_address(text).map(Admin::At) }
+                if text == "off" {
+                    Some(Admin::Off)
+                } else {
+                    https_place(text).or_else(|| admin_address(text).map(Admin::At))
+                }
             })?;
         if let Some(Admin::At(address)) = admin
             && !address.ip().to_canonical().is_loopback()
@@ -1120,6 +1127,18 @@ fn admin_address(text: &str) -> Option<SocketAddr> {
     }
 }
 
+/// `https://NAME:PORT/`, where a proxy is.
+fn https_place(text: &str) -> Option<Admin> {
+    let place = text.strip_prefix("https://")?.trim_end_matches('/');
+    let is_port = |port: &str| !port.contains(']');
+    let (host, port) = match place.rsplit_once(':').filter(|(_, port)| is_port(port)) {
+        Some((host, port)) => (host, port.parse().ok().filter(|port| 0 < *port)?),
+        None => (place, 443),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    ServerName::try_from(host).is_ok().then(|| Admin::Https(host.to_owned(), port))
+}
+
 /// A bare word that is no level is refused: a filter takes it for the name of a part of a program, and logs nothing
 /// but that.
 fn log_filter(text: &str) -> Option<String> {
@@ -1229,7 +1248,7 @@ mod tests {
         for text in ["127.0.0.1:4371", "localhost:4371", "http://127.0.0.1:4371", "http://localhost:4371/"] {
             assert_eq!(check(&[("admin", text)], &[], "").unwrap().admin, there, "{text}");
         }
-        for text in ["localhost", "https://localhost:4371", "http://", "localhost:70000"] {
+        for text in ["localhost", "https://", "https://a:0", "https://a b", "http://", "localhost:70000"] {
             assert!(check(&[("admin", text)], &[], "").is_err(), "{text}");
         }
     }

@@ -8,6 +8,8 @@ mod background;
 mod check_config;
 #[path = "cli/client.rs"]
 mod client;
+#[path = "cli/https.rs"]
+mod https;
 #[path = "cli/listen.rs"]
 mod listen;
 #[path = "cli/logs.rs"]

@@ -1,8 +1,10 @@
 //! The admin API of a daemon, for the commands that ask it.
 
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Collected, Empty, Limited};
@@ -12,10 +14,14 @@ use hyper::header::{AUTHORIZATION, HOST};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Map, Value};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::time::{error::Elapsed, timeout};
+use tokio_rustls::TlsConnector;
 
 use super::client::{ANSWER_TIME as WIRE_TIME, ask_at};
 use crate::admin::Token;
@@ -52,7 +58,7 @@ pub(crate) enum ApiError {
         "no admin API at {address}: {}; without --admin the daemon on --port is asked where it has one",
         in_words(.error)
     )]
-    Connect { address: SocketAddr, error: io::Error },
+    Connect { address: Place, error: io::Error },
     #[error(
         "the daemon on port {port} has no admin API: the stock epmd has none, nor has repmd with its command line, or \
          where `admin` is off; --admin asks elsewhere"
@@ -60,18 +66,20 @@ pub(crate) enum ApiError {
     Without { port: u16 },
     #[error("{0}")]
     NoDaemon(String),
+    #[error("no connection by TLS to {address}: {error}")]
+    Tls { address: Place, error: String },
     #[error("the admin API at {address} wants a token: name the daemon's file by --admin-token-file")]
-    TokenNeeded { address: SocketAddr },
+    TokenNeeded { address: Place },
     #[error(
         "the admin API at {address} takes another token than the one that --admin-token-file names: is it the daemon's file?"
     )]
-    TokenWrong { address: SocketAddr },
+    TokenWrong { address: Place },
     #[error("the admin API at {address} answers {status}: {error}")]
-    Status { address: SocketAddr, status: StatusCode, error: String },
+    Status { address: Place, status: StatusCode, error: String },
     #[error("what listens at {address} is no admin API: {error}; --admin asks elsewhere")]
-    Alien { address: SocketAddr, error: String },
+    Alien { address: Place, error: String },
     #[error("the admin API at {address} does not answer within {time:?}")]
-    Silent { address: SocketAddr, time: Duration },
+    Silent { address: Place, time: Duration },
 }
 
 /// An event of the daemon's stream.
@@ -84,10 +92,73 @@ pub(super) struct Event {
     pub(super) data: String,
 }
 
+/// Where an API is.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// A daemon's own.
+    At(SocketAddr),
+    /// Behind a proxy of this name and port.
+    Https(String, u16),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(address) => address.fmt(f),
+            Self::Https(host, port) => write!(f, "https://{host}:{port}"),
+        }
+    }
+}
+
+/// A connection, by TLS or not.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+impl Place {
+    /// What the request calls it.
+    fn host(&self) -> String {
+        match self {
+            Self::At(address) => address.to_string(),
+            Self::Https(host, 443) => host.clone(),
+            Self::Https(host, port) => format!("{host}:{port}"),
+        }
+    }
+
+    async fn connect(&self) -> Result<Box<dyn Stream>, ApiError> {
+        let unreachable = |error| ApiError::Connect { address: self.clone(), error };
+        match self {
+            Self::At(address) => Ok(Box::new(TcpStream::connect(address).await.map_err(unreachable)?)),
+            Self::Https(host, port) => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable)?;
+                let failed = |error: &dyn fmt::Display| ApiError::Tls {
+                    address: self.clone(),
+                    error: in_words(error),
+                };
+                let name = ServerName::try_from(host.clone()).map_err(|error| failed(&error))?;
+                let connector = TlsConnector::from(tls().map_err(|error| failed(&error))?);
+                let stream = connector.connect(name, stream).await.map_err(|error| failed(&error))?;
+                Ok(Box::new(stream))
+            }
+        }
+    }
+}
+
+/// TLS with the certificates that this system trusts, or those that `SSL_CERT_FILE` names.
+fn tls() -> Result<Arc<ClientConfig>, String> {
+    let loaded = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    let (trusted, _) = roots.add_parsable_certificates(loaded.certs);
+    if trusted == 0 {
+        let why = loaded.errors.first().map(|error| format!(": {error}")).unwrap_or_default();
+        return Err(format!("this system trusts no certificate{why}"));
+    }
+    Ok(Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()))
+}
+
 /// Where to ask, and by what right.
 #[derive(Debug)]
 pub(crate) struct Api {
-    address: SocketAddr,
+    address: Place,
     token: Option<Token>,
     runtime: Runtime,
 }
@@ -96,23 +167,21 @@ impl Api {
     /// The API of the daemon that these settings mean: the one that is named, or else that of the daemon on their port,
     /// which says where it is.
     pub(crate) fn of(settings: &Settings) -> Result<Self, ApiError> {
-        let address = match settings.admin {
+        let address = match &settings.admin {
             Admin::Off if is_named(settings) => return Err(ApiError::Off),
-            Admin::At(address) if is_named(settings) => at_loopback(address),
-            Admin::Off | Admin::At(_) | Admin::Default => of_port(settings.port)?,
+            Admin::At(address) if is_named(settings) => Place::At(at_loopback(*address)),
+            Admin::Https(host, port) => Place::Https(host.clone(), *port),
+            Admin::Off | Admin::At(_) | Admin::Default => Place::At(of_port(settings.port)?),
         };
         let token = settings.admin_token_file.as_deref().map(Token::read).transpose();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        Ok(Self {
-            address,
-            token: token.map_err(ApiError::TokenFile)?,
-            runtime: runtime.map_err(|error| ApiError::Connect { address, error })?,
-        })
+        let runtime = runtime.map_err(|error| ApiError::Connect { address: address.clone(), error })?;
+        Ok(Self { address, token: token.map_err(ApiError::TokenFile)?, runtime })
     }
 
     /// Where it is.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+    pub(crate) fn address(&self) -> &Place {
+        &self.address
     }
 
     /// The object that the API answers to `path`. `None`: there is no such thing.
@@ -156,14 +225,12 @@ impl Api {
     }
 
     async fn send(&self, path: &str, last_event: Option<u64>) -> Result<Response<Incoming>, ApiError> {
-        let address = self.address;
-        let stream =
-            TcpStream::connect(address).await.map_err(|error| ApiError::Connect { address, error })?;
+        let stream = self.address.connect().await?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.alien(&error))?;
         // It moves the bytes of the one exchange, and ends with it.
         tokio::spawn(connection);
-        let mut request = Request::get(path).header(HOST, address.to_string());
+        let mut request = Request::get(path).header(HOST, self.address.host());
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, token.bearer());
         }
@@ -175,7 +242,7 @@ impl Api {
     }
 
     async fn good(&self, response: Response<Incoming>) -> Result<Response<Incoming>, ApiError> {
-        let (address, status) = (self.address, response.status());
+        let (address, status) = (self.address.clone(), response.status());
         if status.is_success() {
             return Ok(response);
         }
@@ -208,11 +275,11 @@ impl Api {
     }
 
     pub(super) fn alien(&self, error: &dyn std::fmt::Display) -> ApiError {
-        ApiError::Alien { address: self.address, error: in_words(error) }
+        ApiError::Alien { address: self.address.clone(), error: in_words(error) }
     }
 
     fn silent(&self, time: Duration) -> ApiError {
-        ApiError::Silent { address: self.address, time }
+        ApiError::Silent { address: self.address.clone(), time }
     }
 }
 

@@ -78,10 +78,10 @@ fn open_to_the_internet(settings: &Settings, verb: Verb, from: &Networks) -> Opt
             open.map(SocketAddr::port)
         }
         Verb::Operate => {
-            let address = match settings.admin {
-                Admin::Off => return None,
+            let address = match &settings.admin {
+                Admin::Off | Admin::Https(..) => return None,
                 Admin::Default => ADMIN_ADDRESS,
-                Admin::At(address) => address,
+                Admin::At(address) => *address,
             };
             is_open(&address.ip()).then_some(address.port())
         }

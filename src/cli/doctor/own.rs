@@ -124,7 +124,11 @@ impl Doctor<'_> {
         self.report.left_out(OF_API, error.to_string());
         match error {
             // The stock command line has none.
-            ApiError::Off | ApiError::Connect { .. } | ApiError::Without { .. } | ApiError::NoDaemon(_) => {}
+            ApiError::Off
+            | ApiError::Connect { .. }
+            | ApiError::Tls { .. }
+            | ApiError::Without { .. }
+            | ApiError::NoDaemon(_) => {}
             ApiError::TokenFile(_) | ApiError::TokenNeeded { .. } | ApiError::TokenWrong { .. } => {
                 self.report.found(API_TOKEN, error.to_string());
             }

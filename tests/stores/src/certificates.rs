@@ -18,7 +18,8 @@ pub struct Certificates {
 
 impl Certificates {
     /// Makes them in `folder`.
-    pub(crate) fn create(folder: &Path) -> Self {
+    #[must_use]
+    pub fn create(folder: &Path) -> Self {
         // The client library takes the process's provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let write = |name: &str, text: &str| {
