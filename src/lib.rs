@@ -24,8 +24,7 @@
 //! | [`telemetry`] | log lines |
 //! | [`cli`] | the two command lines |
 //!
-//! Arrows point one way: `cli` -> `run` -> `admin` -> `server` -> `relay` -> `registry`; `run` -> `dns` -> `server`; `run` -> `upgrade` -> `server`;
-//! `run` -> `hosts_file` -> `registry`; `server` -> `protocol`; `registry`, `protocol` -> the contract in `backends/api`. Only the program names a concrete backend.
+//! Which of them use which is in `docs/ARCHITECTURE.md`, held by a test. Only the program names a concrete backend.
 
 pub mod admin;
 mod background;

@@ -1,5 +1,5 @@
 //! Counters that the daemon's threads touch and operators read. What each is called and says is in
-//! [`crate::admin`]; here is only what must be cheap.
+//! `admin`; here is only what must be cheap.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

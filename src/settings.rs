@@ -22,6 +22,7 @@ use crate::protocol::DEFAULT_PORT;
 use crate::registry::{Lookup, default_instance_name};
 use crate::relay;
 use crate::server::{Limits, Names, Networks, Policy, Topology};
+use crate::telemetry::LogFormat;
 
 /// One thing that can be set.
 #[derive(Clone, Copy, Debug)]
@@ -700,15 +701,6 @@ pub struct Shown {
     pub value: String,
     /// By whom.
     pub origin: Origin,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For collectors: one object a line.
-    Json,
 }
 
 /// Everything that the daemon needs to know, checked.

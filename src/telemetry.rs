@@ -28,7 +28,6 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 use crate::line_queue::{Flush, LineQueue};
 use crate::metrics::Counter;
 use crate::printable::{as_value, escaped, escaped_json, in_words};
-use crate::settings::LogFormat;
 
 /// A place for log lines.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +55,15 @@ pub const REQUESTS: &str = "repmd::requests";
 
 /// The lines of standard error, and, counted alone, those of the system's log.
 static LOG: LineQueue = LineQueue::new(1 << 20);
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For collectors: one object a line.
+    Json,
+}
 
 /// The lines of the audit log, once [`audit_to`] has said where they go.
 static AUDIT_LOG: LineQueue = LineQueue::new(8 << 20);
