@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use crate::wait_for;
+
 /// The longest that an answer may take.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -54,7 +56,9 @@ pub fn request(method: &str, port: u16, path: &str, headers: &[(&str, &str)], bo
 type Head = (u16, Vec<(String, String)>, BufReader<TcpStream>);
 
 fn send(method: &str, port: u16, path: &str, headers: &[(&str, &str)], body: &str) -> Head {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("somebody listens");
+    // A daemon takes connections on the wire a moment before it listens for operators.
+    let connect = || TcpStream::connect(("127.0.0.1", port)).ok();
+    let mut stream = wait_for(&format!("somebody listens on port {port}"), DEADLINE, connect);
     stream.set_read_timeout(Some(DEADLINE)).expect("the time-out is not zero");
     let mut text =
         format!("{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
