@@ -2,7 +2,9 @@
 
 use std::io;
 use std::net::{TcpListener, UdpSocket};
-use std::os::fd::{FromRawFd, RawFd};
+use std::os::fd::RawFd;
+
+use crate::exec::inherit;
 
 /// Which side of a fork this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,11 +33,24 @@ pub fn fork() -> io::Result<Forked> {
     }
 }
 
-/// Closes every descriptor from 3 up: whoever started a daemon must not wait for its pipes to close.
-/// To be called before the program opens anything itself.
+/// Closes every descriptor that whoever started this program left open, but the standard streams: they must not wait for
+/// their pipes to close.
 pub fn close_inherited() {
-    // SAFETY: the program has opened nothing yet, so no value of it owns one of these descriptors.
-    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+    let open: Vec<RawFd> = match std::fs::read_dir("/proc/self/fd") {
+        Ok(files) => files.filter_map(|file| file.ok()?.file_name().to_str()?.parse().ok()).collect(),
+        // Where there is no /proc, each number that there could be.
+        Err(_) => (3..descriptors_max()).collect(),
+    };
+    // What this program has opened itself is none of them, nor is a number that is not open.
+    open.into_iter().filter_map(|fd| inherit(fd).ok()).for_each(drop);
+}
+
+/// One above the highest number that a descriptor may have.
+fn descriptors_max() -> RawFd {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: it writes to a live value.
+    let failed = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    if failed == 0 { RawFd::try_from(limit.rlim_max).unwrap_or(1 << 20).min(1 << 20) } else { 1024 }
 }
 
 /// Lets the allocator give large blocks back to the system as soon as they are free. By itself it learns to keep blocks as
@@ -84,17 +99,12 @@ pub fn ignore_file_size_limit() {
 /// Takes over a listening TCP socket that a service manager left open under the number `fd`.
 ///
 /// # Errors
-/// When `fd` is not open, or is no listening stream socket.
-///
-/// # Panics
-/// When `fd` is 0, 1 or 2: those belong to the standard streams.
+/// As [`inherit`], and when it is no listening stream socket.
 pub fn adopt_listener(fd: RawFd) -> io::Result<TcpListener> {
-    assert!(2 < fd, "service managers pass sockets from descriptor 3 on");
     if socket_option(fd, libc::SO_ACCEPTCONN)? == 0 {
         return Err(io::Error::other(format!("descriptor {fd} does not listen")));
     }
-    // SAFETY: it is open, it is a socket, and by the protocol of service managers it is ours alone.
-    Ok(unsafe { TcpListener::from_raw_fd(fd) })
+    inherit(fd).map(TcpListener::from)
 }
 
 /// Whether descriptor `fd` is a socket for datagrams.
@@ -106,17 +116,12 @@ pub fn is_datagram(fd: RawFd) -> bool {
 /// Takes a datagram socket over that a service manager passed, as [`adopt_listener`] does.
 ///
 /// # Errors
-/// When `fd` is not open, or is no datagram socket.
-///
-/// # Panics
-/// When `fd` is 0, 1 or 2: those belong to the standard streams.
+/// As [`inherit`], and when it is no datagram socket.
 pub fn adopt_datagram(fd: RawFd) -> io::Result<UdpSocket> {
-    assert!(2 < fd, "service managers pass sockets from descriptor 3 on");
     if socket_option(fd, libc::SO_TYPE)? != libc::SOCK_DGRAM {
         return Err(io::Error::other(format!("descriptor {fd} is no datagram socket")));
     }
-    // SAFETY: as above.
-    Ok(unsafe { UdpSocket::from_raw_fd(fd) })
+    inherit(fd).map(UdpSocket::from)
 }
 
 fn socket_option(fd: RawFd, option: libc::c_int) -> io::Result<libc::c_int> {
