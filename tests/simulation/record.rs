@@ -23,6 +23,7 @@ const BOUNDS: Bounds = Bounds {
     fresh: Duration::from_secs(1),
     stale_for: TTL,
     deadline: Duration::from_millis(500),
+    renewing: Duration::from_secs(2),
     // A pause between two tries, and a deadline.
     settle: Duration::from_millis(1600),
     // The clock stands still while anybody does something.

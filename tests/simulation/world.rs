@@ -459,7 +459,11 @@ impl World {
         let node = format!("{}@{}", life.name, self.daemons[life.slot].host);
         let asked = Span { called: self.recorder.now(), returned: Duration::MAX };
         let (daemon, port, outcome) = (life.slot, life.port, Outcome::Unanswered);
+        let was_hidden = self.was_hidden(&self.daemons[life.slot].host, &life.name);
         let mut history = self.recorder.history();
+        if was_hidden {
+            history.hidden.push((node.clone(), asked.called));
+        }
         history.tenures.push(Tenure { node, daemon, port, asked, outcome, ended: None });
         history.tenures.len() - 1
     }

@@ -75,9 +75,10 @@ impl History {
         }
         let from = died.saturating_sub(bounds.interval + bounds.settle);
         let is_released = self.is_quiet(holder, from, died + bounds.deadline + bounds.settle);
-        let lease = if is_released { bounds.deadline + bounds.fresh } else { bounds.ttl };
+        let told = bounds.deadline + bounds.fresh;
+        let lease = if is_released { told } else { bounds.ttl + bounds.renewing };
         let late = if is_released { Duration::ZERO } else { self.late_after(died) };
-        if asker_is_quiet { lease + late } else { bounds.ttl + late + bounds.stale_for }
+        if asker_is_quiet { lease + late } else { bounds.ttl + bounds.renewing + late + bounds.stale_for }
     }
 
     /// How much later than `moment` the store may yet do what it was asked by then.
@@ -147,6 +148,10 @@ impl History {
     pub(crate) fn check_agreement(&self, by_node: &ByNode<'_>, broken: &mut Vec<Broken>) {
         let Some(calm) = self.calm_since else { return };
         let from = calm + self.bounds.ttl + self.bounds.interval + self.bounds.settle;
+        let all_along = Span {
+            called: from,
+            returned: self.answers.iter().map(|a| a.asked.returned).max().unwrap_or(from),
+        };
         let mut said: BTreeMap<&NodeName, BTreeMap<Daemon, BTreeSet<Option<u16>>>> = BTreeMap::new();
         for Answer { asker, asked, told } in self.answers.iter().filter(|answer| from <= answer.asked.called)
         {
@@ -163,7 +168,7 @@ impl History {
                 .get(node)
                 .into_iter()
                 .flatten()
-                .filter(|tenure| tenure.is_granted() && tenure.ended.is_none())
+                .filter(|tenure| tenure.covers(all_along))
                 .map(|tenure| Some(tenure.port))
                 .collect();
             let is_true = if living.is_empty() { all == [None].into() } else { all.is_subset(&living) };

@@ -54,8 +54,10 @@ pub struct Bounds {
     pub fresh: Duration,
     /// How long names are answered from memory while the store is away.
     pub stale_for: Duration,
-    /// The longest that a daemon waits for the store.
+    /// The longest that a node or an asker waits for the store.
     pub deadline: Duration,
+    /// The longest that a renewal may be under way: it may come after the end of what it renews.
+    pub renewing: Duration,
     /// How long after a fault a daemon may take to find its store well.
     pub settle: Duration,
     /// What a busy machine may add to each.
@@ -214,6 +216,8 @@ pub struct History {
     pub mirrored: Vec<Mirrored>,
     /// Faults.
     pub troubles: Vec<Trouble>,
+    /// When something that not everybody can read was, or had been of late, in the place of a node that registered.
+    pub hidden: Vec<(NodeName, Moment)>,
     /// When the store lost what it had.
     pub losses: Vec<Moment>,
     /// From when on nothing is wrong any more, and nothing changes.
@@ -282,6 +286,7 @@ impl History {
             sights: Vec::new(),
             mirrored: Vec::new(),
             troubles: Vec::new(),
+            hidden: Vec::new(),
             losses: Vec::new(),
             calm_since: None,
         }
@@ -319,6 +324,24 @@ impl History {
                 && trouble.until.is_none_or(|until| from <= until)
         };
         !self.troubles.iter().any(|trouble| meets(&trouble)) && !self.has_lost(from, to)
+    }
+
+    /// When the last node began or ended, or the last fault was over.
+    #[must_use]
+    pub fn last_change(&self) -> Moment {
+        let granted = self.tenures.iter().filter(|tenure| tenure.is_granted());
+        let tenures = granted.flat_map(|tenure| [Some(tenure.asked), tenure.ended]).flatten();
+        let ends = self.troubles.iter().filter_map(|trouble| trouble.until);
+        let moments = tenures.map(|span| span.returned).chain(ends).chain(self.losses.iter().copied());
+        moments.filter(|moment| *moment < Moment::MAX).max().unwrap_or_default()
+    }
+
+    /// Whether nothing has been wrong with anybody for so long before `at`.
+    #[must_use]
+    pub fn is_calm_before(&self, at: Moment, duration: Duration) -> bool {
+        let from = at.saturating_sub(duration);
+        let is_over = |trouble: &Trouble| trouble.until.is_some_and(|until| until < from);
+        self.troubles.iter().all(is_over) && !self.has_lost(from, at)
     }
 
     fn has_lost(&self, from: Moment, to: Moment) -> bool {

@@ -66,7 +66,8 @@ impl History {
         });
         let is_known = first.asked.returned <= before
             && is_alone
-            && self.is_quiet(first.daemon, before, second.asked.returned);
+            && self.is_quiet(first.daemon, before, second.asked.returned)
+            && !self.hidden.iter().any(|(node, at)| *node == second.node && since <= *at && *at <= both);
         if is_known && !creation.is_offline() {
             broken.push(how(Promise::OneHolderAHost));
         }
