@@ -110,6 +110,17 @@ fn a_store_that_does_not_tell_all_changes_is_found_out() {
     shown_without(Rules { tells_changes: false, ..Rules::ALL }, Promise::ChangesAreEnough);
 }
 
+/// Seeds that have shown a fault of the daemon: a creation that came back. `REPMD_SIMULATION_SEED=4031 cargo test --test
+/// simulation` tells the story.
+const FOUND: [u64; 1] = [4031];
+
+#[test]
+fn what_was_found_once_stays_mended() {
+    for seed in FOUND {
+        assert_eq!(play(seed, Rules::ALL).1, None, "seed {seed}");
+    }
+}
+
 #[test]
 fn a_seed_always_takes_the_same_way() {
     for seed in [1, 2, 3] {
