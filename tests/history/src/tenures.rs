@@ -59,11 +59,13 @@ impl History {
         let since = second.asked.called.saturating_sub(bounds.ttl);
         let before = since.saturating_sub(bounds.ttl + bounds.interval + bounds.settle);
         let of_late = Span { called: before, returned: second.asked.returned };
-        let is_alone = all.iter().all(|third| {
-            [first.port, second.port].contains(&third.port)
-                || third.daemon == first.daemon
-                || !third.may_meet(of_late)
-        });
+        let is_rival = |third: &Tenure| {
+            !std::ptr::eq(third, first)
+                && !std::ptr::eq(third, second)
+                && third.daemon != first.daemon
+                && third.may_meet(of_late)
+        };
+        let is_alone = !all.iter().any(|third| is_rival(third));
         let is_known = first.asked.returned <= before
             && is_alone
             && self.is_quiet(first.daemon, before, second.asked.returned)
