@@ -39,11 +39,12 @@ fn registry_of(host: &str, backend: Arc<dyn RegistryBackend>) -> Arc<Registry> {
         addresses: Vec::new(),
         port: 4369,
     };
+    let started = Instant::now();
     let options = Options {
         lookup: Lookup::Host,
         stale_for: None,
         deadline: Duration::from_millis(500),
-        clock: Arc::new(|| EPOCH),
+        clock: Arc::new(move || EPOCH + started.elapsed()),
         probe: Arc::new(|_, _| Box::pin(async { false })),
     };
     Arc::new(Registry::new(backend, Arc::new(instance), options))
@@ -51,6 +52,23 @@ fn registry_of(host: &str, backend: Arc<dyn RegistryBackend>) -> Arc<Registry> {
 
 fn node(number: u16) -> Node {
     Node::ordinary(AliveName::parse(format!("n{number}").as_bytes()).unwrap(), number)
+}
+
+/// The one that waited longest for the store was once given what a name had already had, because others had been
+/// accepted meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_waits_for_the_store_in_vain_gets_a_creation_that_its_name_has_not_had() {
+    let faulty = Faulty::new(Arc::new(memory()), 0);
+    faulty.faults().set_link(Link::Stalled);
+    let registry = registry(Arc::new(faulty));
+    let register_at = async |milliseconds, claim, number| {
+        sleep(Duration::from_millis(milliseconds)).await;
+        registry.register(claim, node(number), number).await.unwrap().creation()
+    };
+    let (first, next, _other) =
+        tokio::join!(register_at(450, 1, 1), register_at(900, 2, 1), register_at(1200, 3, 2));
+    assert!(first.is_offline() && next.is_offline());
+    assert_ne!(first, next);
 }
 
 /// How many leases are in which state.

@@ -407,6 +407,8 @@ impl Registry {
                 return Err(Taken { name: name.to_string(), holder });
             }
             Err(_) => {
+                // Not the time before the wait: what was given out in seconds that are over by now is forgotten.
+                let now = (self.options.clock)();
                 let creation = self.past().offline_creation(&claim.node.name, now);
                 let lease = claim.granted(creation);
                 self.hold(&lease, false);

@@ -13,6 +13,7 @@ mod entries;
 mod fail_over;
 mod floods;
 mod fresh;
+mod history;
 mod hostile_store;
 mod hosts_file;
 mod link;

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use repmd::registry::Question;
 use repmd_backend_api::{AliveName, Found, HostId, Lease, RegistryBackend, Scope, Search};
+use repmd_history::{Sight, Span, Told};
 use tokio::time::Instant;
 
 use crate::node::Life;
 use crate::world::{INTERVAL, Running, Slot, TTL, World};
 
 /// What a daemon may need beside the promised time: a deadline of a call, and a pause between two tries.
-const SLACK: Duration = Duration::from_millis(1600);
+pub(crate) const SLACK: Duration = Duration::from_millis(1600);
 
 /// Between two steps.
 const LONGEST_PAUSE: Duration = Duration::from_secs(6);
@@ -23,12 +24,14 @@ impl World {
         self.check_conflicts();
         self.check_complaints();
         self.check_published().await;
+        self.compare_mirror().await;
         self.broken.borrow().clone()
     }
 
     /// Since when nothing has been wrong between a running daemon and a store that remembers.
     fn sound_since(&self, running: &Running) -> Option<Instant> {
-        Some(running.sound_since.get()?.max(self.store_lost.get()))
+        let since = running.program().since;
+        Some(running.sound_since.get()?.max(self.store_lost.get()).max(since))
     }
 
     fn running(&self, slot: usize) -> Option<Rc<Running>> {
@@ -40,6 +43,14 @@ impl World {
         let lives: Vec<_> = self.nodes.borrow().values().cloned().collect();
         for life in lives {
             let (Some(held_since), None) = (life.held_since.get(), life.died.get()) else { continue };
+            let host = self.daemons[life.slot].host.clone();
+            let stored = self.stored(&life.name, &host).await;
+            if !self.was_hidden(&host, &life.name) {
+                let asked = Span::at(self.recorder.now());
+                let holder = stored.first().map(|found| found.registration.node.port);
+                let node = format!("{}@{host}", life.name);
+                self.recorder.history().sights.push(Sight { node, asked, holder });
+            }
             let Some(running) = self.running(life.slot) else { continue };
             let Some(sound_since) = self.sound_since(&running) else { continue };
             let settled_since =
@@ -47,11 +58,9 @@ impl World {
             if settled_since.elapsed() < TTL {
                 continue;
             }
-            let host = self.daemons[life.slot].host.clone();
             if self.is_hidden(&life, TTL) {
                 continue;
             }
-            let stored = self.stored(&life.name, &host).await;
             if stored.is_empty() {
                 self.breaks(format!("{life} is registered and its store well, but it is not published"));
             } else if stored.iter().all(|found| found.registration.node.port != life.port) {
@@ -73,7 +82,7 @@ impl World {
     fn check_complaints(&self) {
         for (at, slot) in self.daemons.iter().enumerate() {
             let Some(running) = self.running(at) else { continue };
-            let readiness = running.registry.readiness();
+            let readiness = running.registry().readiness();
             let conflicts: BTreeSet<_> = {
                 let complaints = &readiness.borrow().complaints;
                 complaints.iter().filter(|complaint| complaint.contains("also held")).cloned().collect()
@@ -102,7 +111,13 @@ impl World {
     /// No list of a host shows a node of an earlier run of the daemon that is asked.
     pub(crate) async fn check_list(&self, asker: usize, running: &Running) {
         let slot = &self.daemons[asker];
-        for found in &*running.registry.nodes(&slot.host).await {
+        let called = self.recorder.now();
+        let nodes = running.registry().nodes(&slot.host).await;
+        let seen = nodes.iter().map(|found| &found.registration);
+        let seen = seen.filter(|seen| !self.was_hidden(&seen.instance.host, &seen.node.name));
+        let named = seen.map(|seen| (seen.node_name().to_string(), seen.node.port)).collect();
+        self.recorder.answered(asker, called, Told::Names(named));
+        for found in &*nodes {
             if found.registration.instance.name == slot.name {
                 let name = found.registration.node_name();
                 self.breaks(format!("{} lists {name}, which nobody has proved alive", slot.name));
@@ -111,7 +126,7 @@ impl World {
     }
 
     /// What the store itself says of a name on a host.
-    async fn stored(&self, name: &AliveName, host: &HostId) -> Vec<Found> {
+    pub(crate) async fn stored(&self, name: &AliveName, host: &HostId) -> Vec<Found> {
         let scope = Scope::Host(host.clone());
         self.store.memory.find(&Search { name, scope: &scope, near: host, most: 9 }).await.unwrap().items
     }
@@ -149,7 +164,7 @@ impl World {
                 let held = [one, other].iter().filter_map(|life| life.held_since.get()).max();
                 let both_since = held.unwrap_or(self.started).max(one_sound).max(other_sound);
                 let is_reported = [&one_runs, &other_runs].iter().any(|running| {
-                    let readiness = running.registry.readiness();
+                    let readiness = running.registry().readiness();
                     readiness.borrow().complaints.iter().any(|complaint| {
                         complaint.contains("also held") || complaint.contains("cannot be published")
                     })

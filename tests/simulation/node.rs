@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use repmd_backend_api::{AliveName, Node};
+use repmd_history::Outcome::{Granted, Refused};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -58,6 +59,8 @@ enum Outcome {
     Over,
     /// The daemon went away.
     Lost,
+    /// Another program took the daemon's place before there was an answer: it asks again itself.
+    Frozen,
 }
 
 /// Lives until it is killed, or refused when it boots.
@@ -71,6 +74,7 @@ pub(crate) async fn live(world: Rc<World>, life: Rc<Life>) {
         };
         match outcome {
             Outcome::Over => return,
+            Outcome::Frozen => {}
             // A node that boots stops when it cannot register; one that comes back tries for ever.
             Outcome::Refused | Outcome::Lost if !has_booted && life.last_held.get().is_none() => {
                 return world.bury(&life);
@@ -93,17 +97,31 @@ async fn register_and_hold(world: &Rc<World>, life: &Rc<Life>, running: &Running
         return Outcome::Refused;
     }
     running.table.borrow_mut().insert(life.name.clone(), life.port);
+    let tenure = world.asks(life);
     let node = Node::ordinary(life.name.clone(), life.port);
-    let registered = running.registry.register(running.next_claim(), node, life.port).await;
+    let program = running.program();
+    let registered = tokio::select! {
+        biased;
+        () = program.frozen.cancelled() => None,
+        registered = program.registry.register(running.next_claim(), node, life.port) => Some(registered),
+    };
+    let Some(registered) = registered else {
+        running.table.borrow_mut().remove(&life.name);
+        world.recorder.ended(tenure);
+        running.goes_on(&program).await;
+        return Outcome::Frozen;
+    };
     let lease = match registered {
         Ok(lease) => lease,
         Err(taken) => {
             world.tell(&format!("{daemon}: {life} is refused: {taken}"));
             running.table.borrow_mut().remove(&life.name);
+            world.recorder.came_out(tenure, Refused);
             world.check_refusal(life);
             return Outcome::Refused;
         }
     };
+    world.recorder.came_out(tenure, Granted(lease.creation()));
     world.handed_out(&lease);
     let again = if again { " again" } else { "" };
     let how = if lease.creation().is_offline() { "accepted offline" } else { "registered" };
@@ -118,6 +136,18 @@ async fn register_and_hold(world: &Rc<World>, life: &Rc<Life>, running: &Running
     life.last_held.set(Some(Instant::now()));
     life.held_since.set(None);
     running.table.borrow_mut().remove(&life.name);
-    running.registry.release(&lease).await;
+    world.recorder.ended(tenure);
+    let mut program = running.program();
+    // That it ended is seen by the program that serves then.
+    while program.frozen.is_cancelled() && !running.ended.is_cancelled() {
+        running.goes_on(&program).await;
+        program = running.program();
+    }
+    tokio::select! {
+        biased;
+        // The next program tells the store.
+        () = program.frozen.cancelled() => {}
+        () = program.registry.release(&lease) => {}
+    }
     outcome
 }

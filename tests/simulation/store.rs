@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
+use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use repmd_backend_api::{
     AliveName, BackendError, Change, Claim, Found, HostId, Instance, InstanceId, Lease, Registration,
@@ -19,8 +21,27 @@ pub(crate) type Key = (HostId, AliveName);
 pub(crate) struct Store {
     pub(crate) memory: Memory,
     entries: Mutex<Entries>,
-    /// Whether a renewal takes a daemon's own past for another owner, which no store may.
-    has_old_rule: bool,
+    rules: Rules,
+}
+
+/// The rules of the contract, and of daemons, that can be taken out, to see that it is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rules {
+    /// A renewal takes what a daemon itself left behind for no other owner.
+    pub(crate) own_past: bool,
+    /// Neither a claim nor a renewal takes a name from another daemon that counts as alive.
+    pub(crate) owner_test: bool,
+    /// A release ends the lease of its own token alone.
+    pub(crate) token_test: bool,
+    /// A list shows what earlier runs of the daemon left behind as theirs, so that it can leave that out.
+    pub(crate) past_is_known: bool,
+    /// A change is told.
+    pub(crate) tells_changes: bool,
+}
+
+impl Rules {
+    pub(crate) const ALL: Self =
+        Self { own_past: true, owner_test: true, token_test: true, past_is_known: true, tells_changes: true };
 }
 
 #[derive(Default)]
@@ -35,8 +56,8 @@ struct Entries {
 }
 
 impl Store {
-    pub(crate) fn new(memory: Memory, has_old_rule: bool) -> Self {
-        Self { memory, entries: Mutex::default(), has_old_rule }
+    pub(crate) fn new(memory: Memory, rules: Rules) -> Self {
+        Self { memory, entries: Mutex::default(), rules }
     }
 
     pub(crate) fn lose_everything(&self) {
@@ -44,15 +65,29 @@ impl Store {
         *self.entries() = Entries::default();
     }
 
-    /// Somebody else writes over a registration, or where one would be.
-    pub(crate) async fn write_over(&self, key: Key) {
-        let held = self.entries().written.remove(&key);
-        if let Some((lease, _)) = held {
-            self.memory.release(&lease).await.unwrap();
+    /// Somebody else writes over a registration, or where one would be. Returns what was there.
+    pub(crate) async fn write_over(&self, key: Key) -> Option<Lease> {
+        let held = self.entries().written.remove(&key).map(|(lease, _)| lease);
+        if let Some(lease) = &held {
+            self.memory.release(lease).await.unwrap();
         }
         let mut entries = self.entries();
         entries.met.insert(key.clone(), Instant::now());
         entries.foreign.insert(key);
+        held
+    }
+
+    /// The changes that somebody hears of who is never cut off.
+    pub(crate) fn watch(&self) -> BoxStream<'static, Change> {
+        let tells = self.rules.tells_changes;
+        let changes = self.memory.watch();
+        Box::pin(changes.filter(move |change| {
+            let is_told = match change {
+                Change::Registered(name, _) => tells || name.as_str() != "db",
+                Change::Released(..) | Change::Expired(..) | Change::Missed => true,
+            };
+            std::future::ready(is_told)
+        }))
     }
 
     /// What others wrote is deleted.
@@ -77,14 +112,20 @@ impl Store {
 /// The store as a daemon of one version sees it: entries of later versions it cannot read.
 pub(crate) struct View {
     pub(crate) store: Arc<Store>,
-    pub(crate) version: u8,
+    pub(crate) version: Arc<AtomicU8>,
+    /// The instance name of the daemon.
+    pub(crate) of: &'static str,
 }
 
 impl View {
+    fn version(&self) -> u8 {
+        self.version.load(Ordering::Relaxed)
+    }
+
     fn can_read(&self, registration: &Registration) -> bool {
         let key = (registration.instance.host.clone(), registration.node.name.clone());
         let mut entries = self.store.entries();
-        let can_read = entries.written.get(&key).is_none_or(|(_, version)| *version <= self.version);
+        let can_read = entries.written.get(&key).is_none_or(|(_, version)| *version <= self.version());
         if !can_read {
             entries.met.insert(key, Instant::now());
         }
@@ -111,10 +152,19 @@ impl View {
         }
     }
 
+    /// Ends the lease on a name, whosever it is.
+    async fn take_away(&self, wanted: &Registration) {
+        let key = (wanted.instance.host.clone(), wanted.node.name.clone());
+        let held = self.store.entries().written.get(&key).map(|(lease, _)| lease.clone());
+        if let Some(lease) = held {
+            self.store.memory.release(&lease).await.unwrap();
+        }
+    }
+
     fn wrote(&self, lease: &Lease) {
         let Registration { node, instance, .. } = &*lease.registration;
         let mut entries = self.store.entries();
-        entries.written.insert((instance.host.clone(), node.name.clone()), (lease.clone(), self.version));
+        entries.written.insert((instance.host.clone(), node.name.clone()), (lease.clone(), self.version()));
     }
 
     fn readable(&self, seen: Seen<Found>, is_asked_for: impl Fn(&HostId, &AliveName) -> bool) -> Seen<Found> {
@@ -135,7 +185,7 @@ impl View {
 
 impl std::fmt::Debug for View {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "View of version {}", self.version)
+        write!(f, "View of version {}", self.version())
     }
 }
 
@@ -154,12 +204,15 @@ impl RegistryBackend for View {
     }
 
     async fn register(&self, claim: &Claim) -> Result<Lease, BackendError> {
-        self.store.entries().daemons.insert(claim.instance.id, self.version);
+        self.store.entries().daemons.insert(claim.instance.id, self.version());
         let wanted = claim.granted(repmd_backend_api::Creation::FIRST).registration;
         if self.is_blocked(&wanted).await {
             self.store.memory.renew(&claim.instance, &[]).await?;
             let key = format!("node:{}", wanted.node_name());
             return Err(BackendError::Corrupt { key, source: "cannot be read".into() });
+        }
+        if !self.store.rules.owner_test {
+            self.take_away(&wanted).await;
         }
         let lease = self.store.memory.register(claim).await?;
         self.wrote(&lease);
@@ -167,7 +220,7 @@ impl RegistryBackend for View {
     }
 
     async fn renew(&self, instance: &Arc<Instance>, leases: &[Lease]) -> Result<Vec<Renewal>, BackendError> {
-        self.store.entries().daemons.insert(instance.id, self.version);
+        self.store.entries().daemons.insert(instance.id, self.version());
         let memory = &self.store.memory;
         memory.renew(instance, &[]).await?;
         let mut renewals = Vec::new();
@@ -176,7 +229,7 @@ impl RegistryBackend for View {
                 renewals.push(Renewal::Failed { reason: "cannot be read".to_owned() });
                 continue;
             }
-            if self.store.has_old_rule {
+            if !self.store.rules.own_past {
                 let holder = self.holder(&lease.registration).await;
                 if let Some(holder) = holder.filter(|holder| *holder != lease.registration) {
                     renewals.push(Renewal::Conflict { holder: holder.instance.name.clone() });
@@ -193,6 +246,9 @@ impl RegistryBackend for View {
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), BackendError> {
+        if !self.store.rules.token_test {
+            self.take_away(&lease.registration).await;
+        }
         self.store.memory.release(lease).await
     }
 
@@ -206,7 +262,15 @@ impl RegistryBackend for View {
     }
 
     async fn list(&self, scope: &Scope) -> Result<Seen<Found>, BackendError> {
-        let found = self.store.memory.list(scope).await?;
+        let mut found = self.store.memory.list(scope).await?;
+        if !self.store.rules.past_is_known {
+            for found in &mut found.items {
+                let registration = Arc::make_mut(&mut found.registration);
+                if registration.instance.name == self.of {
+                    Arc::make_mut(&mut registration.instance).name += "?";
+                }
+            }
+        }
         Ok(self.readable(found, |host, _| covers(scope, host)))
     }
 
@@ -215,8 +279,10 @@ impl RegistryBackend for View {
         for daemon in self.store.memory.daemons(scope).await?.items {
             let version = self.store.entries().daemons.get(&daemon.id).copied().unwrap_or(1);
             let at = || format!("instance:{}", daemon.id);
-            readable
-                .add(at, (version <= self.version).then(|| Arc::clone(&daemon)).ok_or("of a later version"));
+            readable.add(
+                at,
+                (version <= self.version()).then(|| Arc::clone(&daemon)).ok_or("of a later version"),
+            );
         }
         Ok(readable)
     }
