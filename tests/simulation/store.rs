@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use repmd_backend_api::{
-    AliveName, BackendError, Change, Claim, Found, HostId, Instance, InstanceId, Lease, Registration,
+    AliveName, BackendError, Change, Claim, Found, HostId, Instance, InstanceId, Lease, Note, Registration,
     RegistryBackend, Renewal, Scope, Search, Seen,
 };
 use repmd_backend_memory::Memory;
@@ -219,6 +219,14 @@ impl RegistryBackend for View {
                 .add(at, (version <= self.version).then(|| Arc::clone(&daemon)).ok_or("of a later version"));
         }
         Ok(readable)
+    }
+
+    async fn leave_note(&self, instance: &Instance, note: &[u8]) -> Result<(), BackendError> {
+        self.store.memory.leave_note(instance, note).await
+    }
+
+    async fn notes(&self) -> Result<Seen<Note>, BackendError> {
+        self.store.memory.notes().await
     }
 
     fn watch(&self) -> BoxStream<'static, Change> {
