@@ -6,10 +6,12 @@
 //! | [`server`] | the daemon: connections, nodes, answers, limits |
 //! | [`registry`] | what the daemon holds in the registry, and knows of the rest |
 //! | [`relay`] | connections to nodes of networks that those who dial do not reach |
+//! | [`links`] | which nodes are connected with each other, as the kernels of their machines have it |
 //! | [`admin`] | what operators see: HTTP, metrics, the live page |
 //! | [`dns`] | the registry as names that every resolver can ask for |
 //! | [`metrics`] | counters |
 //! | [`printable`] | text of others, shown to people |
+//! | `handshake` | the start of the handshake between nodes, which says who a node is |
 //! | `hosts` | whose a host name is, and where it is reached, for resolvers |
 //! | [`hosts_file`] | the hosts of the cluster, for nodes whose resolver does not know them |
 //! | [`service_manager`] | what the service manager is told |
@@ -23,16 +25,18 @@
 //! | [`telemetry`] | log lines |
 //! | [`cli`] | the two command lines |
 //!
-//! Arrows point one way: `cli` -> `run` -> `admin` -> `server` -> `relay` -> `registry`; `run` -> `dns` -> `server`; `run` -> `upgrade` -> `server`;
+//! Arrows point one way: `cli` -> `run` -> `admin` -> `links` -> `server` -> `relay` -> `registry`; `run` -> `dns` -> `server`; `run` -> `upgrade` -> `server`;
 //! `run` -> `hosts_file` -> `registry`; `server` -> `protocol`; `registry`, `protocol` -> the contract in `backends/api`. Only the program names a concrete backend.
 
 pub mod admin;
 mod background;
 pub mod cli;
 pub mod dns;
+mod handshake;
 mod hosts;
 pub mod hosts_file;
 pub mod line_queue;
+pub mod links;
 pub mod listen;
 mod listeners;
 pub mod metrics;
