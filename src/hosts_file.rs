@@ -102,6 +102,9 @@ impl HostsFile {
             | What::Expired { .. }
             | What::Refused { .. }
             | What::Conflict { .. }
+            | What::LinkLost { .. }
+            | What::LinkBack { .. }
+            | What::MeshPartial { .. }
             | What::StoreLost { .. } => false,
         }
     }

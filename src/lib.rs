@@ -6,10 +6,12 @@
 //! | [`server`] | the daemon: connections, nodes, answers, limits |
 //! | [`registry`] | what the daemon holds in the registry, and knows of the rest |
 //! | [`relay`] | connections to nodes of networks that those who dial do not reach |
+//! | [`links`] | which nodes are connected with each other, as the kernels of their machines have it |
 //! | [`admin`] | what operators see: HTTP, metrics, the live page |
 //! | [`dns`] | the registry as names that every resolver can ask for |
 //! | [`metrics`] | counters |
 //! | [`printable`] | text of others, shown to people |
+//! | `handshake` | the start of the handshake between nodes, which says who a node is |
 //! | `hosts` | whose a host name is, and where it is reached, for resolvers |
 //! | [`hosts_file`] | the hosts of the cluster, for nodes whose resolver does not know them |
 //! | [`service_manager`] | what the service manager is told |
@@ -30,10 +32,12 @@ pub mod admin;
 mod background;
 pub mod cli;
 pub mod dns;
+mod handshake;
 mod hosts;
 pub mod hosts_file;
 pub mod kinds;
 pub mod line_queue;
+pub mod links;
 pub mod listen;
 mod listeners;
 pub mod metrics;

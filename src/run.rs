@@ -23,6 +23,7 @@ use crate::background::{self, Background};
 use crate::dns;
 use crate::hosts_file::HostsFile;
 use crate::kinds::Kinds;
+use crate::links;
 use crate::listen::{ListenError, Passed, Sockets, at_loopback, listen, passed_by_service_manager, taken};
 use crate::printable::in_words;
 use crate::registry::{Options, Registry};
@@ -555,14 +556,22 @@ async fn serve_until_stopped(
         let stats = Arc::clone(&dns_stats);
         Some(dns::start(dns, settings.dns.clone(), rules, Arc::clone(&daemon), stats)?)
     };
-    let admin = match admin {
-        Some((socket, token)) => {
+    // Where nobody may ask, and nobody else hears of it, there is nothing to look for.
+    let (links, links_thread) = if admin.is_some() || registry.is_shared() {
+        let (links, thread) = links::start(Arc::clone(&daemon), admin.is_some())?;
+        (Some(links), Some(thread))
+    } else {
+        (None, None)
+    };
+    let admin = match admin.zip(links) {
+        Some(((socket, token), links)) => {
             info!(address = %socket.local_addr()?, "showing the cluster by HTTP");
             let about = About {
                 settings: settings.shown.clone(),
                 cluster: settings.cluster.clone(),
                 dns: dns_stats,
                 dns_zones,
+                links,
             };
             Some(admin::start(socket, token, Arc::clone(&daemon), about)?)
         }
@@ -601,6 +610,9 @@ async fn serve_until_stopped(
     }
     if admin.is_some_and(|thread| thread.join().is_err()) {
         error!("the thread for operators failed");
+    }
+    if links_thread.is_some_and(|thread| thread.join().is_err()) {
+        error!("the thread for links failed");
     }
     if dns.is_some_and(|thread| thread.join().is_err()) {
         error!("the thread for DNS failed");

@@ -43,6 +43,11 @@ fn the_page_on_dns_is_as_it_says() {
 }
 
 #[test]
+fn the_page_on_links_is_as_it_says() {
+    play("docs/links.md");
+}
+
+#[test]
 fn the_page_on_installing_is_as_it_says() {
     play("docs/install.md");
 }

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use repmd::registry::{Answer, Lookup, Options, Question, Registry, State};
 use repmd_backend_api::{
-    AliveName, BackendError, Change, Claim, Found, HostId, Instance, InstanceId, Lease, Node,
+    AliveName, BackendError, Change, Claim, Found, HostId, Instance, InstanceId, Lease, Node, Note,
     RegistryBackend, Renewal, Scope, Search, Seen,
 };
 use repmd_backend_faulty::{Faulty, Link};
@@ -208,6 +208,14 @@ impl RegistryBackend for Picky {
 
     async fn daemons(&self, scope: &Scope) -> Result<Seen<Arc<Instance>>, BackendError> {
         self.inner.daemons(scope).await
+    }
+
+    async fn leave_note(&self, instance: &Instance, note: &[u8]) -> Result<(), BackendError> {
+        self.inner.leave_note(instance, note).await
+    }
+
+    async fn notes(&self) -> Result<Seen<Note>, BackendError> {
+        self.inner.notes().await
     }
 
     fn watch(&self) -> BoxStream<'static, Change> {

@@ -106,7 +106,8 @@ impl Drop for Follower {
 pub(super) fn trouble(event: &Event) -> Value {
     let (kind, data) = describe_at(event);
     json!({
-        "event": kind, "at": data["at"], "node": data["node"], "holder": data["holder"], "reason": data["reason"],
+        "event": kind, "at": data["at"], "node": data["node"], "peer": data["peer"], "holder": data["holder"],
+        "reason": data["reason"],
     })
 }
 
@@ -130,6 +131,11 @@ fn describe(what: &What) -> (&'static str, Value) {
         What::Expired { node } => ("expired", json!({ "node": text(node) })),
         What::Refused { node, holder } => ("refused", json!({ "node": text(node), "holder": holder })),
         What::Conflict { node, holder } => ("conflict", json!({ "node": text(node), "holder": holder })),
+        What::LinkLost { node, peer } => ("link_lost", json!({ "node": text(node), "peer": text(peer) })),
+        What::LinkBack { node, peer } => ("link_back", json!({ "node": text(node), "peer": text(peer) })),
+        What::MeshPartial { node, peer } => {
+            ("mesh_partial", json!({ "node": text(node), "peer": text(peer) }))
+        }
         What::StoreLost { reason } => ("store_lost", json!({ "reason": reason })),
         What::StoreBack { away_for } => ("store_back", json!({ "away_seconds": away_for.as_secs() })),
         What::Missed => ("missed", json!({})),

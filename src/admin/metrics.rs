@@ -13,6 +13,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::api::App;
+use crate::links::WithHost;
 use crate::metrics::{Counter, Timings};
 use crate::relay::{Refused, Relay};
 use crate::telemetry;
@@ -40,6 +41,8 @@ enum Read {
     Counter(fn(&super::State) -> Samples<u64>),
     Seconds(fn(&super::State) -> Samples<f64>),
     Gauge(fn(&super::State) -> Samples<f64>),
+    /// Of hosts, which are not known before.
+    Hosts(fn(&super::State) -> Vec<(String, f64)>),
     Timings(fn(&super::State) -> Samples<&Timings>),
 }
 
@@ -51,6 +54,27 @@ fn one<T>(value: T) -> Samples<T> {
 /// What the relay counts; zero where there is none.
 fn relay(state: &super::State, read: impl Fn(&Relay) -> u64) -> u64 {
     state.daemon.relay().map_or(0, read)
+}
+
+/// Other hosts that a metric tells apart; the rest is one.
+const HOSTS_MAX: usize = 100;
+
+/// What this daemon's host has with each other host; those with the least are put together.
+fn by_host(
+    state: &super::State,
+    read: fn(&WithHost) -> f64,
+    join: fn(f64, f64) -> f64,
+) -> Vec<(String, f64)> {
+    let hosts = state.about.links.by_host();
+    let mut samples: Vec<_> = hosts.iter().map(|with| (with.host.clone(), read(with))).collect();
+    if HOSTS_MAX < samples.len() {
+        let rest = samples.split_off(HOSTS_MAX).into_iter().map(|(_, value)| value);
+        samples.push(("others".to_owned(), rest.fold(0.0, join)));
+    }
+    if samples.is_empty() {
+        samples.push((state.daemon.registry().instance().host.as_str().to_owned(), 0.0));
+    }
+    samples
 }
 
 /// Every metric.
@@ -266,6 +290,32 @@ pub const TABLE: &[Metric] = &[
         }),
     },
     Metric {
+        name: "repmd_links",
+        label: "host",
+        help: "Links that are seen between nodes of this daemon's host and those of each host, its own too.",
+        read: Read::Hosts(|state| by_host(state, |with| with.links as f64, |one, other| one + other)),
+    },
+    Metric {
+        name: "repmd_links_missing",
+        label: "host",
+        help: "Pairs of the same nodes that have no link, while most others of their mesh have one; twice in a row.",
+        read: Read::Hosts(|state| by_host(state, |with| with.missing as f64, |one, other| one + other)),
+    },
+    Metric {
+        name: "repmd_links_round_trip_seconds",
+        label: "host",
+        help: "The longest smoothed round trip of these links; 0 where the kernel does not tell it.",
+        read: Read::Hosts(|state| {
+            by_host(state, |with| with.rtt.unwrap_or_default().as_secs_f64(), f64::max)
+        }),
+    },
+    Metric {
+        name: "repmd_links_look_cpu_seconds_total",
+        label: "",
+        help: "Processor time of the looks at this machine's connections.",
+        read: Read::Seconds(|state| one(state.about.links.cpu().as_secs_f64())),
+    },
+    Metric {
         name: "repmd_relay_listeners",
         label: "",
         help: "Nodes that the relay listens for.",
@@ -387,7 +437,7 @@ impl Metric {
     pub fn kind(&self) -> MetricType {
         match self.read {
             Read::Counter(_) | Read::Seconds(_) => MetricType::Counter,
-            Read::Gauge(_) => MetricType::Gauge,
+            Read::Gauge(_) | Read::Hosts(_) => MetricType::Gauge,
             Read::Timings(_) => MetricType::Histogram,
         }
     }
@@ -406,6 +456,9 @@ impl Metric {
             }),
             Read::Gauge(read) => read(state).into_iter().try_for_each(|(label, value)| {
                 self.labelled(&mut encoder, label, |encoder| encoder.encode_gauge(&value))
+            }),
+            Read::Hosts(read) => read(state).into_iter().try_for_each(|(host, value)| {
+                encoder.encode_family(&[(self.label, host.as_str())])?.encode_gauge(&value)
             }),
             Read::Timings(read) => read(state).into_iter().try_for_each(|(label, timings)| {
                 let classes: Vec<_> = timings.classes().collect();

@@ -6,6 +6,7 @@
 mod api;
 mod events;
 mod guard;
+mod links;
 mod lookup;
 pub mod metrics;
 mod nodes;
@@ -38,6 +39,7 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::dns;
+use crate::links::Links;
 use crate::printable::in_words;
 use crate::queue::Queue;
 use crate::server::{Daemon, Verb};
@@ -75,6 +77,8 @@ pub struct About {
     pub dns: Arc<dns::Stats>,
     /// The zones that are answered for by DNS; empty: none is.
     pub dns_zones: Vec<Name>,
+    /// The links between nodes.
+    pub links: Arc<Links>,
 }
 
 /// What the answers are made of.

@@ -1,4 +1,4 @@
-//! The live page: three files that are part of the program.
+//! The live page: four files that are part of the program.
 
 use std::hash::{DefaultHasher, Hasher};
 
@@ -18,6 +18,10 @@ pub(super) async fn index(headers: HeaderMap) -> Response {
 
 pub(super) async fn script(headers: HeaderMap) -> Response {
     answer(&headers, "text/javascript; charset=utf-8", include_str!("page/app.js"))
+}
+
+pub(super) async fn links(headers: HeaderMap) -> Response {
+    answer(&headers, "text/javascript; charset=utf-8", include_str!("page/links.js"))
 }
 
 pub(super) async fn style(headers: HeaderMap) -> Response {

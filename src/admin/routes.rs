@@ -7,12 +7,12 @@ use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, get};
 
-use super::{State, api, events, guard, lookup, metrics, nodes, page};
+use super::{State, api, events, guard, links, lookup, metrics, nodes, page};
 
 /// A path, and what answers there.
 type Route = (&'static str, fn() -> MethodRouter<Arc<State>>);
 
-const TABLE: [Route; 12] = [
+const TABLE: [Route; 14] = [
     ("/livez", || get(api::live)),
     ("/readyz", || get(api::ready)),
     ("/metrics", || get(metrics::answer)),
@@ -20,10 +20,12 @@ const TABLE: [Route; 12] = [
     ("/api/v1/config", || get(api::config)),
     ("/api/v1/nodes", || get(nodes::list)),
     ("/api/v1/nodes/{node}", || get(nodes::one)),
+    ("/api/v1/links", || get(links::list)),
     ("/api/v1/lookups/{name}", || get(lookup::answer)),
     ("/api/v1/events", || get(events::follow)),
     ("/", || get(page::index)),
     ("/app.js", || get(page::script)),
+    ("/links.js", || get(page::links)),
     ("/style.css", || get(page::style)),
 ];
 

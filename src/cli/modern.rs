@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::api::{Api, ApiError, in_path, is_named};
 use super::client::{ANSWER_TIME, ask_at, read_names};
-use super::{doctor, overview, policy, register, status, upgrade, wait};
+use super::{doctor, links, overview, policy, register, status, upgrade, wait};
 use crate::kinds::Kinds;
 use crate::printable::{escaped, escaped_json, in_words};
 use crate::protocol::{PortReply, ReplyError, Request, Whereabouts, decode_port_reply, decode_whereabouts};
@@ -48,6 +48,7 @@ pub(super) fn main(arguments: Vec<OsString>, environment: Environment<'_>, kinds
         "names" => names(matches, environment),
         "status" => status::main(matches, environment),
         "nodes" => overview::nodes(matches, environment).map(|()| ExitCode::SUCCESS),
+        "links" => links::main(matches, environment),
         "events" => overview::events(matches, environment).map(|()| ExitCode::SUCCESS),
         "lookup" => lookup(matches, environment),
         "wait" => wait::main(matches, environment),
@@ -171,6 +172,14 @@ fn command() -> Command {
                 .arg(Arg::new("of-host").long("host").value_name("HOST").help("Only those of this host"))
                 .arg(Arg::new("watch").long("watch").action(ArgAction::SetTrue).help(watch))
                 .arg(json("Write the list as JSON, one list a line"))
+                .arg(port())
+                .args(of_admin()),
+        )
+        .subcommand(
+            Command::new("links")
+                .about("List which nodes are connected with each other, and which should be; exits with 1 when a link is missing")
+                .arg(Arg::new("of-host").long("host").value_name("HOST").help("Only those with an end on this host"))
+                .arg(json("Write the list as JSON"))
                 .arg(port())
                 .args(of_admin()),
         )

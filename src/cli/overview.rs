@@ -72,25 +72,27 @@ fn list(api: &Api, host: Option<&str>) -> Result<Value, ApiError> {
 
 fn table(list: &Value) -> String {
     let nodes = list["nodes"].as_array().into_iter().flatten();
-    let rows: Vec<[String; HEAD.len()]> = nodes.map(row).collect();
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.max().unwrap_or_default().max(HEAD[column].len())
-    };
-    let widths: [usize; HEAD.len()] = std::array::from_fn(width);
-    let line = |cells: [&str; HEAD.len()]| {
-        let cells: Vec<_> = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        format!("{}\n", cells.join("  ").trim_end())
-    };
-    let mut table = line(HEAD);
-    for row in &rows {
-        table += &line(std::array::from_fn(|column| &*row[column]));
-    }
+    let mut table = in_columns(HEAD, &nodes.map(row).collect::<Vec<_>>());
     if list["is_stale"] == true {
         table +=
             "(the shared registry does not answer: nodes of other daemons are as they were last known)\n";
     }
     table
+}
+
+/// A line a row, each column as wide as its widest cell.
+pub(super) fn in_columns<const COUNT: usize>(head: [&str; COUNT], rows: &[[String; COUNT]]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.max().unwrap_or_default().max(head[column].len())
+    };
+    let widths: [usize; COUNT] = std::array::from_fn(width);
+    let line = |cells: [&str; COUNT]| {
+        let cells: Vec<_> = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    let rows = rows.iter().map(|row| line(std::array::from_fn(|column| &*row[column])));
+    line(head) + &rows.collect::<String>()
 }
 
 fn row(node: &Value) -> [String; HEAD.len()] {
@@ -164,6 +166,7 @@ pub(super) fn describe(kind: &str, data: &Value) -> String {
         text("at"),
         Some(kind.to_owned()),
         text("node"),
+        text("peer").map(|peer| format!("- {peer}")),
         data["port"].as_u64().map(|port| format!("port {port}")),
         text("holder").map(|holder| format!("held by {holder}")),
         text("reason"),
@@ -203,5 +206,7 @@ mod tests {
     fn an_event_is_a_line() {
         let data = json!({ "at": "2027-01-15T08:00:00.000Z", "node": "a@b", "port": null, "holder": "c" });
         assert_eq!(describe("refused", &data), "2027-01-15T08:00:00.000Z refused a@b held by c\n");
+        let data = json!({ "at": "2027-01-15T08:00:00.000Z", "node": "a@b", "peer": "c@d" });
+        assert_eq!(describe("link_lost", &data), "2027-01-15T08:00:00.000Z link_lost a@b - c@d\n");
     }
 }

@@ -60,6 +60,27 @@ pub enum What {
         /// The other daemon.
         holder: String,
     },
+    /// Two nodes that were linked are so no longer, while both are registered and seen.
+    LinkLost {
+        /// One of them.
+        node: NodeName,
+        /// The other.
+        peer: NodeName,
+    },
+    /// They are linked again.
+    LinkBack {
+        /// One of them.
+        node: NodeName,
+        /// The other.
+        peer: NodeName,
+    },
+    /// Two nodes have no link, while most others of their mesh are all linked with each other.
+    MeshPartial {
+        /// One of them.
+        node: NodeName,
+        /// The other.
+        peer: NodeName,
+    },
     /// The shared store does not answer any longer.
     StoreLost {
         /// What it says, or what is said of it.
@@ -78,10 +99,17 @@ impl What {
     /// Whether an operator may have to do something.
     fn is_trouble(&self) -> bool {
         match self {
-            Self::Expired { .. } | Self::Refused { .. } | Self::Conflict { .. } | Self::StoreLost { .. } => {
-                true
-            }
-            Self::Registered { .. } | Self::Released { .. } | Self::StoreBack { .. } | Self::Missed => false,
+            Self::Expired { .. }
+            | Self::Refused { .. }
+            | Self::Conflict { .. }
+            | Self::LinkLost { .. }
+            | Self::MeshPartial { .. }
+            | Self::StoreLost { .. } => true,
+            Self::Registered { .. }
+            | Self::Released { .. }
+            | Self::LinkBack { .. }
+            | Self::StoreBack { .. }
+            | Self::Missed => false,
         }
     }
 
@@ -90,6 +118,9 @@ impl What {
             Self::Registered { node, .. } | Self::Released { node } | Self::Expired { node } => Some(node),
             Self::Refused { .. }
             | Self::Conflict { .. }
+            | Self::LinkLost { .. }
+            | Self::LinkBack { .. }
+            | Self::MeshPartial { .. }
             | Self::StoreLost { .. }
             | Self::StoreBack { .. }
             | Self::Missed => None,

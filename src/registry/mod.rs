@@ -40,7 +40,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::BoxFuture;
 use quick_cache::sync::Cache;
 use repmd_backend_api::{
-    AliveName, BackendError, Claim, Found, HostId, Instance, Lease, LeaseToken, Node, Registration,
+    AliveName, BackendError, Claim, Found, HostId, Instance, Lease, LeaseToken, Node, Note, Registration,
     RegistryBackend, Scope, Search,
 };
 use tokio::sync::{Notify, watch};
@@ -224,6 +224,8 @@ pub struct Registry {
     cluster: Slot<Arc<Vec<Found>>>,
     /// All daemons: one list for every question that is about them.
     daemons: Slot<Arc<Daemons>>,
+    /// What all daemons tell of the links of their nodes.
+    notes: Slot<Arc<Vec<Note>>>,
     questions: Questions,
     identity: Identity,
     readiness: watch::Sender<Readiness>,
@@ -265,6 +267,7 @@ impl Registry {
             holders: Cache::new(HOLDERS_LISTS_MAX),
             cluster: Slot::default(),
             daemons: Slot::default(),
+            notes: Slot::default(),
             questions: Questions::default(),
             identity: Identity::default(),
             readiness: watch::Sender::default(),
@@ -383,6 +386,32 @@ impl Registry {
             Some(Known { value, asked }) => Cluster { nodes: value, asked: Some(asked), is_stale },
             None => Cluster { nodes: Arc::default(), asked: None, is_stale },
         }
+    }
+
+    /// Leaves a note for all daemons. As with [`Registry::cluster`], how that goes says nothing of the store's health.
+    ///
+    /// # Errors
+    /// When it was not left: the store is away, or refuses it.
+    pub async fn leave_note(&self, note: &[u8]) -> Result<(), BackendError> {
+        let waited = self.options.deadline * CLUSTER_PATIENCE;
+        if let Some(away) = self.health.away() {
+            return Err(BackendError::Unavailable { waited: Duration::ZERO, source: away.reason.into() });
+        }
+        let instance = self.instance();
+        let left = timeout(waited, self.backend.leave_note(&instance, note)).await;
+        left.unwrap_or_else(|elapsed| Err(BackendError::Unavailable { waited, source: elapsed.into() }))
+    }
+
+    /// The notes of all daemons, as of a second ago; none while the store is away.
+    pub async fn notes(&self) -> Arc<Vec<Note>> {
+        if !self.is_shared() || self.health.is_away() {
+            return Arc::default();
+        }
+        let load = async {
+            let notes = timeout(self.options.deadline * CLUSTER_PATIENCE, self.backend.notes());
+            Some(Arc::new(self.unreadable.note(notes.await.ok()?.ok()?)))
+        };
+        self.notes.fresh_or(is_fresh_list, load).await.map_or_else(Arc::default, |known| known.value)
     }
 
     /// Registers a node whose connection is open, under the number of its claim. The store being slow or

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use repmd_backend_api::{AliveName, Registration};
+use rustix::net::{SocketAddrAny, getpeername, getsockname};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -161,6 +162,17 @@ impl Daemon {
     pub fn registered(&self) -> Vec<Arc<Registration>> {
         let registered = self.table().registered();
         registered.into_iter().map(|node| self.registry.with_addresses_of_now(node)).collect()
+    }
+
+    /// The same, each with the two ends of its connection, the daemon's first. `None`: it has just ended.
+    #[must_use]
+    pub fn registered_with_ends(&self) -> Vec<(Arc<Registration>, Option<[SocketAddr; 2]>)> {
+        let served = self.table().served();
+        let ends = |socket: &AliveSocket| {
+            let address = |address: SocketAddrAny| SocketAddr::try_from(address).ok();
+            Some([address(getsockname(socket).ok()?)?, address(getpeername(socket).ok()??)?])
+        };
+        served.into_iter().map(|node| (node.registration, ends(&node.socket))).collect()
     }
 
     /// The node of this name that is registered with this daemon.

@@ -179,7 +179,12 @@ fn metrics_count_what_is_asked() {
 #[test]
 fn the_page_is_served_with_a_policy_and_known_by_its_tag() {
     let (_daemon, admin) = serve(&[]);
-    for (path, kind) in [("/", "text/html"), ("/app.js", "text/javascript"), ("/style.css", "text/css")] {
+    for (path, kind) in [
+        ("/", "text/html"),
+        ("/app.js", "text/javascript"),
+        ("/links.js", "text/javascript"),
+        ("/style.css", "text/css"),
+    ] {
         let reply = get(admin, path, &[]);
         assert_eq!(reply.status, 200, "{path}");
         assert!(reply.header("content-type").unwrap().starts_with(kind), "{path}");

@@ -78,11 +78,13 @@ impl Shown {
             limits,
             stop.clone(),
         ));
+        let (links, looks) = repmd::links::start(Arc::clone(&daemon), true).unwrap();
         let about = About {
             settings: Vec::new(),
             cluster: "test".to_owned(),
             dns: Arc::default(),
             dns_zones: Vec::new(),
+            links,
         };
         let shows = admin::start(admin_socket, None, Arc::clone(&daemon), about).unwrap();
         let keeping = stop.clone();
@@ -94,7 +96,7 @@ impl Shown {
                 kept.await.unwrap();
             });
         });
-        Self { store, link, port, admin, stop, threads: vec![shows, serves] }
+        Self { store, link, port, admin, stop, threads: vec![shows, looks, serves] }
     }
 
     /// Registers a node with another daemon, for one lease.

@@ -96,9 +96,19 @@ fn every_path_is_documented_and_every_documented_one_answers_as_described() {
 fn every_kind_of_event_is_documented() {
     let api: Value = serde_json::from_str(&document("openapi.json")).unwrap();
     let text = api["paths"]["/api/v1/events"]["get"]["description"].as_str().unwrap();
-    for kind in
-        ["registered", "released", "expired", "refused", "conflict", "store_lost", "store_back", "missed"]
-    {
+    for kind in [
+        "registered",
+        "released",
+        "expired",
+        "refused",
+        "conflict",
+        "store_lost",
+        "store_back",
+        "link_lost",
+        "link_back",
+        "mesh_partial",
+        "missed",
+    ] {
         assert!(text.contains(&format!("`{kind}`")), "{kind}");
     }
 }

@@ -33,7 +33,7 @@ fn with_a_token_only_its_bearer_sees_the_cluster() {
         assert_eq!(get(admin, path, &[]).status, 401, "{path}");
         assert_ne!(get(admin, path, &[("Authorization", &bearer)]).status, 401, "{path}");
     }
-    for path in ["/livez", "/readyz", "/", "/app.js", "/style.css"] {
+    for path in ["/livez", "/readyz", "/", "/app.js", "/links.js", "/style.css"] {
         assert_eq!(get(admin, path, &[]).status, 200, "{path}");
     }
 }

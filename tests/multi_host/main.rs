@@ -11,6 +11,7 @@ mod dns;
 mod families;
 mod identity;
 mod lab;
+mod links;
 mod names;
 mod partitions;
 mod rabbitmq;

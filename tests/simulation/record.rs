@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use repmd_backend_api::{
-    BackendError, Change, Claim, Found, Instance, Lease, LeaseToken, RegistryBackend, Renewal, Scope, Search,
-    Seen,
+    BackendError, Change, Claim, Found, Instance, Lease, LeaseToken, Note, RegistryBackend, Renewal, Scope,
+    Search, Seen,
 };
 use repmd_history::{Answer, Bounds, Call, History, Moment, NodeName, Outcome, Span, Told, Trouble, Verb};
 use tokio::time::Instant;
@@ -209,6 +209,14 @@ impl RegistryBackend for Recorded {
 
     async fn daemons(&self, scope: &Scope) -> Result<Seen<Arc<Instance>>, BackendError> {
         self.inner.daemons(scope).await
+    }
+
+    async fn leave_note(&self, instance: &Instance, note: &[u8]) -> Result<(), BackendError> {
+        self.inner.leave_note(instance, note).await
+    }
+
+    async fn notes(&self) -> Result<Seen<Note>, BackendError> {
+        self.inner.notes().await
     }
 
     fn watch(&self) -> BoxStream<'static, Change> {

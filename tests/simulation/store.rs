@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use repmd_backend_api::{
-    AliveName, BackendError, Change, Claim, Found, HostId, Instance, InstanceId, Lease, Registration,
+    AliveName, BackendError, Change, Claim, Found, HostId, Instance, InstanceId, Lease, Note, Registration,
     RegistryBackend, Renewal, Scope, Search, Seen,
 };
 use repmd_backend_memory::Memory;
@@ -285,6 +285,14 @@ impl RegistryBackend for View {
             );
         }
         Ok(readable)
+    }
+
+    async fn leave_note(&self, instance: &Instance, note: &[u8]) -> Result<(), BackendError> {
+        self.store.memory.leave_note(instance, note).await
+    }
+
+    async fn notes(&self) -> Result<Seen<Note>, BackendError> {
+        self.store.memory.notes().await
     }
 
     fn watch(&self) -> BoxStream<'static, Change> {

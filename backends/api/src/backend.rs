@@ -97,6 +97,23 @@ pub trait RegistryBackend: fmt::Debug + Send + Sync + 'static {
     /// As [`RegistryBackend::find`].
     async fn daemons(&self, scope: &Scope) -> Result<Seen<Arc<Instance>>, BackendError>;
 
+    /// Leaves a note of `instance` for all daemons of the cluster, in the place of its last one. It lasts for
+    /// [`liveness`] unless another one follows, and only as long as the daemon counts as alive. What is in it is
+    /// the daemons' affair; [`NOTE_BYTES_MAX`] bytes at most.
+    ///
+    /// Leaving one does not make a daemon count as alive. Idempotent.
+    ///
+    /// # Errors
+    /// When the store could not be told; the last note then stands for its time.
+    async fn leave_note(&self, instance: &Instance, note: &[u8]) -> Result<(), BackendError>;
+
+    /// The notes of the daemons that count as alive, in no order. A store may hold anything: what is longer than a
+    /// note may be is unreadable.
+    ///
+    /// # Errors
+    /// As [`RegistryBackend::find`].
+    async fn notes(&self) -> Result<Seen<Note>, BackendError>;
+
     /// What changes from now on, as a speed-up: no decision may depend on a change arriving. Ends when
     /// the backend cannot watch any longer; renewals are no changes.
     fn watch(&self) -> BoxStream<'static, Change>;
@@ -113,6 +130,18 @@ pub trait RegistryBackend: fmt::Debug + Send + Sync + 'static {
 #[must_use]
 pub fn liveness(lease_ttl: Duration) -> Duration {
     lease_ttl * 2 / 3
+}
+
+/// The most bytes of a note.
+pub const NOTE_BYTES_MAX: usize = 256 << 10;
+
+/// What a daemon tells all others, see [`RegistryBackend::leave_note`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// The run of the daemon that left it.
+    pub instance: InstanceId,
+    /// What it says.
+    pub text: Box<[u8]>,
 }
 
 /// Where to look.

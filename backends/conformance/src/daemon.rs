@@ -141,6 +141,19 @@ impl Daemon {
         daemons
     }
 
+    pub(crate) async fn leave_note(&self, note: &[u8]) {
+        self.backend.leave_note(&self.instance, note).await.unwrap();
+    }
+
+    /// All notes, by the run of the daemon that left them.
+    pub(crate) async fn notes(&self) -> Vec<(InstanceId, Vec<u8>)> {
+        let Seen { items: notes, unreadable, examples } = self.backend.notes().await.unwrap();
+        assert_eq!(unreadable, 0, "{examples:?}");
+        let mut notes: Vec<_> = notes.into_iter().map(|note| (note.instance, note.text.into_vec())).collect();
+        notes.sort();
+        notes
+    }
+
     pub(crate) fn scope(&self) -> Scope {
         Scope::Host(self.instance.host.clone())
     }

@@ -65,6 +65,7 @@ macro_rules! backend_conformance {
             a_holder_that_fell_silent_loses_its_name_before_its_lease_is_over
             a_daemon_that_renews_nothing_stays_alive_by_renewing
             a_daemon_that_fell_silent_is_not_listed
+            a_note_that_is_not_left_again_runs_out
         );
     };
     (without leases: $fresh:path) => {
@@ -123,6 +124,13 @@ macro_rules! backend_conformance {
             a_daemon_that_is_refused_is_listed
             daemons_are_listed_within_their_scope
             a_retired_daemon_is_not_listed_and_its_names_stay
+        );
+        $crate::__conformance_module!($fresh, LASTING, notes:
+            a_note_is_read_by_all_as_it_was_left
+            the_last_note_of_a_daemon_stands
+            a_note_makes_nobody_count_as_alive
+            a_retired_daemon_has_no_note
+            a_note_may_be_long
         );
         $crate::__conformance_module!($fresh, LASTING, dropping:
             a_registration_that_was_dropped_can_be_made_again

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use repmd_backend_api::{
-    AliveName, BackendError, Change, Claim, Creation, Found, HostId, Instance, Lease, Registration,
+    AliveName, BackendError, Change, Claim, Creation, Found, HostId, Instance, Lease, Note, Registration,
     RegistryBackend, Renewal, Scope, Search, Seen,
 };
 use repmd_backend_conformance::{SHORT, cases, run};
@@ -152,6 +152,18 @@ caught! {
         daemons::a_retired_daemon_is_not_listed_and_its_names_stay;
     a_silent_daemon_that_stays: DaemonsNeverFallSilent in
         expiry::a_daemon_that_fell_silent_is_not_listed;
+    a_note_that_is_cut: NotesEndWithANul in
+        notes::a_note_is_read_by_all_as_it_was_left;
+    a_first_note_that_stays: FirstNotesStay in
+        notes::the_last_note_of_a_daemon_stands;
+    a_note_that_announces_its_daemon: NotesAnnounceTheirDaemon in
+        notes::a_note_makes_nobody_count_as_alive;
+    a_note_that_outlives_its_daemon: NotesOutliveTheirDaemon in
+        notes::a_retired_daemon_has_no_note;
+    a_short_note: NotesAreShort in
+        notes::a_note_may_be_long;
+    a_note_for_ever: NotesOutliveTheirDaemon in
+        expiry::a_note_that_is_not_left_again_runs_out;
     a_silent_holder_that_lives_as_long_as_its_leases: HoldersOutliveTheirLiveness in
         expiry::a_holder_that_fell_silent_loses_its_name_before_its_lease_is_over;
     a_registration_that_never_runs_out: RegistrationsNeverRunOut in
@@ -220,6 +232,11 @@ enum Defect {
     RegistrationsRunOutEarly,
     LeftIsAlwaysTheTtl,
     WatchMistakesReleases,
+    NotesEndWithANul,
+    FirstNotesStay,
+    NotesAnnounceTheirDaemon,
+    NotesOutliveTheirDaemon,
+    NotesAreShort,
 }
 
 /// The reference registry with one defect.
@@ -236,6 +253,7 @@ struct Passed {
     leases: Vec<Lease>,
     released: Vec<Lease>,
     daemons: Vec<Arc<Instance>>,
+    notes: Vec<Note>,
     /// Whether a call is under way, or was dropped.
     is_busy: bool,
 }
@@ -539,6 +557,32 @@ impl RegistryBackend for Broken {
             Defect::DaemonsIgnoreTheScope => self.memory.daemons(&Scope::Cluster).await,
             Defect::DaemonsNeverFallSilent => Ok(self.seen().daemons.clone().into()),
             _ => self.memory.daemons(scope).await,
+        }
+    }
+
+    async fn leave_note(&self, instance: &Instance, note: &[u8]) -> Result<(), BackendError> {
+        let text = match self.defect {
+            Defect::NotesEndWithANul => note.split(|byte| *byte == 0).next().unwrap_or_default(),
+            Defect::NotesAreShort => &note[..note.len().min(1000)],
+            _ => note,
+        };
+        let is_first = !self.seen().notes.iter().any(|note| note.instance == instance.id);
+        if is_first {
+            self.seen().notes.push(Note { instance: instance.id, text: text.into() });
+        }
+        if self.defect == Defect::NotesAnnounceTheirDaemon {
+            self.memory.renew(&Arc::new(instance.clone()), &[]).await?;
+        }
+        match self.defect {
+            Defect::FirstNotesStay if !is_first => Ok(()),
+            _ => self.memory.leave_note(instance, text).await,
+        }
+    }
+
+    async fn notes(&self) -> Result<Seen<Note>, BackendError> {
+        match self.defect {
+            Defect::NotesOutliveTheirDaemon => Ok(self.seen().notes.clone().into()),
+            _ => self.memory.notes().await,
         }
     }
 

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use repmd_backend_api::{
-    AliveName, BackendError, Change, Claim, Creation, Creations, Found, HostId, Instance, Lease,
+    AliveName, BackendError, Change, Claim, Creation, Creations, Found, HostId, Instance, Lease, Note,
     Registration, RegistryBackend, Renewal, Scope, Search, Seen, liveness,
 };
 use repmd_backend_conformance::{Fixture, backend_conformance};
@@ -27,6 +27,7 @@ struct Rows {
     /// Oldest first.
     held: Vec<(Lease, Instant)>,
     daemons: Vec<(Arc<Instance>, Instant)>,
+    notes: Vec<(Note, Instant)>,
     creations: Creations<(HostId, AliveName)>,
 }
 
@@ -51,6 +52,7 @@ impl Shelf {
             rows.creations.spend(&key(&lease.registration), lease.creation());
         }
         rows.daemons.retain(|(_, until)| now < *until);
+        rows.notes.retain(|(_, until)| now < *until);
         rows
     }
 
@@ -163,7 +165,9 @@ impl RegistryBackend for Shelf {
     }
 
     async fn retire(&self, instance: &Instance) -> Result<(), BackendError> {
-        self.step().daemons.retain(|(daemon, _)| daemon.id != instance.id);
+        let mut rows = self.step();
+        rows.daemons.retain(|(daemon, _)| daemon.id != instance.id);
+        rows.notes.retain(|(note, _)| note.instance != instance.id);
         Ok(())
     }
 
@@ -185,6 +189,21 @@ impl RegistryBackend for Shelf {
         let rows = self.step();
         let daemons = rows.daemons.iter().map(|(instance, _)| instance);
         Ok(daemons.filter(|instance| scope.covers(instance)).cloned().collect::<Vec<_>>().into())
+    }
+
+    async fn leave_note(&self, instance: &Instance, note: &[u8]) -> Result<(), BackendError> {
+        let mut rows = self.step();
+        rows.notes.retain(|(note, _)| note.instance != instance.id);
+        let until = Instant::now() + liveness(self.lease_ttl);
+        rows.notes.push((Note { instance: instance.id, text: note.into() }, until));
+        Ok(())
+    }
+
+    async fn notes(&self) -> Result<Seen<Note>, BackendError> {
+        let rows = self.step();
+        let lives = |note: &Note| rows.daemons.iter().any(|(daemon, _)| daemon.id == note.instance);
+        let notes = rows.notes.iter().map(|(note, _)| note).filter(|note| lives(note));
+        Ok(notes.cloned().collect::<Vec<_>>().into())
     }
 
     fn watch(&self) -> BoxStream<'static, Change> {

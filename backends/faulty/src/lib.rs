@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use repmd_backend_api::{
-    BackendError, Change, Claim, Found, Instance, Lease, RegistryBackend, Renewal, Scope, Search, Seen,
+    BackendError, Change, Claim, Found, Instance, Lease, Note, RegistryBackend, Renewal, Scope, Search, Seen,
 };
 use tokio::time::{Instant, sleep};
 
@@ -104,6 +104,14 @@ impl RegistryBackend for Faulty {
 
     async fn daemons(&self, scope: &Scope) -> Result<Seen<Arc<Instance>>, BackendError> {
         self.over_the_link(self.inner.daemons(scope)).await
+    }
+
+    async fn leave_note(&self, instance: &Instance, note: &[u8]) -> Result<(), BackendError> {
+        self.over_the_link(self.inner.leave_note(instance, note)).await
+    }
+
+    async fn notes(&self) -> Result<Seen<Note>, BackendError> {
+        self.over_the_link(self.inner.notes()).await
     }
 
     /// Changes pass while the link is up; once it is up again, [`Change::Missed`] comes first.

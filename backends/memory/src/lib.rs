@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream};
 use repmd_backend_api::{
     AliveName, BackendError, Change, Claim, Creation, Creations, Found, HostId, Instance, InstanceId, Lease,
-    LeaseToken, Registration, RegistryBackend, Renewal, Scope, Search, Seen, liveness,
+    LeaseToken, Note, Registration, RegistryBackend, Renewal, Scope, Search, Seen, liveness,
 };
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -50,6 +50,8 @@ struct Registry {
     creations: Creations<(HostId, AliveName)>,
     /// The daemons that have registered or renewed, and until when they count as alive.
     daemons: BTreeMap<InstanceId, (Arc<Instance>, Option<Duration>)>,
+    /// The notes of daemons, and until when they last.
+    notes: BTreeMap<InstanceId, (Box<[u8]>, Option<Duration>)>,
     /// Counts registrations, for their order.
     registrations: u64,
 }
@@ -96,6 +98,7 @@ impl Memory {
             self.tell(Change::Expired(name, host));
         }
         registry.daemons.retain(|_, (_, until)| until.is_none_or(|until| now < until));
+        registry.notes.retain(|_, (_, until)| until.is_none_or(|until| now < until));
         (registry, now)
     }
 
@@ -276,7 +279,9 @@ impl RegistryBackend for Memory {
     }
 
     async fn retire(&self, instance: &Instance) -> Result<(), BackendError> {
-        self.current().0.daemons.remove(&instance.id);
+        let (mut registry, _) = self.current();
+        registry.daemons.remove(&instance.id);
+        registry.notes.remove(&instance.id);
         Ok(())
     }
 
@@ -306,6 +311,20 @@ impl RegistryBackend for Memory {
         let (registry, _) = self.current();
         let daemons = registry.daemons.values().map(|(instance, _)| instance);
         Ok(daemons.filter(|instance| scope.covers(instance)).cloned().collect::<Vec<_>>().into())
+    }
+
+    async fn leave_note(&self, instance: &Instance, note: &[u8]) -> Result<(), BackendError> {
+        let (mut registry, now) = self.current();
+        let until = self.alive_until(now);
+        registry.notes.insert(instance.id, (note.into(), until));
+        Ok(())
+    }
+
+    async fn notes(&self) -> Result<Seen<Note>, BackendError> {
+        let (registry, _) = self.current();
+        let living = registry.notes.iter().filter(|(id, _)| registry.daemons.contains_key(id));
+        let notes = living.map(|(id, (text, _))| Note { instance: *id, text: text.clone() });
+        Ok(notes.collect::<Vec<_>>().into())
     }
 
     fn watch(&self) -> BoxStream<'static, Change> {

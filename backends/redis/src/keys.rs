@@ -33,6 +33,11 @@ impl Keys {
         format!("{}instance:{id}", self.prefix)
     }
 
+    /// Where the note of a daemon is.
+    pub(crate) fn note(&self, id: &str) -> String {
+        format!("{}note:{id}", self.prefix)
+    }
+
     /// All hosts.
     pub(crate) fn hosts(&self) -> String {
         format!("{}hosts", self.prefix)

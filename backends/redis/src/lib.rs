@@ -44,7 +44,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use redis::{Script, ScriptInvocation};
 use repmd_backend_api::{
     AliveName, BackendError, Change, Claim, Creation, Found, HostId, Instance, Lease, NameError, NodeName,
-    Registration, RegistryBackend, Renewal, Scope, Search, Seen, liveness,
+    Note, Registration, RegistryBackend, Renewal, Scope, Search, Seen, liveness,
 };
 
 use connection::{Connection, Lane};
@@ -77,6 +77,8 @@ struct Scripts {
     names: Script,
     read: Script,
     daemons: Script,
+    note: Script,
+    notes: Script,
 }
 
 /// An entry that was found: what it is called within its key, its value, and the milliseconds left to it.
@@ -200,6 +202,8 @@ impl Scripts {
             names: script(include_str!("scripts/names.lua")),
             read: script(include_str!("scripts/read.lua")),
             daemons: script(include_str!("scripts/daemons.lua")),
+            note: script(include_str!("scripts/note.lua")),
+            notes: script(include_str!("scripts/notes.lua")),
         }
     }
 }
@@ -331,6 +335,31 @@ impl RegistryBackend for Redis {
             seen.add(|| self.keys.instance(&String::from_utf8_lossy(&entry.0)), read_daemon(entry));
         }
         seen.items.retain(|instance| scope.covers(instance));
+        Ok(seen)
+    }
+
+    async fn leave_note(&self, instance: &Instance, note: &[u8]) -> Result<(), BackendError> {
+        let mut script = self.start(&self.scripts.note);
+        script.arg(instance.id.to_string()).arg(note).arg(millis(liveness(self.settings.lease_ttl)));
+        let left = self.connection.run(Lane::Bulk, &script).await;
+        left.map_err(|failure| failure.when(|| format!("leave the note of {}", instance.name)))
+    }
+
+    async fn notes(&self) -> Result<Seen<Note>, BackendError> {
+        let script = self.start(&self.scripts.notes);
+        let (notes, problems): (Vec<(Vec<u8>, Vec<u8>)>, Vec<Problem>) = self
+            .connection
+            .run(Lane::Bulk, &script)
+            .await
+            .map_err(|failure| failure.when(|| "read notes".to_owned()))?;
+        let mut seen = Seen::default();
+        note(&mut seen, &problems);
+        for (id, text) in notes {
+            let at = || self.keys.note(&String::from_utf8_lossy(&id));
+            let instance = std::str::from_utf8(&id).map_err(|_| Unreadable::Version);
+            let instance = instance.and_then(record::decode_id);
+            seen.add(at, instance.map(|instance| Note { instance, text: text.into() }));
+        }
         Ok(seen)
     }
 

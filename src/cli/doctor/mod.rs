@@ -8,11 +8,9 @@
 //! | `dns` | the daemon's DNS, and whether this machine's resolver comes to it |
 //! | `store` | the shared registry's store |
 //! | `target` | a node that is to be reached: its host, its daemon, its name |
-//! | `handshake` | the node itself |
 
 mod dns;
 mod finding;
-mod handshake;
 mod name;
 mod own;
 mod store;

@@ -10,10 +10,10 @@ use super::finding::{
     HOST_ELSEWHERE, HOST_IS_LOOPBACK, HOST_NOT_SHARED, HOST_UNREACHABLE, HOST_UNRESOLVABLE, Kind,
     NAME_DIFFERS, NAME_ELSEWHERE, NAME_FORM, NAME_NOT_SHARED, NAME_UNKNOWN, NODE_REFUSES, REGISTRY_DISAGREES,
 };
-use super::handshake::{Met, meet};
 use super::{CONNECT_TIME, Doctor, ask, strings};
 use crate::cli::api::in_path;
 use crate::cli::client::AskError;
+use crate::handshake::{Met, STEP_TIME, meet};
 use crate::printable::in_words;
 use crate::protocol::{PortReply, Request, decode_port_reply, decode_whereabouts};
 
@@ -211,11 +211,11 @@ impl Doctor<'_> {
             }
         };
         let wanted = format!("{name}@{host}");
-        match meet(stream) {
-            Met::Node(met) if met == wanted => {
+        match meet(stream, STEP_TIME) {
+            Met::Node { name: met, .. } if met == wanted => {
                 self.report.fine(format!("{met} answers at {place}, up to where cookies are compared"));
             }
-            Met::Node(met) => {
+            Met::Node { name: met, .. } => {
                 let (kind, saw) = match met.rsplit_once('@') {
                     Some((alive, met_host)) if alive == name && are_forms_of_one(met_host, host) => {
                         (NAME_FORM, format!("the node calls itself {met}, and {wanted} was asked for"))

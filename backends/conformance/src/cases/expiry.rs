@@ -165,6 +165,23 @@ pub async fn a_daemon_that_fell_silent_is_not_listed(fixture: impl Fixture) {
     assert_eq!(other.daemons(&daemon.scope()).await, []);
 }
 
+pub async fn a_note_that_is_not_left_again_runs_out(fixture: impl Fixture) {
+    let (daemon, other) = (Daemon::of(&fixture, "db-1").await, Daemon::of(&fixture, "db-2").await);
+    let step = liveness(ttl(&daemon)) * 3 / 5;
+    let (kept, left) = in_time(ttl(&daemon), async || {
+        daemon.renew(&[]).await;
+        daemon.leave_note(b"one").await;
+        fixture.pass(step).await;
+        daemon.renew(&[]).await;
+        let kept = other.notes().await;
+        fixture.pass(step).await;
+        (kept, other.notes().await)
+    })
+    .await;
+    assert_eq!(kept, [(daemon.instance.id, b"one".to_vec())]);
+    assert_eq!(left, []);
+}
+
 fn ttl(daemon: &Daemon) -> Duration {
     daemon.backend.lease_ttl().expect("a registry with leases has a TTL")
 }

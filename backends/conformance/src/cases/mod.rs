@@ -7,6 +7,7 @@ pub mod dropping;
 pub mod expiry;
 pub mod finding;
 pub mod listing;
+pub mod notes;
 pub mod registering;
 pub mod releasing;
 pub mod renewing;

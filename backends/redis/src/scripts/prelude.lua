@@ -5,6 +5,7 @@
 --
 --   node:HOST/NAME      a registration; expires with its lease
 --   instance:ID         a daemon; expires when it no longer counts as alive
+--   note:ID             what a daemon tells all others; expires unless it is written again
 --   creation:HOST       the last creation that was given out on a host
 --   names:HOST          sorted sets, scored by the time in ms at which the member may be forgotten:
 --   holders:NAME        the names of a host, the hosts of a name, the hosts that answer to an alias,

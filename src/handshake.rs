@@ -30,14 +30,22 @@ const FLAGS: u64 = 0x4 // EXTENDED_REFERENCES
     | 0x200_0000 // UNLINK_ID
     | 0x4_0000_0000; // V4_NC
 
+/// That a node is known to all others (`dist.hrl`).
+const PUBLISHED: u64 = 0x1;
+
 /// How long a node may take for a step; it allows its peers 7 s itself.
-const STEP_TIME: Duration = Duration::from_secs(7);
+pub(crate) const STEP_TIME: Duration = Duration::from_secs(7);
 
 /// What the other side showed itself to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Met {
-    /// A node, and its full name.
-    Node(String),
+pub(crate) enum Met {
+    /// A node.
+    Node {
+        /// Its full name.
+        name: String,
+        /// Whether it is an ordinary node, which others make known to each other; a hidden one is not.
+        is_published: bool,
+    },
     /// A node that does not want this connection, by the word that it said.
     Unwilling(String),
     /// Something that speaks TLS.
@@ -48,18 +56,18 @@ pub(super) enum Met {
     Other(Vec<u8>),
 }
 
-/// Starts the handshake on a new connection, and hangs up.
-pub(super) fn meet(mut stream: TcpStream) -> Met {
-    match start(&mut stream) {
+/// Starts the handshake on a new connection, and hangs up. Waits so long for each step.
+pub(crate) fn meet(mut stream: TcpStream, step_time: Duration) -> Met {
+    match start(&mut stream, step_time) {
         Ok(met) => met,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Met::Nothing("it says nothing".to_owned()),
         Err(error) => Met::Nothing(format!("it hangs up ({})", in_words(&error))),
     }
 }
 
-fn start(stream: &mut TcpStream) -> io::Result<Met> {
-    stream.set_read_timeout(Some(STEP_TIME))?;
-    stream.set_write_timeout(Some(STEP_TIME))?;
+fn start(stream: &mut TcpStream, step_time: Duration) -> io::Result<Met> {
+    stream.set_read_timeout(Some(step_time))?;
+    stream.set_write_timeout(Some(step_time))?;
     stream.write_all(&send_name())?;
     let status = match read_message(stream)? {
         Ok(status) => status,
@@ -71,7 +79,7 @@ fn start(stream: &mut TcpStream) -> io::Result<Met> {
         unwilling => return Ok(Met::Unwilling(unwilling.to_owned())),
     }
     Ok(match read_message(stream)? {
-        Ok(challenge) => challenger(&challenge).map_or(Met::Other(challenge), Met::Node),
+        Ok(challenge) => challenger(&challenge).unwrap_or(Met::Other(challenge)),
         Err(alien) => alien,
     })
 }
@@ -107,19 +115,24 @@ fn read_message(stream: &mut TcpStream) -> io::Result<Result<Vec<u8>, Met>> {
     Ok(Ok(message))
 }
 
-/// The name in a challenge: `'N' Flags:8 Challenge:4 Creation:4 NameLength:2 Name`, or the older
+/// Who sent a challenge: `'N' Flags:8 Challenge:4 Creation:4 NameLength:2 Name`, or the older
 /// `'n' Version:2 Flags:4 Challenge:4 Name`.
-fn challenger(challenge: &[u8]) -> Option<String> {
-    let name = match challenge.first()? {
+fn challenger(challenge: &[u8]) -> Option<Met> {
+    let (flags, name) = match challenge.first()? {
         b'N' => {
             let (length, rest) = challenge.get(17..)?.split_first_chunk::<2>()?;
-            rest.get(..usize::from(u16::from_be_bytes(*length)))?
+            let flags = u64::from_be_bytes(*challenge.get(1..)?.first_chunk()?);
+            (flags, rest.get(..usize::from(u16::from_be_bytes(*length)))?)
         }
-        b'n' => challenge.get(11..)?,
+        b'n' => {
+            let flags = u32::from_be_bytes(*challenge.get(3..)?.first_chunk()?);
+            (flags.into(), challenge.get(11..)?)
+        }
         _ => return None,
     };
     let name = std::str::from_utf8(name).ok()?;
-    name.contains('@').then(|| name.to_owned())
+    let node = || Met::Node { name: name.to_owned(), is_published: flags & PUBLISHED != 0 };
+    name.contains('@').then(node)
 }
 
 #[cfg(test)]
@@ -127,14 +140,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_in_a_challenge_is_found_in_both_formats() {
-        let new = [b"N".as_slice(), &[0; 8], &[1; 4], &[2; 4], &[0, 3], b"a@b"].concat();
-        let old = [b"n".as_slice(), &[0, 5], &[0; 4], &[1; 4], b"a@b"].concat();
-        for challenge in [&new, &old] {
-            assert_eq!(challenger(challenge).as_deref(), Some("a@b"));
-        }
-        for cut in 0..new.len() {
-            assert_eq!(challenger(&new[..cut]), None, "cut after {cut} bytes");
+    fn the_name_in_a_challenge_is_found_in_both_formats_and_whether_the_node_is_hidden() {
+        for is_published in [false, true] {
+            let flags = [FLAGS as u32 | u32::from(is_published)].map(u32::to_be_bytes).concat();
+            let new = [b"N\0\0\0\0".as_slice(), &flags, &[1; 4], &[2; 4], &[0, 3], b"a@b"].concat();
+            let old = [b"n".as_slice(), &[0, 5], &flags, &[1; 4], b"a@b"].concat();
+            for challenge in [&new, &old] {
+                assert_eq!(challenger(challenge), Some(Met::Node { name: "a@b".to_owned(), is_published }));
+            }
+            for cut in 0..new.len() {
+                assert_eq!(challenger(&new[..cut]), None, "cut after {cut} bytes");
+            }
         }
     }
 

@@ -1,0 +1,147 @@
+//! Which nodes are connected with each other, as daemons see it from outside: no wrong link, none left out, and a link
+//! that is cut or comes back is seen within seconds.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use repmd_test_support::{Daemon, ErlangNode, wait_until};
+use serde_json::Value;
+
+use crate::lab::{Epmd, Lab, Machine, dns};
+use crate::{SOON, ping};
+
+/// How soon whatever changes is seen.
+const SEEN_WITHIN: Duration = Duration::from_secs(10);
+
+/// What a busy machine may add.
+const SLACK: Duration = Duration::from_secs(2);
+
+/// A node meets those that it is told to meet, and no others.
+const ALONE: [&str; 5] = ["-connect_all", "false", "-kernel", "prevent_overlapping_partitions", "false"];
+
+type Pairs = BTreeSet<(String, String)>;
+
+fn pair(one: &str, other: &str) -> (String, String) {
+    (one.min(other).to_owned(), one.max(other).to_owned())
+}
+
+fn pairs<'a>(list: &'a Value, key: &str, [one, other]: [&'a str; 2]) -> Pairs {
+    let pairs = list[key].as_array().unwrap().iter();
+    // A link whose dialler is not known is none that is wanted here.
+    pairs.map(|it| pair(it[one].as_str().unwrap_or("?"), it[other].as_str().unwrap())).collect()
+}
+
+fn links(machine: &Machine) -> Value {
+    serde_json::from_str(&machine.shown("/api/v1/links")).unwrap()
+}
+
+fn linked(list: &Value) -> Pairs {
+    pairs(list, "links", ["from", "to"])
+}
+
+fn missing(list: &Value) -> Pairs {
+    pairs(list, "missing", ["node", "peer"])
+}
+
+/// Waits until each machine shows just these links and missing ones.
+fn wait_for_links(machines: &[Machine; 3], wanted: &Pairs, wanted_missing: &Pairs, within: Duration) {
+    let started = Instant::now();
+    for machine in machines {
+        let mut last = Value::Null;
+        let shows_it = || {
+            last = links(machine);
+            linked(&last) == *wanted && missing(&last) == *wanted_missing
+        };
+        let left = within.saturating_sub(started.elapsed()).max(Duration::from_millis(100));
+        let mut shows_it = shows_it;
+        let until = Instant::now() + left;
+        while !shows_it() {
+            assert!(Instant::now() < until, "{} shows {last:#}, not {wanted:?}", machine.host);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+#[test]
+fn every_link_of_three_hosts_is_shown_and_a_cut_one_is_missed_until_it_is_back() {
+    let (_lab, machines) = Lab::new::<3>();
+    let _daemons: [Daemon; 3] = machines.each_ref().map(|machine| machine.serve(Epmd::Repmd, &[]));
+    let [a, b, c] = &machines;
+    let dns = dns(&[a, b, c]);
+    let mut nodes: Vec<(String, ErlangNode)> = Vec::new();
+    for name in ["n1", "n2", "n3"] {
+        for machine in &machines {
+            let node = format!("{name}@{}", machine.host);
+            nodes.push((node.clone(), machine.node(&node, &dns, &ALONE)));
+        }
+    }
+    let mut hidden = a.node("shadow@a", &dns, &[&ALONE[..], &["-hidden"]].concat());
+    for machine in &machines {
+        nodes.iter().for_each(|(name, _)| drop(machine.wait_for(name)));
+    }
+    let mut wanted = Pairs::new();
+    for at in 0..nodes.len() {
+        let (before, rest) = nodes.split_at_mut(at);
+        let (name, node) = &mut rest[0];
+        // Not all in one direction: who is first registered does not always dial.
+        for (other, other_node) in before {
+            let answer =
+                if (name.len() + at).is_multiple_of(2) { ping(node, other) } else { ping(other_node, name) };
+            assert_eq!(answer, "pong", "{name} and {other}");
+            wanted.insert(pair(name, other));
+        }
+    }
+    for other in ["n1@b", "n1@a"] {
+        assert_eq!(ping(&mut hidden, other), "pong");
+        wanted.insert(pair("shadow@a", other));
+    }
+    assert_eq!(wanted.len(), 9 * 8 / 2 + 2);
+    wait_for_links(&machines, &wanted, &Pairs::new(), SOON);
+    for machine in &machines {
+        let hidden = |list: &Value| -> Vec<String> {
+            let nodes = list["nodes"].as_array().unwrap().iter().filter(|node| node["is_hidden"] == true);
+            nodes.map(|node| node["node"].as_str().unwrap().to_owned()).collect()
+        };
+        wait_until("the hidden node is known", SOON, || hidden(&links(machine)) == ["shadow@a"]);
+        let list = links(machine);
+        let all = list["links"].as_array().unwrap();
+        assert_eq!((all.len(), &list["source"]), (wanted.len(), &Value::from("netlink")));
+        for link in all {
+            assert_eq!(link["seen_by"], serde_json::json!(["from", "to"]), "{link}");
+            assert!(link["is_one_ended"] == false && 0 < link["rtt_us"].as_u64().unwrap(), "{link}");
+        }
+        let of_type = |wanted: &str| {
+            let nodes = list["nodes"].as_array().unwrap().iter();
+            nodes.filter(|node| node["type"] == wanted && node["unseen"].is_null()).count()
+        };
+        // It registers as others do, and says what it is when it is asked.
+        assert_eq!((of_type("normal"), of_type("hidden")), (10, 0));
+    }
+
+    let cut = pair("n1@a", "n1@b");
+    let without: Pairs = wanted.iter().filter(|pair| **pair != cut).cloned().collect();
+    let started = Instant::now();
+    assert_eq!(nodes[0].1.eval("erlang:disconnect_node('n1@b')"), "true");
+    wait_for_links(&machines, &without, &[cut.clone()].into(), SEEN_WITHIN + SLACK);
+    eprintln!("a cut link was missed by all after {:?}", started.elapsed());
+    let tells = |kind: &str| {
+        let status: Value = serde_json::from_str(&a.shown("/api/v1/status")).unwrap();
+        let trouble = &status["last_trouble"];
+        trouble["event"] == kind && trouble["node"] == cut.0.as_str() && trouble["peer"] == cut.1.as_str()
+    };
+    wait_until("the mesh is said to be partial", SOON, || tells("mesh_partial"));
+    eprintln!("it was told after {:?}", started.elapsed());
+    let metrics = a.shown("/metrics");
+    assert!(metrics.contains("repmd_links_missing{host=\"b\"} 1"), "{metrics}");
+    assert!(metrics.contains("repmd_links_missing{host=\"c\"} 0"), "{metrics}");
+
+    let started = Instant::now();
+    assert_eq!(ping(&mut nodes[0].1, "n1@b"), "pong");
+    wait_for_links(&machines, &wanted, &Pairs::new(), SEEN_WITHIN + SLACK);
+    eprintln!("it was back for all after {:?}", started.elapsed());
+    // A node that goes is not missed.
+    drop(nodes.pop());
+    let gone = |(one, other): &&(String, String)| one != "n3@c" && other != "n3@c";
+    let rest: Pairs = wanted.iter().filter(gone).cloned().collect();
+    wait_for_links(&machines, &rest, &Pairs::new(), SEEN_WITHIN + SLACK);
+}
