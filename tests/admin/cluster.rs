@@ -242,7 +242,10 @@ fn a_conflict_is_told_and_shown_with_the_other_holder() {
     let list = json(shown.admin, "/api/v1/nodes");
     let daemons: Vec<_> = list["nodes"].as_array().unwrap().iter().map(|node| &node["daemon"]).collect();
     assert_eq!(daemons, ["here:4369", "here:5000"]);
-    assert!(get(shown.admin, "/readyz", &[]).body.contains("rabbit@here is also held by here:5000"));
+    // Told once the round is over in which it was found.
+    wait_until("it is a reason not to be ready", SOON, || {
+        get(shown.admin, "/readyz", &[]).body.contains("rabbit@here is also held by here:5000")
+    });
 }
 
 #[test]
