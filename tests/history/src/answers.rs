@@ -148,13 +148,15 @@ impl History {
     pub(crate) fn check_agreement(&self, by_node: &ByNode<'_>, broken: &mut Vec<Broken>) {
         let Some(calm) = self.calm_since else { return };
         let from = calm + self.bounds.ttl + self.bounds.interval + self.bounds.settle;
-        let all_along = Span {
-            called: from,
-            returned: self.answers.iter().map(|a| a.asked.returned).max().unwrap_or(from),
-        };
+        let of_then = |tenure: &&&Tenure| tenure.is_granted() && tenure.asked.returned < from;
+        let ends = by_node.values().flatten().filter(of_then).filter_map(|tenure| tenure.ended);
+        // The calm is over when the first node ends.
+        let end = ends.map(|ended| ended.called).filter(|ended| from <= *ended).min().unwrap_or(Moment::MAX);
         let mut said: BTreeMap<&NodeName, BTreeMap<Daemon, BTreeSet<Option<u16>>>> = BTreeMap::new();
-        for Answer { asker, asked, told } in self.answers.iter().filter(|answer| from <= answer.asked.called)
-        {
+        for Answer { asker, asked, told } in &self.answers {
+            if asked.called < from || end <= asked.returned {
+                continue;
+            }
             let Told::Port(node, port) = told else { continue };
             let tenures = by_node.get(node).map_or(&[][..], |tenures| tenures);
             let is_its_own = tenures.iter().any(|t| t.daemon == *asker && t.may_meet(*asked));
@@ -168,7 +170,7 @@ impl History {
                 .get(node)
                 .into_iter()
                 .flatten()
-                .filter(|tenure| tenure.covers(all_along))
+                .filter(|tenure| of_then(&tenure) && tenure.ended.is_none_or(|ended| end <= ended.called))
                 .map(|tenure| Some(tenure.port))
                 .collect();
             let is_true = if living.is_empty() { all == [None].into() } else { all.is_subset(&living) };

@@ -257,6 +257,11 @@ fn daemons_that_do_not_agree_in_the_end_are_shown() {
     assert_eq!(shown(&history), []);
     history.answers[5].told = Told::Port(NODE.into(), Some(2));
     assert!(shown(&history).contains(&Promise::AllAgree));
+    // The calm is over when a node ends.
+    let mut ends = history.clone();
+    ends.tenures.push(tenure(2, 9, span(0, 1), creation(12), Some(span(1170, 1170))));
+    ends.tenures[2].node = "other@c".into();
+    assert!(!shown(&ends).contains(&Promise::AllAgree));
     history.answers[5].asked = span(1160, 1161);
     assert!(!shown(&history).contains(&Promise::AllAgree));
 }
