@@ -57,7 +57,8 @@ const LOOK_SHARE: u32 = 1000;
 /// Processor time that looks may take at once: that of a minute. Whatever is more is waited for.
 const LOOKS_AT_ONCE: Duration = Duration::from_millis(60);
 
-/// What others say may take one of so many parts of the time, with the wait for it.
+/// Putting together what others say may take one of so many parts of the processor's time: 1 % of a core. What the
+/// store has to do for it is in proportion.
 const READ_SHARE: u32 = 100;
 
 /// How long a node may take to say whether it is hidden, and how often it is asked, as long as it does not.
@@ -131,7 +132,7 @@ impl Links {
         let mut spent = Duration::ZERO;
         let mut read_next = Instant::now();
         loop {
-            let started = Instant::now();
+            let (started, cpu_before) = (Instant::now(), thread_cpu());
             let own = self.own(&mut asked);
             let may_read = read_next <= started;
             if may_read && (self.is_shown || !own.is_empty()) {
@@ -141,6 +142,8 @@ impl Links {
             let report = sampler.look(&own, &elsewhere);
             let taken = thread_cpu().saturating_sub(cpu);
             self.cpu.add_many(u64::try_from(taken.as_micros()).unwrap_or(u64::MAX));
+            // That has a bound of its own, and comes with new links alone.
+            let taken = taken.saturating_sub(sampler.in_processes);
             let has_changed = self.keep_report(&report);
             self.leave_note(&report).await;
             if may_read && (self.is_shown || !own.is_empty()) {
@@ -152,7 +155,8 @@ impl Links {
                 }
             }
             if may_read {
-                read_next = started + started.elapsed().saturating_mul(READ_SHARE).min(INTERVAL_MAX);
+                let taken = thread_cpu().saturating_sub(cpu_before);
+                read_next = started + taken.saturating_mul(READ_SHARE).min(INTERVAL_MAX);
             }
             let is_unsettled = has_changed || self.lock().watch.is_unsettled();
             let pause = if is_unsettled { AGAIN.min(usual) } else { usual };

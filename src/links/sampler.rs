@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use repmd_backend_api::Registration;
 
@@ -25,6 +26,8 @@ pub(super) struct Own {
 pub(super) struct Sampler {
     samples: u64,
     processes: Processes,
+    /// How long going through processes took in the last look, for which looks are not counted.
+    pub(super) in_processes: Duration,
 }
 
 impl Sampler {
@@ -40,7 +43,7 @@ impl Sampler {
             Err(error) => (Err(crate::printable::in_words(&error)), Vec::new()),
         };
         let mut looked = Looked::new(own, &sockets, &targets);
-        self.processes.follow(&looked.inodes());
+        self.in_processes = self.processes.follow(&looked.inodes());
         looked.tell_dialler(|one, other| self.processes.are_of_one(one, other));
         looked.report(self.samples, source)
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use repmd_test_support::{Daemon, ErlangNode, wait_until};
+use repmd_test_support::{Browser, Daemon, ErlangNode, wait_until};
 use serde_json::Value;
 
 use crate::lab::{Epmd, Lab, Machine, dns};
@@ -58,6 +58,40 @@ fn wait_for_links(machines: &[Machine; 3], wanted: &Pairs, wanted_missing: &Pair
         while !shows_it() {
             assert!(Instant::now() < until, "{} shows {last:#}, not {wanted:?}", machine.host);
             std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+/// Names a folder for pictures of the page.
+const PICTURES: &str = "REPMD_TEST_PICTURES";
+
+/// Holds the page against what the API says: so many links, and one pair that is missing.
+fn look_at_the_page(links: usize) {
+    let browser = Browser::start();
+    let count = |selector: &str| {
+        let found = browser.eval(&format!("document.querySelectorAll('{selector}').length"));
+        found.as_u64().unwrap() as usize
+    };
+    for (width, is_dark) in [(1100, false), (1100, true), (390, false), (390, true)] {
+        browser.look(width, 990, is_dark);
+        browser.open("http://127.0.0.1:4370/");
+        browser.run("document.getElementById('show-links').click()", &serde_json::json!([]));
+        wait_until("the page has drawn the links", SOON, || count("#picture .link") == links + 1);
+        assert_eq!((count("#picture .missing"), count("#picture .missing.new")), (1, 0));
+        assert_eq!((count("#picture circle"), count("#picture .hidden-node rect")), (9, 1));
+        assert_eq!(
+            (count("#picture .arc"), count("#mesh-rows tr"), count("#mesh-rows .missing")),
+            (3, links + 1, 1)
+        );
+        let wide = browser.eval("document.documentElement.scrollWidth").as_u64().unwrap();
+        assert!(wide <= width.into(), "it scrolls sideways: {wide}");
+        let point = "document.querySelector('#picture .missing').dispatchEvent(new PointerEvent('pointerover', {bubbles: true}))";
+        browser.run(point, &serde_json::json!([]));
+        let tip = browser.eval("document.getElementById('mesh-tip').textContent");
+        assert_eq!(tip, "n1@a – n1@b: missing");
+        if let Some(folder) = std::env::var_os(PICTURES) {
+            let file = std::path::Path::new(&folder).join(format!("links-{width}-{is_dark}.base64"));
+            std::fs::write(file, browser.picture()).unwrap();
         }
     }
 }
@@ -131,6 +165,7 @@ fn every_link_of_three_hosts_is_shown_and_a_cut_one_is_missed_until_it_is_back()
     };
     wait_until("the mesh is said to be partial", SOON, || tells("mesh_partial"));
     eprintln!("it was told after {:?}", started.elapsed());
+    a.network.inside(|| look_at_the_page(without.len()));
     let metrics = a.shown("/metrics");
     assert!(metrics.contains("repmd_links_missing{host=\"b\"} 1"), "{metrics}");
     assert!(metrics.contains("repmd_links_missing{host=\"c\"} 0"), "{metrics}");

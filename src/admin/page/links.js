@@ -96,10 +96,10 @@ function placeNodes(nodes) {
   return { places, arcs };
 }
 
-const at = (radius, angle) => [(radius * Math.cos(angle)).toFixed(1), (radius * Math.sin(angle)).toFixed(1)];
+const at = (wide, angle, high = wide) => [(wide * Math.cos(angle)).toFixed(1), (high * Math.sin(angle)).toFixed(1)];
 
-function label(text, radius, angle, kind) {
-  const [x, y] = at(radius, angle);
+function label(text, wide, high, angle, kind) {
+  const [x, y] = at(wide, angle, high);
   const side = Math.cos(angle);
   const anchor = Math.abs(side) < 0.25 ? 'middle' : side > 0 ? 'start' : 'end';
   const short = text.length > 22 ? `${text.slice(0, 21)}…` : text;
@@ -116,13 +116,19 @@ function lineBetween(one, other, kind, says) {
 
 function drawPicture() {
   const { places, arcs } = placeNodes(links.nodes);
-  const svg = draw('svg', { viewBox: '-400 -290 800 580', role: 'img', 'aria-label': `${summary()} The same is in the table below.` });
+  const crowded = links.nodes.length > 30;
+  const nameOf = (node) => node.node.slice(0, node.node.lastIndexOf('@'));
+  const longest = (texts) => Math.min(22, Math.max(0, ...texts.map((text) => text.length)));
+  // Names of nodes are outside of the circle, and those of hosts beyond them.
+  const beyond = 240 + (crowded ? 0 : 9 * longest(links.nodes.map(nameOf)));
+  const half = Math.ceil(beyond + 10 * longest(arcs.map((arc) => arc.host)) + 8);
+  const svg = draw('svg', { viewBox: `${-half} -275 ${2 * half} 550`, role: 'img', 'aria-label': `${summary()} The same is in the table below.` });
   for (const arc of arcs) {
-    const pad = 0.09;
-    const [x1, y1] = at(222, arc.start - pad), [x2, y2] = at(222, arc.end + pad);
+    const pad = 0.05;
+    const [x1, y1] = at(200, arc.start - pad), [x2, y2] = at(200, arc.end + pad);
     const isLong = arc.end - arc.start + 2 * pad > Math.PI ? 1 : 0;
-    svg.append(draw('path', { d: `M${x1} ${y1}A222 222 0 ${isLong} 1 ${x2} ${y2}`, class: 'arc' }));
-    svg.append(label(arc.host, 262, (arc.start + arc.end) / 2, 'host-name'));
+    svg.append(draw('path', { d: `M${x1} ${y1}A200 200 0 ${isLong} 1 ${x2} ${y2}`, class: 'arc' }));
+    svg.append(label(arc.host, beyond, 256, (arc.start + arc.end) / 2, 'host-name'));
   }
   const lines = [];
   for (const link of links.links) {
@@ -136,14 +142,13 @@ function drawPicture() {
     if (one && other) lines.push(lineBetween(one, other, pair.is_confirmed ? 'missing' : 'missing new', describeMissing(pair)));
   }
   svg.append(...lines);
-  const crowded = links.nodes.length > 30;
   for (const { node, angle, x, y } of places.values()) {
     const kind = `node${isHidden(node) ? ' hidden-node' : ''}${node.unseen === null ? '' : ' unseen'}`;
     const group = draw('g', { class: kind, 'data-says': describeNode(node), 'data-node': node.node });
     group.append(isHidden(node)
       ? draw('rect', { x: x - 6, y: y - 6, width: 12, height: 12, transform: `rotate(45 ${x} ${y})` })
       : draw('circle', { cx: x, cy: y, r: 7 }));
-    if (!crowded) group.append(label(node.node.slice(0, node.node.lastIndexOf('@')), 180, angle, 'node-name inside'));
+    if (!crowded) group.append(label(nameOf(node), 216, 222, angle, 'node-name'));
     svg.append(group);
   }
   return svg;
