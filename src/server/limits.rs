@@ -49,10 +49,10 @@ pub struct Limits {
 }
 
 /// What the daemon itself has open at most, beside the connections of its peers and of operators: three of the
-/// standard streams, its listeners, two event loops with their wakers, signals, the log, the audit log, the service
-/// manager, the store's connections and one more that replaces one of them, the hosts file; and while another program takes this
-/// one's place, its state, its pipes, and the sockets of operators once more.
-const OWN_DESCRIPTORS: usize = 32;
+/// standard streams, its listeners, three event loops with their wakers, signals, the log, the audit log, the service
+/// manager, the store's connections and one more that replaces one of them, the hosts file, a look at the links; and while
+/// another program takes this one's place, its state, its pipes, and the sockets of operators once more.
+const OWN_DESCRIPTORS: usize = 40;
 
 impl Limits {
     /// The defaults for a process that may have `descriptors` open files.
