@@ -170,7 +170,7 @@ impl History {
                 .get(node)
                 .into_iter()
                 .flatten()
-                .filter(|tenure| of_then(&tenure) && tenure.ended.is_none_or(|ended| end <= ended.called))
+                .filter(|tenure| of_then(tenure) && tenure.ended.is_none_or(|ended| end <= ended.called))
                 .map(|tenure| Some(tenure.port))
                 .collect();
             let is_true = if living.is_empty() { all == [None].into() } else { all.is_subset(&living) };
