@@ -520,8 +520,12 @@ fn calm_down(world: &World) -> Moment {
     world.is_calm.store(true, Ordering::Relaxed);
     loop {
         std::thread::sleep(Duration::from_millis(100));
-        let calm = world.history().last_change();
-        if calm + TTL + INTERVAL + BOUNDS.settle < world.now() {
+        let history = world.history();
+        let calm = history.last_change();
+        let is_over = calm + TTL + INTERVAL + BOUNDS.settle < world.now();
+        // Whoever follows the changes has been through all of them.
+        let is_mirrored = history.mirrored.last().is_some_and(|mirrored| calm < mirrored.at);
+        if is_over && (is_mirrored || calm + SOON < world.now()) {
             return calm;
         }
     }
