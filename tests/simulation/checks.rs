@@ -163,6 +163,9 @@ impl World {
                 let [Some(one_sound), Some(other_sound)] = sound else { continue };
                 let held = [one, other].iter().filter_map(|life| life.held_since.get()).max();
                 let both_since = held.unwrap_or(self.started).max(one_sound).max(other_sound);
+                // What was written over was nobody's, and who has it now is known with the next renewals.
+                let hidden = self.store.last_unreadable(&(hosts[0].clone(), one.name.clone()));
+                let both_since = both_since.max(hidden.unwrap_or(self.started));
                 let is_reported = [&one_runs, &other_runs].iter().any(|running| {
                     let readiness = running.registry().readiness();
                     readiness.borrow().complaints.iter().any(|complaint| {
