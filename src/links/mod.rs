@@ -65,8 +65,8 @@ const READ_SHARE: u32 = 100;
 const NODE_TIME: Duration = Duration::from_millis(500);
 const QUESTIONS_MAX: u8 = 3;
 
-/// How many nodes are asked after one look.
-const NODES_A_LOOK: usize = 16;
+/// How many nodes are asked after one look: the next one waits for them.
+const NODES_A_LOOK: usize = 4;
 
 /// How long what was put together serves those who ask.
 const FRESH: Duration = Duration::from_secs(1);
@@ -117,6 +117,8 @@ pub fn start(daemon: Arc<Daemon>, is_shown: bool) -> io::Result<(Arc<Links>, Joi
         runtime.block_on(async {
             keeper.daemon.stop().clone().run_until_cancelled(keeper.keep()).await;
         });
+        // Nobody waits for a node that does not answer.
+        runtime.shutdown_background();
     })?;
     Ok((links, thread))
 }
@@ -393,11 +395,12 @@ impl Asked {
 fn whether_published(name: &AliveName, addresses: &[SocketAddr]) -> Option<bool> {
     for address in addresses {
         let Ok(stream) = TcpStream::connect_timeout(address, NODE_TIME) else { continue };
-        if let Met::Node { name: met, is_published } = meet(stream, NODE_TIME)
-            && met.split('@').next() == Some(name.as_str())
-        {
-            return Some(is_published);
-        }
+        return match meet(stream, NODE_TIME) {
+            Met::Node { name: met, is_published } if met.split('@').next() == Some(name.as_str()) => {
+                Some(is_published)
+            }
+            Met::Node { .. } | Met::Unwilling(_) | Met::Tls | Met::Nothing(_) | Met::Other(_) => None,
+        };
     }
     None
 }
