@@ -592,10 +592,13 @@ async fn serve_until_stopped(
         |error| warn!(%error, "this program's file is not known: no other one can take its place"),
     );
     if let (Ok(called), Some(outcome)) = (called, outcome) {
-        let daemon = Arc::clone(&daemon);
+        let (daemon, stop) = (Arc::clone(&daemon), daemon.stop().clone());
         let reloads = asked_to_reload.is_some();
         let upgrader = Upgrader { called, sockets: other_sockets, outcome, reloads, daemon, replacements };
-        tokio::spawn(upgrader.keep(asked_to_upgrade, asked_to_reload));
+        // With it go the sockets that it keeps for another program.
+        tokio::spawn(async move {
+            stop.run_until_cancelled(upgrader.keep(asked_to_upgrade, asked_to_reload)).await
+        });
     }
     on_serving();
     let served = serve(wire, daemon, asked_to_pause).await;

@@ -105,6 +105,8 @@ pub async fn serve(
             None => daemon.thaw(Vec::new()),
         }
     }
+    // Nobody else is to wait in the kernel's backlog for whom no answer will come.
+    drop(listeners);
     if daemon.was_killed() {
         return Ok(());
     }
