@@ -556,9 +556,9 @@ async fn serve_until_stopped(
         let stats = Arc::clone(&dns_stats);
         Some(dns::start(dns, settings.dns.clone(), rules, Arc::clone(&daemon), stats)?)
     };
-    // Where nobody may ask, and nobody else hears of it, there is nothing to look for.
-    let (links, links_thread) = if admin.is_some() || registry.is_shared() {
-        let (links, thread) = links::start(Arc::clone(&daemon), admin.is_some())?;
+    // Looking takes memory and questions to the store, which a daemon is to spare that shows nothing to operators.
+    let (links, links_thread) = if admin.is_some() {
+        let (links, thread) = links::start(Arc::clone(&daemon), true)?;
         (Some(links), Some(thread))
     } else {
         (None, None)

@@ -101,7 +101,12 @@ impl Shown {
 
     /// Registers a node with another daemon, for one lease.
     fn register_elsewhere(&self, daemon: &str, host: &str, name: &str) -> (Registry, Lease) {
-        self.try_register_elsewhere(daemon, host, name).expect("the name is free")
+        let registered = self.try_register_elsewhere(daemon, host, name).expect("the name is free");
+        // The daemon may have listed the cluster a moment ago, and hears of what is new.
+        wait_until("it is shown", SOON, || {
+            names(&json(self.admin, "/api/v1/nodes")).contains(&&*format!("{name}@{host}"))
+        });
+        registered
     }
 
     fn try_register_elsewhere(&self, daemon: &str, host: &str, name: &str) -> Option<(Registry, Lease)> {
