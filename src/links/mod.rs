@@ -183,8 +183,8 @@ impl Links {
 
     /// The nodes of other daemons.
     async fn elsewhere(&self) -> Vec<Arc<Registration>> {
-        let cluster = self.daemon.registry().cluster().await;
-        cluster.nodes.iter().map(|found| Arc::clone(&found.registration)).collect()
+        let nodes = self.daemon.registry().cluster_at_leisure().await;
+        nodes.iter().map(|found| Arc::clone(&found.registration)).collect()
     }
 
     /// Whether the links are others than before.

@@ -232,6 +232,8 @@ pub struct Registry {
     /// There is something to publish, or the store went away.
     nudge: Notify,
     hands_over: AtomicBool,
+    /// The last call took long. Renewals wait behind whatever else is asked then.
+    is_slow: AtomicBool,
     /// Somebody else has registered a name of this host.
     has_company: AtomicBool,
     ambiguities: Throttle,
@@ -273,6 +275,7 @@ impl Registry {
             readiness: watch::Sender::default(),
             nudge: Notify::new(),
             hands_over: AtomicBool::new(false),
+            is_slow: AtomicBool::new(false),
             has_company: AtomicBool::new(false),
             ambiguities: Throttle::default(),
             events,
@@ -388,6 +391,19 @@ impl Registry {
         }
     }
 
+    /// Whether the store takes so long that what nobody needs now must not be asked.
+    fn is_slow(&self) -> bool {
+        self.is_slow.load(Ordering::Relaxed)
+    }
+
+    /// [`Registry::cluster`] where that is no burden to the store, else as it was last listed.
+    pub async fn cluster_at_leisure(&self) -> Arc<Vec<Found>> {
+        if self.is_slow() {
+            return self.cluster.last().map_or_else(Arc::default, |known| known.value);
+        }
+        self.cluster().await.nodes
+    }
+
     /// Leaves a note for all daemons. As with [`Registry::cluster`], how that goes says nothing of the store's health.
     ///
     /// # Errors
@@ -397,15 +413,18 @@ impl Registry {
         if let Some(away) = self.health.away() {
             return Err(BackendError::Unavailable { waited: Duration::ZERO, source: away.reason.into() });
         }
+        if self.is_slow() {
+            return Err(BackendError::Unavailable { waited: Duration::ZERO, source: "it is slow".into() });
+        }
         let instance = self.instance();
         let left = timeout(waited, self.backend.leave_note(&instance, note)).await;
         left.unwrap_or_else(|elapsed| Err(BackendError::Unavailable { waited, source: elapsed.into() }))
     }
 
-    /// The notes of all daemons, as of a second ago; none while the store is away.
+    /// The notes of all daemons, as of a second ago, or as they were before the store was slow or away.
     pub async fn notes(&self) -> Arc<Vec<Note>> {
-        if !self.is_shared() || self.health.is_away() {
-            return Arc::default();
+        if !self.is_shared() || self.health.is_away() || self.is_slow() {
+            return self.notes.last().map_or_else(Arc::default, |known| known.value);
         }
         let load = async {
             let notes = timeout(self.options.deadline * CLUSTER_PATIENCE, self.backend.notes());
@@ -883,6 +902,7 @@ impl Registry {
             Err(elapsed) => Err(BackendError::Unavailable { waited, source: elapsed.into() }),
         };
         self.stats.called(verb, started.elapsed(), result.is_ok());
+        self.is_slow.store(self.options.deadline / 2 < started.elapsed(), Ordering::Relaxed);
         match &result {
             Ok(_) => self.health.done(),
             Err(error) => self.health.failed(verb, error),
