@@ -558,7 +558,7 @@ async fn serve_until_stopped(
     };
     // Looking takes memory and questions to the store, which a daemon is to spare that shows nothing to operators.
     let (links, links_thread) = if admin.is_some() {
-        let (links, thread) = links::start(Arc::clone(&daemon), true)?;
+        let (links, thread) = links::start(Arc::clone(&daemon))?;
         (Some(links), Some(thread))
     } else {
         (None, None)

@@ -75,8 +75,6 @@ const FRESH: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Links {
     daemon: Arc<Daemon>,
-    /// Whether somebody may ask.
-    is_shown: bool,
     state: Mutex<State>,
     /// Microseconds of processor time that looking has taken.
     cpu: Counter,
@@ -104,14 +102,14 @@ pub(crate) struct View {
     pub(crate) source: Result<&'static str, String>,
 }
 
-/// Starts to look at the links of the daemon's nodes, until it stops. `is_shown`: somebody may ask for them here.
+/// Starts to look at the links of the daemon's nodes, until it stops. For a daemon that operators may ask.
 ///
 /// # Errors
 /// When there can be no thread or no event loop.
-pub fn start(daemon: Arc<Daemon>, is_shown: bool) -> io::Result<(Arc<Links>, JoinHandle<()>)> {
+pub fn start(daemon: Arc<Daemon>) -> io::Result<(Arc<Links>, JoinHandle<()>)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let state = Mutex::new(State { interval: INTERVAL, ..State::default() });
-    let links = Arc::new(Links { daemon, is_shown, state, cpu: Counter::default() });
+    let links = Arc::new(Links { daemon, state, cpu: Counter::default() });
     let keeper = Arc::clone(&links);
     let thread = std::thread::Builder::new().name("links".to_owned()).spawn(move || {
         runtime.block_on(async {
@@ -137,7 +135,7 @@ impl Links {
             let (started, cpu_before) = (Instant::now(), thread_cpu());
             let own = self.own(&mut asked);
             let may_read = read_next <= started;
-            if may_read && (self.is_shown || !own.is_empty()) {
+            if may_read {
                 elsewhere = self.elsewhere().await;
             }
             let cpu = thread_cpu();
@@ -148,7 +146,7 @@ impl Links {
             let taken = taken.saturating_sub(sampler.in_processes);
             let has_changed = self.keep_report(&report);
             self.leave_note(&report).await;
-            if may_read && (self.is_shown || !own.is_empty()) {
+            if may_read {
                 let to_ask = self.watch(&elsewhere).await;
                 if asked.ask(&own, &to_ask, &report).await {
                     // What the nodes said is part of what all are told.

@@ -78,7 +78,7 @@ impl Shown {
             limits,
             stop.clone(),
         ));
-        let (links, looks) = repmd::links::start(Arc::clone(&daemon), true).unwrap();
+        let (links, looks) = repmd::links::start(Arc::clone(&daemon)).unwrap();
         let about = About {
             settings: Vec::new(),
             cluster: "test".to_owned(),
