@@ -94,14 +94,26 @@ pub fn run(
 ) -> ExitCode {
     let in_background = matches!(start, Start::Classic { daemon: true, .. });
     let settings = &settings_of(settings, start);
+    let fail = |error: &dyn Display| {
+        if in_background {
+            // Standard error may be closed.
+            let _ = writeln!(io::stderr(), "epmd: {error}");
+        } else {
+            error!("{error}");
+        }
+        ExitCode::FAILURE
+    };
+    let not_taken_over = |error| fail(&format_args!("cannot take over from the program before: {error}"));
     let resumed = match upgrade::begin(environment) {
         Ok(Begin::Anew) => None,
-        Ok(Begin::Check(state)) => return check(settings, start, &state, kinds),
-        Ok(Begin::Resume(state)) => Some(state),
-        Err(error) => {
-            error!(%error, "cannot take over from the program before");
-            return ExitCode::FAILURE;
+        Ok(Begin::Check(state)) => {
+            return match check(settings, &state, kinds) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(why) => fail(&why),
+            };
         }
+        Ok(Begin::Resume(state)) => Some(state),
+        Err(error) => return not_taken_over(error),
     };
     // Before the process goes to another directory.
     let called = Called::now();
@@ -114,27 +126,25 @@ pub fn run(
     raise_open_files();
     repmd_sys::ignore_file_size_limit();
     repmd_sys::give_large_blocks_back();
-    let fail = |error: &dyn Display| {
-        if in_background {
-            // Standard error may be closed.
-            let _ = writeln!(io::stderr(), "epmd: {error}");
-        } else {
-            error!("{error}");
-        }
-        ExitCode::FAILURE
-    };
     if open_files() < FILES_MIN {
         return fail(&format_args!("cannot serve with fewer than {FILES_MIN} open files: see ulimit -n"));
     }
     let inherited = match resumed.as_deref().map(Inherited::take).transpose() {
         Ok(inherited) => inherited,
-        Err(error) => return fail(&format_args!("cannot take over from the program before: {error}")),
+        Err(error) => return not_taken_over(error),
     };
     let is_resumed = resumed.is_some();
     let opened = match inherited {
-        Some(inherited) => open_again(settings, start, inherited),
+        Some(Inherited { wire, others, outcome }) => {
+            open_the_others(settings, start, listeners(wire, settings), others, Some(outcome))
+        }
         None => match open_listeners(settings, start, environment) {
-            Ok((wire, dns)) => open_the_others(settings, start, wire, dns),
+            Ok((wire, dns)) => {
+                let outcome = Outcome::new().inspect_err(
+                    |error| warn!(%error, "no file in memory: no other program can take this one's place"),
+                );
+                open_the_others(settings, start, wire, OtherSockets { dns, admin: None }, outcome.ok())
+            }
             Err(error @ ListenError::InUse(_)) if matches!(start, Start::Classic { .. }) => {
                 info!("{error}");
                 return ExitCode::SUCCESS;
@@ -251,61 +261,39 @@ fn listeners(sockets: Vec<TcpListener>, settings: &Settings) -> Vec<Listener> {
     sockets.into_iter().map(listener).collect()
 }
 
-/// All that is opened beside the wire.
+/// All that is opened beside the wire. What is there already, from the program before or the service manager, stays as it
+/// is; what the settings want beside it is opened.
 fn open_the_others(
     settings: &Settings,
     start: Start,
     wire: Vec<Listener>,
-    dns: Sockets,
+    there: OtherSockets,
+    outcome: Option<Outcome>,
 ) -> Result<Opened, String> {
-    let admin = open_admin(settings, start)?;
-    let dns = if dns.is_empty() { Sockets::bind("dns", &settings.dns.addresses)? } else { dns };
-    let outcome = Outcome::new()
-        .inspect_err(|error| warn!(%error, "no file in memory: no other program can take this one's place"));
-    Ok(Opened { wire, dns, admin, outcome: outcome.ok() })
-}
-
-/// What the program before had open stays as it is. What it had not, and the settings want now, is opened.
-fn open_again(settings: &Settings, start: Start, inherited: Inherited) -> Result<Opened, String> {
-    let Inherited { wire, others: OtherSockets { dns, admin }, outcome } = inherited;
-    let dns = if dns.is_empty() { Sockets::bind("dns", &settings.dns.addresses)? } else { dns };
-    let is_wanted = match &settings.admin {
+    let OtherSockets { dns, admin } = there;
+    let is_wanted = |socket: &TcpListener| match &settings.admin {
         Admin::Off | Admin::Https(..) => false,
         Admin::Default => true,
-        Admin::At(address) => {
-            admin.as_ref().is_some_and(|socket| socket.local_addr().is_ok_and(|local| local == *address))
-        }
+        Admin::At(address) => socket.local_addr().is_ok_and(|local| local == *address),
     };
-    let admin = match admin.filter(|_| is_wanted) {
+    let admin = match admin.filter(is_wanted) {
         Some(socket) => Some((socket, read_token(settings)?)),
         None => open_admin(settings, start)?,
     };
-    Ok(Opened { wire: listeners(wire, settings), dns, admin, outcome: Some(outcome) })
+    let dns = if dns.is_empty() { Sockets::bind("dns", &settings.dns.addresses)? } else { dns };
+    Ok(Opened { wire, dns, admin, outcome })
 }
 
-/// Says to the program before whether this one could serve its nodes.
-fn check(settings: &Settings, start: Start, state: &State, kinds: Kinds<'_>) -> ExitCode {
-    let could_serve = || {
-        check_files(settings)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| error.to_string())?;
-        runtime.block_on(async { kinds.open(settings).map(drop) })?;
-        state.check(settings)
-    };
-    let told =
-        could_serve().and_then(|nodes| upgrade::tell_could_serve(nodes).map_err(|error| error.to_string()));
-    match told {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            // Where no log is written, as with -daemon.
-            if matches!(start, Start::Classic { daemon: true, .. }) {
-                let _ = writeln!(io::stderr(), "epmd: {why}");
-            } else {
-                error!("{why}");
-            }
-            ExitCode::FAILURE
-        }
-    }
+/// Says to the program before that this one could serve its nodes.
+///
+/// # Errors
+/// Why it could not.
+fn check(settings: &Settings, state: &State, kinds: Kinds<'_>) -> Result<(), String> {
+    check_files(settings)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    runtime.block_on(async { kinds.open(settings).map(drop) })?;
+    upgrade::tell_could_serve(state.check(settings)?).map_err(|error| error.to_string())
 }
 
 /// The socket for operators, and the token that they must have. `None`: there is none. Where somebody else has the
