@@ -263,10 +263,17 @@ pub(super) fn settings(matches: &ArgMatches, environment: Environment<'_>) -> Re
     Settings::check(&merge(matches, environment)?, open_files(), &|url| Ok(url.contains("://")))
 }
 
+/// The settings of a daemon, or of a command that looks at them as it does.
+pub(super) fn settings_of_daemon(
+    matches: &ArgMatches,
+    environment: Environment<'_>,
+    kinds: Kinds<'_>,
+) -> Result<Settings, SettingError> {
+    Settings::check(&merge(matches, environment)?, open_files(), &|url| kinds.check(url))
+}
+
 fn serve(matches: &ArgMatches, environment: Environment<'_>, kinds: Kinds<'_>) -> ExitCode {
-    let checked = merge(matches, environment)
-        .and_then(|values| Settings::check(&values, open_files(), &|url| kinds.check(url)));
-    match checked {
+    match settings_of_daemon(matches, environment, kinds) {
         Ok(settings) => {
             let _log = telemetry::start(Log::Modern {
                 filter: &settings.log,
@@ -290,8 +297,7 @@ fn check_config(
     environment: Environment<'_>,
     kinds: Kinds<'_>,
 ) -> Result<ExitCode, Failure> {
-    let checked = merge(matches, environment)
-        .and_then(|values| Settings::check(&values, open_files(), &|url| kinds.check(url)))
+    let checked = settings_of_daemon(matches, environment, kinds)
         .map_err(Failure::from)
         .and_then(|settings| Ok(check_files(&settings).map(|()| settings)?));
     let settings = match checked {

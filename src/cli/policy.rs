@@ -5,10 +5,9 @@ use std::process::ExitCode;
 
 use clap::ArgMatches;
 
-use super::modern::{Environment, Failure, merge, say};
+use super::modern::{Environment, Failure, say, settings_of_daemon};
 use crate::kinds::Kinds;
 use crate::printable::escaped;
-use crate::run::open_files;
 use crate::server::{Networks, Verb};
 use crate::settings::{ADMIN_ADDRESS, Admin, Settings};
 
@@ -29,8 +28,7 @@ pub(super) fn main(
     environment: Environment<'_>,
     kinds: Kinds<'_>,
 ) -> Result<ExitCode, Failure> {
-    let values = merge(matches, environment)?;
-    let settings = Settings::check(&values, open_files(), &|url| kinds.check(url))?;
+    let settings = settings_of_daemon(matches, environment, kinds)?;
     say(in_words(&settings).as_bytes()).map(|()| ExitCode::SUCCESS)
 }
 

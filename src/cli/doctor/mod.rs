@@ -28,10 +28,9 @@ use serde_json::Value;
 
 use super::api::Api;
 use super::client::{ANSWER_TIME, AskError, exchange};
-use super::modern::{Environment, Failure, merge, say, say_json};
+use super::modern::{Environment, Failure, say, say_json, settings_of_daemon};
 use crate::kinds::Kinds;
 use crate::protocol::{Request, decode_port_reply, decode_whereabouts};
-use crate::run::open_files;
 use crate::settings::{Settings, machine_name};
 
 /// How long a connection may take to open. A node waits for up to 7 s in all.
@@ -52,8 +51,7 @@ pub(super) fn main(
     environment: Environment<'_>,
     kinds: Kinds<'_>,
 ) -> Result<ExitCode, Failure> {
-    let values = merge(matches, environment)?;
-    let settings = Settings::check(&values, open_files(), &|url| kinds.check(url))?;
+    let settings = settings_of_daemon(matches, environment, kinds)?;
     let target = match matches.get_one::<String>("node") {
         None => None,
         Some(node) => {
