@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use repmd_backend_api::{AliveName, BackendError, Change, HostId, Lease, NodeName, Scope, liveness};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::daemons::Daemons;
 use super::events::What;
 use super::leases::Which;
 use super::question::Question;
-use super::{Answer, CLUSTER_PATIENCE, Readiness, Registry};
+use super::{Answer, Readiness, Registry};
 
 /// Leases of one call.
 const BATCH_MAX: usize = 500;
@@ -101,14 +101,13 @@ impl Registry {
         for round in 0_u32.. {
             let is_due = matches!(round, 0 | 4) || round.is_multiple_of(ROUNDS_A_LOOK);
             let has_company = self.has_company.swap(false, Ordering::Relaxed);
-            if (is_due || has_company || !self.identity.complaints().is_empty()) && !self.health.is_away() {
-                let asked =
-                    timeout(self.options.deadline * CLUSTER_PATIENCE, self.backend.daemons(&Scope::Cluster));
-                if let Ok(Ok(seen)) = asked.await {
-                    let daemons = Daemons::new(self.unreadable.note(seen));
-                    self.identity.look(&self.instance(), &daemons, past_for);
-                    self.tell_readiness(lease_ttl);
-                }
+            if (is_due || has_company || !self.identity.complaints().is_empty())
+                && !self.health.is_away()
+                && let Ok(seen) = self.patiently(self.backend.daemons(&Scope::Cluster)).await
+            {
+                let daemons = Daemons::new(self.unreadable.note(seen));
+                self.identity.look(&self.instance(), &daemons, past_for);
+                self.tell_readiness(lease_ttl);
             }
             sleep(interval).await;
         }

@@ -44,6 +44,7 @@ use repmd_backend_api::{
     RegistryBackend, Scope, Search,
 };
 use tokio::sync::{Notify, watch};
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
@@ -377,8 +378,7 @@ impl Registry {
             if self.health.is_away() {
                 return None;
             }
-            let list = self.backend.list(&Scope::Cluster);
-            let seen = timeout(self.options.deadline * CLUSTER_PATIENCE, list).await.ok()?.ok()?;
+            let seen = self.patiently(self.backend.list(&Scope::Cluster)).await.ok()?;
             let mut found = self.unreadable.note(seen);
             found.retain(|found| found.registration.instance.id != self.instance.id);
             Some(Arc::new(found))
@@ -409,7 +409,6 @@ impl Registry {
     /// # Errors
     /// When it was not left: the store is away, or refuses it.
     pub async fn leave_note(&self, note: &[u8]) -> Result<(), BackendError> {
-        let waited = self.options.deadline * CLUSTER_PATIENCE;
         if let Some(away) = self.health.away() {
             return Err(BackendError::Unavailable { waited: Duration::ZERO, source: away.reason.into() });
         }
@@ -417,8 +416,7 @@ impl Registry {
             return Err(BackendError::Unavailable { waited: Duration::ZERO, source: "it is slow".into() });
         }
         let instance = self.instance();
-        let left = timeout(waited, self.backend.leave_note(&instance, note)).await;
-        left.unwrap_or_else(|elapsed| Err(BackendError::Unavailable { waited, source: elapsed.into() }))
+        self.patiently(self.backend.leave_note(&instance, note)).await
     }
 
     /// The notes of all daemons, as of a second ago, or as they were before the store was slow or away.
@@ -426,10 +424,8 @@ impl Registry {
         if !self.is_shared() || self.health.is_away() || self.is_slow() {
             return self.notes.last().map_or_else(Arc::default, |known| known.value);
         }
-        let load = async {
-            let notes = timeout(self.options.deadline * CLUSTER_PATIENCE, self.backend.notes());
-            Some(Arc::new(self.unreadable.note(notes.await.ok()?.ok()?)))
-        };
+        let load =
+            async { Some(Arc::new(self.unreadable.note(self.patiently(self.backend.notes()).await.ok()?))) };
         self.notes.fresh_or(is_fresh_list, load).await.map_or_else(Arc::default, |known| known.value)
     }
 
@@ -888,6 +884,14 @@ impl Registry {
         result.map_err(Some)
     }
 
+    /// Calls the backend for what may take long, and says nothing of the store's health.
+    async fn patiently<T>(
+        &self,
+        call: impl Future<Output = Result<T, BackendError>>,
+    ) -> Result<T, BackendError> {
+        within(self.options.deadline * CLUSTER_PATIENCE, call).await
+    }
+
     /// Calls the backend even if the store is known to be away, for up to `patience` deadlines.
     async fn call<T>(
         &self,
@@ -895,12 +899,8 @@ impl Registry {
         patience: u32,
         call: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
-        let waited = self.options.deadline * patience;
         let started = Instant::now();
-        let result = match timeout(waited, call).await {
-            Ok(result) => result,
-            Err(elapsed) => Err(BackendError::Unavailable { waited, source: elapsed.into() }),
-        };
+        let result = within(self.options.deadline * patience, call).await;
         self.stats.called(verb, started.elapsed(), result.is_ok());
         self.is_slow.store(self.options.deadline / 2 < started.elapsed(), Ordering::Relaxed);
         match &result {
@@ -913,6 +913,15 @@ impl Registry {
     fn past(&self) -> MutexGuard<'_, Past> {
         self.past.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The result of a call, or that there was none in time.
+async fn within<T>(
+    waited: Duration,
+    call: impl Future<Output = Result<T, BackendError>>,
+) -> Result<T, BackendError> {
+    let unavailable = |elapsed: Elapsed| BackendError::Unavailable { waited, source: elapsed.into() };
+    timeout(waited, call).await.unwrap_or_else(|elapsed| Err(unavailable(elapsed)))
 }
 
 /// The first daemon of `host` in a list.
