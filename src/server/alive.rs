@@ -187,8 +187,8 @@ fn answer(socket: &AliveSocket, response: Response<'_>, then: Then) -> io::Resul
     if written == reply.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
-/// Where a node registers from, while it is connected.
-fn peer(socket: &AliveSocket) -> Option<IpAddr> {
+/// Where a connection comes from, while its peer is connected.
+pub(super) fn peer(socket: &impl AsFd) -> Option<IpAddr> {
     let address = SocketAddr::try_from(getpeername(socket).ok()??).ok()?;
     Some(address.ip().to_canonical())
 }

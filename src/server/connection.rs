@@ -1,13 +1,13 @@
 //! One connection, from its accept to its close, or to the hands of [`super::alive`].
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, getpeername, recv, send};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tracing::field::{DisplayValue, display};
@@ -92,9 +92,8 @@ impl Connection {
 /// Goes on with a connection that was left.
 pub(super) fn resume(daemon: &Arc<Daemon>, UnderWay { socket, port, progress }: UnderWay) {
     // One that has no peer has ended meanwhile.
-    let address = getpeername(&socket).ok().flatten().and_then(|address| SocketAddr::try_from(address).ok());
-    let Some(address) = address else { return };
-    let connection = Connection { socket: Socket::Fresh(socket), peer: address.ip().to_canonical(), port };
+    let Some(peer) = alive::peer(&socket) else { return };
+    let connection = Connection { socket: Socket::Fresh(socket), peer, port };
     match progress {
         Progress::Asked(received) => {
             daemon.requests.spawn(wait_for_request(Arc::clone(daemon), connection, received));
