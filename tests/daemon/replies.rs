@@ -168,9 +168,7 @@ fn a_surplus_byte_closes_the_connection_however_long_the_request_is() {
 
 /// How much memory a daemon has, in MiB.
 fn memory(daemon: &Daemon) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+    daemon.memory() / 1024
 }
 
 /// Each of them keeps a list of its own. Names of 1 KB, 64 readers and their lists of 6 MB were 400 MB, for ever.

@@ -37,15 +37,10 @@ const KEPT: usize = 3;
 
 /// What is promised, on a machine that may be busy.
 const BOUNDS: Bounds = Bounds {
-    ttl: TTL,
-    interval: INTERVAL,
-    fresh: Duration::from_secs(1),
-    stale_for: TTL,
-    deadline: Duration::from_millis(500),
-    renewing: Duration::from_secs(2),
     settle: Duration::from_millis(2500),
     slack: SLACK,
     has_tables: true,
+    ..Bounds::promised(TTL, INTERVAL)
 };
 
 struct World {
@@ -394,10 +389,7 @@ impl World {
 
     /// The resident memory of the daemon that is never killed, in KiB.
     fn memory(&self) -> u64 {
-        let pid = self.daemons[KEPT].running.read().unwrap().as_ref().unwrap().pid();
-        let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse().unwrap()
+        self.daemons[KEPT].running.read().unwrap().as_ref().unwrap().memory()
     }
 
     /// A mirror of the store, made from its changes alone, and compared with a list after each second without any.

@@ -16,19 +16,13 @@ use tokio::time::Instant;
 
 use crate::world::{INTERVAL, TTL};
 
-/// As the code and the pages promise them.
 const BOUNDS: Bounds = Bounds {
-    ttl: TTL,
-    interval: INTERVAL,
-    fresh: Duration::from_secs(1),
-    stale_for: TTL,
-    deadline: Duration::from_millis(500),
-    renewing: Duration::from_secs(2),
     // A pause between two tries, and a deadline.
     settle: Duration::from_millis(1600),
     // The clock stands still while anybody does something.
     slack: Duration::from_millis(50),
     has_tables: false,
+    ..Bounds::promised(TTL, INTERVAL)
 };
 
 /// A history that is being written.

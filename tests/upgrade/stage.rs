@@ -159,9 +159,6 @@ impl Stage {
 
     /// How much memory it has, in MiB.
     pub(crate) fn memory(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.daemon.pid().as_raw_nonzero());
-        let status = read_to_string(path).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+        self.daemon.memory() / 1024
     }
 }

@@ -66,6 +66,24 @@ pub struct Bounds {
     pub has_tables: bool,
 }
 
+impl Bounds {
+    /// As the code and the pages promise them, with nothing for a machine that is busy.
+    #[must_use]
+    pub const fn promised(ttl: Duration, interval: Duration) -> Self {
+        Self {
+            ttl,
+            interval,
+            fresh: Duration::from_secs(1),
+            stale_for: ttl,
+            deadline: Duration::from_millis(500),
+            renewing: Duration::from_secs(2),
+            settle: Duration::ZERO,
+            slack: Duration::ZERO,
+            has_tables: true,
+        }
+    }
+}
+
 /// How a registration came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {

@@ -111,6 +111,16 @@ impl Daemon {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("the daemon runs").count()
     }
 
+    /// Its resident memory, in KiB.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("the daemon runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
+        kib.expect("status has VmRSS")
+    }
+
     /// Its processor time so far.
     #[must_use]
     pub fn cpu(&self) -> Duration {
