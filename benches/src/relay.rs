@@ -193,8 +193,7 @@ fn connect(node: &TcpListener, address: SocketAddr) -> io::Result<(TcpStream, Tc
 
 /// Processor time of this thread so far.
 fn own_cpu() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
 /// Processor time of both relays so far.

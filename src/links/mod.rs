@@ -153,8 +153,6 @@ impl Links {
                     spent += taken;
                     continue;
                 }
-            }
-            if may_read {
                 let taken = thread_cpu().saturating_sub(cpu_before);
                 read_next = started + taken.saturating_mul(READ_SHARE).min(INTERVAL_MAX);
             }
@@ -414,8 +412,7 @@ pub(crate) struct WithHost {
 
 /// Processor time of this thread.
 fn thread_cpu() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
 #[cfg(test)]

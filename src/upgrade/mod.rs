@@ -136,9 +136,7 @@ pub fn tell_could_serve(nodes: usize) -> io::Result<()> {
 /// The time of a clock that all programs of this machine share.
 #[must_use]
 pub fn now() -> Duration {
-    let now = clock_gettime(ClockId::Monotonic);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
-    Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or_default())
+    Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default()
 }
 
 /// How this program was called, and so how the next one is.
