@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use repmd::cli::doctor::KINDS;
+use repmd_backend_api::Severity;
 use repmd_test_support::{Daemon, free_port, wait_until};
 use serde_json::Value;
 
@@ -219,12 +220,23 @@ fn nothing_that_another_program_answers_in_the_daemons_place_crashes_a_command_o
 #[test]
 fn everything_that_the_doctor_finds_is_documented_with_its_fix_and_nothing_else() {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/doctor.md")).unwrap();
-    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")).map(|row| {
-        let cells: Vec<_> = row.trim_end_matches(" |").split(" | ").collect();
-        let [id, severity, means, fix] = cells[..] else { panic!("{row}") };
-        assert!(means.ends_with('.'), "{row}");
-        (id.trim_end_matches('`'), severity, fix)
-    });
-    let kinds = KINDS.iter().map(|kind| (kind.id, kind.severity.word(), kind.fix));
-    assert_eq!(rows.collect::<Vec<_>>(), kinds.collect::<Vec<_>>());
+    let (own, of_redis) = page.split_once("\n## Redis and Valkey\n").unwrap();
+    fn rows(page: &str) -> Vec<(&str, &str, &str)> {
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| `")).map(|row| {
+            let cells: Vec<_> = row.trim_end_matches(" |").split(" | ").collect();
+            let [id, severity, means, fix] = cells[..] else { panic!("{row}") };
+            assert!(means.ends_with('.'), "{row}");
+            (id.trim_end_matches('`'), severity, fix)
+        });
+        rows.collect()
+    }
+    let kinds = KINDS.iter().map(|kind| (kind.id, kind.severity.word(), &*kind.fix));
+    assert_eq!(rows(own), kinds.collect::<Vec<_>>());
+    let word = |severity| match severity {
+        Severity::Warning => "warning",
+        Severity::Failure => "failure",
+    };
+    let troubles = repmd_backend_redis::TROUBLES.iter();
+    let troubles = troubles.map(|trouble| (trouble.id, word(trouble.severity), trouble.fix));
+    assert_eq!(rows(of_redis), troubles.collect::<Vec<_>>());
 }

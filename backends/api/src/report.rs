@@ -11,10 +11,30 @@ pub struct StoreReport {
     pub clock: SystemTime,
     /// How it was when [`StoreReport::clock`] was asked for, by this machine's clock.
     pub asked_at: SystemTime,
-    /// What it does when its memory is full, in its own word; `None`: it does not say.
-    pub eviction: Option<String>,
-    /// Bytes that it uses; `None`: it does not say.
-    pub memory_used: Option<u64>,
-    /// Bytes that it may use; `None`: as many as there are.
-    pub memory_max: Option<u64>,
+    /// What is well, a line each, such as `12 of 64 MiB are used`.
+    pub fine: Vec<String>,
+    /// What is wrong with it, or soon will be.
+    pub findings: Vec<StoreFinding>,
+}
+
+/// Something that is wrong with a store, in the words of the backend that knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreFinding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What it is called in reports that programs read, such as `store-full`. Always the same for one trouble.
+    pub id: &'static str,
+    /// What was seen.
+    pub saw: String,
+    /// What to do about it, for an operator who has not read the documentation.
+    pub fix: String,
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Nodes work, and something will go wrong or does so at times.
+    Warning,
+    /// Nodes do not find each other, or will not be published.
+    Failure,
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use redis::Script;
-use repmd_backend_api::{BackendError, StoreReport};
+use repmd_backend_api::{BackendError, Severity, StoreFinding, StoreReport};
 use tokio::time::timeout;
 
 use crate::connection::{Connection, Lane};
@@ -18,6 +18,36 @@ const DEADLINE: Duration = Duration::from_secs(3);
 /// How often the store is asked once the connection is there. The quickest counts: it is the network and the
 /// store, and not what else the machine does.
 const TRIES: usize = 5;
+
+/// Something that can be wrong with a Redis. docs/doctor.md has the same table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// What it is called.
+    pub id: &'static str,
+    /// How bad it is.
+    pub severity: Severity,
+    /// What fixes it.
+    pub fix: &'static str,
+}
+
+const EVICTS: Trouble = Trouble {
+    id: "store-evicts",
+    severity: Severity::Warning,
+    fix: "`CONFIG SET maxmemory-policy noeviction`: a store that evicts loses registrations of living nodes",
+};
+const FULL: Trouble = Trouble {
+    id: "store-full",
+    severity: Severity::Failure,
+    fix: "raise maxmemory, or remove what else is in there: new nodes are not published meanwhile",
+};
+const NEARLY_FULL: Trouble = Trouble {
+    id: "store-nearly-full",
+    severity: Severity::Warning,
+    fix: "raise maxmemory, or remove what else is in there, before it is full",
+};
+
+/// All that [`Redis::inspect`] finds.
+pub const TROUBLES: &[Trouble] = &[EVICTS, FULL, NEARLY_FULL];
 
 impl Redis {
     /// Asks the store that `settings` name how it is, over a connection for this alone.
@@ -47,22 +77,61 @@ impl Redis {
             let latency = started.elapsed();
             if report.as_ref().is_none_or(|report| latency < report.latency) {
                 let clock = Duration::from_secs(seconds) + Duration::from_micros(microseconds);
-                let number = |key| value(&memory, key)?.parse().ok();
-                report = Some(StoreReport {
-                    latency,
-                    clock: SystemTime::UNIX_EPOCH + clock,
-                    asked_at,
-                    eviction: value(&memory, "maxmemory_policy").map(ToOwned::to_owned),
-                    memory_used: number("used_memory"),
-                    memory_max: number("maxmemory").filter(|max| 0 < *max),
-                });
+                let (fine, findings) = judge(&memory);
+                let clock = SystemTime::UNIX_EPOCH + clock;
+                report = Some(StoreReport { latency, clock, asked_at, fine, findings });
             }
         }
         Ok(report.expect("it was asked more than once"))
     }
 }
 
+/// What is well, and what is wrong, by what INFO says of the memory.
+fn judge(info: &str) -> (Vec<String>, Vec<StoreFinding>) {
+    let number = |key| value(info, key)?.parse::<u64>().ok();
+    let (Some(used), Some(max @ 1..)) = (number("used_memory"), number("maxmemory")) else {
+        return (vec!["no bound on its memory is known".to_owned()], Vec::new());
+    };
+    let memory = format!("{} of {} MiB are used", used >> 20, max >> 20);
+    let (trouble, saw) = match value(info, "maxmemory_policy") {
+        Some(policy) if policy != "noeviction" => {
+            (EVICTS, format!("maxmemory-policy is {policy}, and {memory}"))
+        }
+        _ if max <= used => (FULL, memory),
+        _ if max / 10 * 9 <= used => (NEARLY_FULL, memory),
+        _ => return (vec![memory], Vec::new()),
+    };
+    let Trouble { id, severity, fix } = trouble;
+    (Vec::new(), vec![StoreFinding { severity, id, saw, fix: fix.to_owned() }])
+}
+
 /// A value of INFO.
 fn value<'a>(info: &'a str, key: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_with_a_bound_is_judged_by_what_is_used_of_it_and_by_what_happens_then() {
+        let judged = |used: u64, max: u64, policy: &str| {
+            let info = format!(
+                "# Memory\r\nused_memory:{}\r\nmaxmemory:{}\r\nmaxmemory_policy:{policy}\r\n",
+                used << 20,
+                max << 20
+            );
+            let (fine, findings) = judge(&info);
+            let found = findings.into_iter().map(|found| format!("{}: {}", found.id, found.saw));
+            fine.into_iter().chain(found).collect::<Vec<_>>().join("; ")
+        };
+        assert_eq!(judged(5, 0, "allkeys-lru"), "no bound on its memory is known");
+        assert_eq!(judged(5, 100, "noeviction"), "5 of 100 MiB are used");
+        assert_eq!(judged(90, 100, "noeviction"), "store-nearly-full: 90 of 100 MiB are used");
+        assert_eq!(judged(100, 100, "noeviction"), "store-full: 100 of 100 MiB are used");
+        let evicts = "store-evicts: maxmemory-policy is allkeys-lru, and 5 of 100 MiB are used";
+        assert_eq!(judged(5, 100, "allkeys-lru"), evicts);
+        assert_eq!(judge("").0, ["no bound on its memory is known"]);
+    }
 }

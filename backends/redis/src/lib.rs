@@ -49,6 +49,7 @@ use repmd_backend_api::{
 
 use connection::{Connection, Lane};
 use keys::Keys;
+pub use inspect::{TROUBLES, Trouble};
 pub use kind::RedisKind;
 use record::{Stored, Unreadable};
 pub use settings::{Settings, SettingsError};

@@ -1,5 +1,6 @@
 //! What can be found, how bad it is, and what fixes it. docs/doctor.md has the same table.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde_json::{Value, json};
@@ -40,20 +41,21 @@ impl Severity {
 }
 
 /// One kind of finding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kind {
     /// Its name.
     pub id: &'static str,
     /// How bad it is.
     pub severity: Severity,
     /// What fixes it.
-    pub fix: &'static str,
+    pub fix: Cow<'static, str>,
 }
 
 macro_rules! kinds {
     ($($name:ident = $severity:ident $id:literal $fix:literal;)*) => {
-        $(pub(super) const $name: Kind = Kind { id: $id, severity: Severity::$severity, fix: $fix };)*
-        /// Every kind of finding, in the order of the steps.
+        $(pub(super) const $name: Kind =
+            Kind { id: $id, severity: Severity::$severity, fix: Cow::Borrowed($fix) };)*
+        /// Every kind of finding, in the order of the steps, but for those that backends word.
         pub const KINDS: &[Kind] = &[$($name),*];
     };
 }
@@ -106,13 +108,7 @@ kinds! {
     STORE_DENIED = Failure "store-denied"
         "correct the login in `backend` (user, password, database), or the rights of that user in the store";
     STORE_SLOW = Warning "store-slow"
-        "put the store nearer, or see what keeps it busy (SLOWLOG, other users of the same server): answers for other hosts wait for it, up to 500 ms";
-    STORE_EVICTS = Warning "store-evicts"
-        "`CONFIG SET maxmemory-policy noeviction`: a store that evicts loses registrations of living nodes";
-    STORE_FULL = Failure "store-full"
-        "raise maxmemory, or remove what else is in there: new nodes are not published meanwhile";
-    STORE_NEARLY_FULL = Warning "store-nearly-full"
-        "raise maxmemory, or remove what else is in there, before it is full";
+        "put the store nearer, or see what keeps it busy (its slow log, other users of the same server): answers for other hosts wait for it, up to 500 ms";
     CLOCK_SKEW = Warning "clock-skew"
         "set the clocks (chrony, systemd-timesyncd); repmd decides nothing by them, but times in its lists are wrong";
     HOST_UNRESOLVABLE = Failure "host-unresolvable"
@@ -215,9 +211,9 @@ impl Report {
             json!({
                 "step": finding.step,
                 "severity": finding.severity().word(),
-                "id": finding.kind.map(|kind| kind.id),
+                "id": finding.kind.as_ref().map(|kind| kind.id),
                 "saw": finding.saw,
-                "fix": finding.kind.map(|kind| kind.fix),
+                "fix": finding.kind.as_ref().map(|kind| &*kind.fix),
             })
         });
         let left_out = self.left_out.iter().map(|LeftOut { what, why }| json!({ "what": what, "why": why }));
@@ -231,7 +227,7 @@ impl Report {
 
 impl Finding {
     fn severity(&self) -> Severity {
-        self.kind.map_or(Severity::Fine, |kind| kind.severity)
+        self.kind.as_ref().map_or(Severity::Fine, |kind| kind.severity)
     }
 }
 
@@ -253,11 +249,11 @@ impl fmt::Display for Report {
                     writeln!(f, "{step}")?;
                 }
                 let saw = escaped(&finding.saw);
-                match finding.kind {
+                match &finding.kind {
                     None => writeln!(f, "  ok       {saw}")?,
                     Some(kind) => {
                         writeln!(f, "  {:7}  {}: {saw}", kind.severity.word(), kind.id)?;
-                        writeln!(f, "           fix: {}", kind.fix)?;
+                        writeln!(f, "           fix: {}", escaped(&kind.fix))?;
                     }
                 }
             }

@@ -3,11 +3,9 @@
 use std::error::Error;
 use std::time::Duration;
 
-use repmd_backend_api::{BackendError, StoreReport};
+use repmd_backend_api::{self as api, BackendError, StoreFinding, StoreReport};
 
-use super::finding::{
-    CLOCK_SKEW, STORE_AWAY, STORE_DENIED, STORE_EVICTS, STORE_FULL, STORE_NEARLY_FULL, STORE_SLOW,
-};
+use super::finding::{CLOCK_SKEW, Kind, STORE_AWAY, STORE_DENIED, STORE_SLOW, Severity};
 use super::{Doctor, Report};
 use crate::printable::in_words;
 
@@ -28,7 +26,7 @@ impl Doctor<'_> {
             }
         };
         match runtime.block_on(self.kinds.inspect(&self.settings)) {
-            Ok(Some(store)) => report(&mut self.report, &store),
+            Ok(Some(store)) => report(&mut self.report, store),
             Err(error @ BackendError::Denied { .. }) => {
                 self.report.found(STORE_DENIED, format!("{}: {}", self.store(), in_full(&error)));
             }
@@ -45,32 +43,28 @@ impl Doctor<'_> {
     }
 }
 
-fn report(report: &mut Report, store: &StoreReport) {
-    let StoreReport { latency, clock, asked_at, eviction, memory_used, memory_max } = store;
-    if SLOW <= *latency {
+fn report(report: &mut Report, store: StoreReport) {
+    let StoreReport { latency, clock, asked_at, fine, findings } = store;
+    if SLOW <= latency {
         report.found(STORE_SLOW, format!("the quickest of several requests took {latency:.0?}"));
     } else {
         report.fine(format!("answers within {latency:.1?}"));
     }
-    let (ahead, behind) = (clock.duration_since(*asked_at), asked_at.duration_since(*clock));
+    let (ahead, behind) = (clock.duration_since(asked_at), asked_at.duration_since(clock));
     let skew = ahead.or(behind).unwrap_or_default();
-    if SKEW <= skew.saturating_sub(*latency) {
+    if SKEW <= skew.saturating_sub(latency) {
         let way = if asked_at < clock { "ahead of" } else { "behind" };
         report.found(CLOCK_SKEW, format!("the store's clock is {skew:.0?} {way} this machine's"));
     } else {
         report.fine("its clock and this machine's agree");
     }
-    let (Some(used), Some(max)) = (memory_used, memory_max) else {
-        return report.fine("no bound on its memory is known");
-    };
-    let memory = format!("{} of {} MiB are used", used >> 20, max >> 20);
-    match eviction.as_deref() {
-        Some(policy) if policy != "noeviction" => {
-            report.found(STORE_EVICTS, format!("maxmemory-policy is {policy}, and {memory}"));
-        }
-        _ if max <= used => report.found(STORE_FULL, memory),
-        _ if max / 10 * 9 <= *used => report.found(STORE_NEARLY_FULL, memory),
-        _ => report.fine(memory),
+    fine.into_iter().for_each(|saw| report.fine(saw));
+    for StoreFinding { severity, id, saw, fix } in findings {
+        let severity = match severity {
+            api::Severity::Warning => Severity::Warning,
+            api::Severity::Failure => Severity::Failure,
+        };
+        report.found(Kind { id, severity, fix: fix.into() }, saw);
     }
 }
 
