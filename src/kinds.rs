@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use repmd_backend_api::{BackendError, Kind, Place, RegistryBackend, StoreReport};
+use repmd_backend_api::{BackendError, Instance, Kind, Place, RegistryBackend, StoreReport};
 
 use crate::printable::in_words;
 use crate::settings::Settings;
@@ -33,15 +33,19 @@ impl<'a> Kinds<'a> {
         kind.check(url).map(|()| kind.is_shared()).map_err(|expected| in_words(&expected))
     }
 
-    /// Opens the registry that checked settings name. Called once the event loop runs; does not wait for a store.
+    /// Opens the registry that checked settings name, for one run of one daemon. Called once the event loop runs; does not wait for a store.
     ///
     /// # Errors
     /// What has changed since the check, such as a file that is gone.
-    pub fn open(self, settings: &Settings) -> Result<Arc<dyn RegistryBackend>, String> {
+    pub fn open(
+        self,
+        settings: &Settings,
+        instance: Arc<Instance>,
+    ) -> Result<Arc<dyn RegistryBackend>, String> {
         let place = place(settings);
         let kind =
             self.of(&place.url).ok_or_else(|| format!("no kind of registry for {}", settings.backend))?;
-        kind.open(&place).map_err(|error| in_words(&error))
+        kind.open(&place, instance).map_err(|error| in_words(&error))
     }
 
     /// Asks the store that checked settings name how it is, within a few seconds. `None`: they name none.

@@ -292,7 +292,8 @@ fn check(settings: &Settings, state: &State, kinds: Kinds<'_>) -> Result<(), Str
     check_files(settings)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
-    runtime.block_on(async { kinds.open(settings).map(drop) })?;
+    let instance = instance(settings, Some(&state.identity)).map_err(|error| error.to_string())?;
+    runtime.block_on(async { kinds.open(settings, Arc::new(instance)).map(drop) })?;
     upgrade::tell_could_serve(state.check(settings)?).map_err(|error| error.to_string())
 }
 
@@ -462,7 +463,7 @@ async fn serve_until_stopped(
         });
     }
     let instance = instance(settings, resumed.as_deref().map(|state| &state.identity))?;
-    let backend = kinds.open(settings).map_err(io::Error::other)?;
+    let backend = kinds.open(settings, Arc::new(instance.clone())).map_err(io::Error::other)?;
     let options = Options {
         lookup: settings.lookup,
         stale_for: settings.stale_for,

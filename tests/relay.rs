@@ -34,14 +34,14 @@ struct Gateway {
 }
 
 fn registry(store: &Memory, host: &str, address: IpAddr) -> Arc<Registry> {
-    let instance = Instance {
+    let instance = Arc::new(Instance {
         id: InstanceId::random(),
         name: host.to_owned(),
         host: HostId::parse(host).unwrap(),
         aliases: Vec::new(),
         addresses: vec![address],
         port: 4369,
-    };
+    });
     let options = Options {
         lookup: Lookup::Cluster,
         stale_for: None,
@@ -49,7 +49,8 @@ fn registry(store: &Memory, host: &str, address: IpAddr) -> Arc<Registry> {
         clock: Arc::new(|| Duration::from_secs(1_800_000_000)),
         probe: Arc::new(|_, _| Box::pin(async { unreachable!("no daemon of this test restarts") })),
     };
-    Arc::new(Registry::new(Arc::new(store.clone()), Arc::new(instance), options))
+    let backend = Arc::new(store.attach(Arc::clone(&instance)));
+    Arc::new(Registry::new(backend, instance, options))
 }
 
 fn event_loop() -> Runtime {

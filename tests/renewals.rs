@@ -10,11 +10,11 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use repmd::registry::{Answer, Lookup, Options, Question, Registry, State};
 use repmd_backend_api::{
-    AliveName, BackendError, Change, Claim, Found, HostId, Instance, InstanceId, Lease, Node, Note,
-    RegistryBackend, Renewal, Scope, Search, Seen,
+    AliveName, BackendError, Change, Claim, Found, Holdings, HostId, Instance, InstanceId, Lease, Node, Note,
+    Promises, RegistryBackend, Renewed, Scope, Search, Seen,
 };
 use repmd_backend_faulty::{Faulty, Link};
-use repmd_backend_memory::Memory;
+use repmd_backend_memory::{Handle, Memory};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -26,19 +26,18 @@ fn memory() -> Memory {
     Memory::with_leases(TTL, Arc::new(move || EPOCH + started.elapsed()))
 }
 
-fn registry(backend: Arc<dyn RegistryBackend>) -> Arc<Registry> {
-    registry_of("here", backend)
-}
-
-fn registry_of(host: &str, backend: Arc<dyn RegistryBackend>) -> Arc<Registry> {
-    let instance = Instance {
+fn daemon(host: &str) -> Arc<Instance> {
+    Arc::new(Instance {
         id: InstanceId::random(),
         name: format!("{host}:4369"),
         host: HostId::parse(host).unwrap(),
         aliases: Vec::new(),
         addresses: Vec::new(),
         port: 4369,
-    };
+    })
+}
+
+fn registry(backend: Arc<dyn RegistryBackend>, instance: Arc<Instance>) -> Arc<Registry> {
     let started = Instant::now();
     let options = Options {
         lookup: Lookup::Host,
@@ -47,7 +46,7 @@ fn registry_of(host: &str, backend: Arc<dyn RegistryBackend>) -> Arc<Registry> {
         clock: Arc::new(move || EPOCH + started.elapsed()),
         probe: Arc::new(|_, _| Box::pin(async { false })),
     };
-    Arc::new(Registry::new(backend, Arc::new(instance), options))
+    Arc::new(Registry::new(backend, instance, options))
 }
 
 fn node(number: u16) -> Node {
@@ -58,9 +57,10 @@ fn node(number: u16) -> Node {
 /// accepted meanwhile.
 #[tokio::test(start_paused = true)]
 async fn a_node_that_waits_for_the_store_in_vain_gets_a_creation_that_its_name_has_not_had() {
-    let faulty = Faulty::new(Arc::new(memory()), 0);
+    let here = daemon("here");
+    let faulty = Faulty::new(Arc::new(memory().attach(Arc::clone(&here))), 0);
     faulty.faults().set_link(Link::Stalled);
-    let registry = registry(Arc::new(faulty));
+    let registry = registry(Arc::new(faulty), here);
     let register_at = async |milliseconds, claim, number| {
         sleep(Duration::from_millis(milliseconds)).await;
         registry.register(claim, node(number), number).await.unwrap().creation()
@@ -78,9 +78,11 @@ fn count(registry: &Registry, wanted: impl Fn(&State) -> bool) -> usize {
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_fails_costs_no_lease_behind_it() {
-    let store = memory();
-    let picky = Arc::new(Picky { inner: store.clone(), answers: AtomicBool::new(true) });
-    let registry = registry(Arc::clone(&picky) as Arc<dyn RegistryBackend>);
+    let (memory, here) = (memory(), daemon("here"));
+    let store = memory.attach(daemon("there"));
+    let inner = memory.attach(Arc::clone(&here));
+    let picky = Arc::new(Picky { inner, answers: AtomicBool::new(true) });
+    let registry = registry(Arc::clone(&picky) as Arc<dyn RegistryBackend>, here);
     for number in 0..1600 {
         registry.register(number.into(), node(number), number).await.unwrap();
     }
@@ -105,10 +107,11 @@ async fn a_batch_that_fails_costs_no_lease_behind_it() {
 #[tokio::test(start_paused = true)]
 async fn leases_that_could_not_be_renewed_for_a_ttl_are_shown_as_unpublished_until_the_store_has_them_again()
 {
-    let store = memory();
-    let faulty = Faulty::new(Arc::new(store.clone()), 0);
+    let (memory, here) = (memory(), daemon("here"));
+    let store = memory.attach(daemon("there"));
+    let faulty = Faulty::new(Arc::new(memory.attach(Arc::clone(&here))), 0);
     let faults = faulty.faults();
-    let registry = registry(Arc::new(faulty));
+    let registry = registry(Arc::new(faulty), here);
     for number in 0..10 {
         registry.register(number.into(), node(number), number).await.unwrap();
     }
@@ -136,9 +139,11 @@ async fn leases_that_could_not_be_renewed_for_a_ttl_are_shown_as_unpublished_unt
 
 #[tokio::test(start_paused = true)]
 async fn a_name_whose_entry_cannot_be_read_is_answered_from_memory_and_has_not_left() {
-    let store = memory();
-    let picky = Arc::new(Picky { inner: store.clone(), answers: AtomicBool::new(true) });
-    let (holder, asker) = (registry(Arc::new(store)), registry_of("asker", Arc::clone(&picky) as _));
+    let (memory, here, there) = (memory(), daemon("here"), daemon("asker"));
+    let inner = memory.attach(Arc::clone(&there));
+    let picky = Arc::new(Picky { inner, answers: AtomicBool::new(true) });
+    let holder = registry(Arc::new(memory.attach(Arc::clone(&here))), here);
+    let asker = registry(Arc::clone(&picky) as _, there);
     let lease = holder.register(1, node(1), 1).await.unwrap();
     let (host, name) = (HostId::parse("here").unwrap(), node(1).name);
     let question = Question::On(host.clone(), name.clone());
@@ -159,25 +164,33 @@ async fn a_name_whose_entry_cannot_be_read_is_answered_from_memory_and_has_not_l
 /// A store that does not renew a batch with the name `n0`: it refuses it, or does not answer. In the second case it cannot read any entry either.
 #[derive(Debug)]
 struct Picky {
-    inner: Memory,
+    inner: Handle,
     answers: AtomicBool,
 }
 
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl RegistryBackend for Picky {
-    async fn renew(&self, instance: &Arc<Instance>, leases: &[Lease]) -> Result<Vec<Renewal>, BackendError> {
+    async fn renew(&self, held: &mut Holdings<'_>) -> Result<Vec<Renewed>, BackendError> {
+        self.publish(&held.take(500)).await
+    }
+
+    async fn publish(&self, leases: &[Lease]) -> Result<Vec<Renewed>, BackendError> {
         if leases.iter().any(|lease| lease.registration.node.name.as_str() == "n0") {
             if self.answers.load(Ordering::Relaxed) {
                 return Err(BackendError::Denied { action: "renew".to_owned(), source: "no".into() });
             }
             std::future::pending::<()>().await;
         }
-        self.inner.renew(instance, leases).await
+        self.inner.publish(leases).await
     }
 
-    fn lease_ttl(&self) -> Option<Duration> {
-        self.inner.lease_ttl()
+    fn promises(&self) -> Promises {
+        self.inner.promises()
+    }
+
+    fn update(&self, instance: Arc<Instance>) {
+        self.inner.update(instance);
     }
 
     async fn register(&self, claim: &Claim) -> Result<Lease, BackendError> {
@@ -188,8 +201,8 @@ impl RegistryBackend for Picky {
         self.inner.release(lease).await
     }
 
-    async fn retire(&self, instance: &Instance) -> Result<(), BackendError> {
-        self.inner.retire(instance).await
+    async fn retire(&self) -> Result<(), BackendError> {
+        self.inner.retire().await
     }
 
     async fn find(&self, search: &Search<'_>) -> Result<Seen<Found>, BackendError> {
@@ -210,8 +223,8 @@ impl RegistryBackend for Picky {
         self.inner.daemons(scope).await
     }
 
-    async fn leave_note(&self, instance: &Instance, note: &[u8]) -> Result<(), BackendError> {
-        self.inner.leave_note(instance, note).await
+    async fn leave_note(&self, note: &[u8]) -> Result<(), BackendError> {
+        self.inner.leave_note(note).await
     }
 
     async fn notes(&self) -> Result<Seen<Note>, BackendError> {

@@ -29,14 +29,14 @@ fn host(name: &str) -> HostId {
 
 /// A daemon's view of the registry, without its sockets.
 fn registry(store: &Memory, name: &str, of: &str, address: &str, lookup: Lookup) -> Arc<Registry> {
-    let instance = Instance {
+    let instance = Arc::new(Instance {
         id: InstanceId::random(),
         name: name.to_owned(),
         host: host(of),
         aliases: vec![host(&format!("{of}.example")), host(address)],
         addresses: vec![address.parse().unwrap()],
         port: 4369,
-    };
+    });
     let options = Options {
         lookup,
         stale_for: None,
@@ -44,7 +44,8 @@ fn registry(store: &Memory, name: &str, of: &str, address: &str, lookup: Lookup)
         clock: Arc::new(|| Duration::from_secs(1_800_000_000)),
         probe: Arc::new(|_, _| Box::pin(async { unreachable!("no daemon of this test restarts") })),
     };
-    Arc::new(Registry::new(Arc::new(store.clone()), Arc::new(instance), options))
+    let backend = Arc::new(store.attach(Arc::clone(&instance)));
+    Arc::new(Registry::new(backend, instance, options))
 }
 
 async fn hold(registry: &Registry, number: u64, name: &str, port: u16, advertised: u16) -> Lease {

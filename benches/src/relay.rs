@@ -112,14 +112,15 @@ fn start_relay(
     let clock = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let store = Memory::with_leases(Duration::from_secs(3600), Arc::new(clock));
     let registry = |host: &str, address| -> Result<Arc<Registry>, Failure> {
-        let instance = Instance {
+        let instance = Arc::new(Instance {
             id: InstanceId::random(),
             name: host.to_owned(),
             host: HostId::parse(host)?,
             aliases: Vec::new(),
             addresses: vec![address],
             port: 4369,
-        };
+        });
+        let backend = Arc::new(store.attach(Arc::clone(&instance)));
         let options = Options {
             lookup: Lookup::Cluster,
             stale_for: None,
@@ -127,7 +128,7 @@ fn start_relay(
             clock: Arc::new(clock),
             probe: Arc::new(|_, _| Box::pin(async { false })),
         };
-        Ok(Arc::new(Registry::new(Arc::new(store.clone()), Arc::new(instance), options)))
+        Ok(Arc::new(Registry::new(backend, instance, options)))
     };
     let (here, there) = (registry("here", DOOR)?, registry("there", THERE)?);
     let limits = Limits {

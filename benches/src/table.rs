@@ -31,12 +31,11 @@ async fn row(size: usize) {
             number: number as u64,
             node: node(&name(number, 12)),
             advertised_port: 25672,
-            instance: Arc::clone(&instance),
             registered_at: SystemTime::UNIX_EPOCH,
             last: None,
         })
         .collect();
-    let registry = Memory::new();
+    let registry = Memory::new().attach(instance);
     let started = Instant::now();
     let mut leases = Vec::with_capacity(size);
     for claim in &claims {

@@ -53,7 +53,9 @@ fn face() -> Face {
         clock: Arc::new(|| Duration::from_secs(1_800_000_000)),
         probe: Arc::new(|_, _| Box::pin(async { false })),
     };
-    let registry = Arc::new(Registry::new(Arc::new(Memory::new()), Arc::new(instance), options));
+    let instance = Arc::new(instance);
+    let backend = Arc::new(Memory::new().attach(Arc::clone(&instance)));
+    let registry = Arc::new(Registry::new(backend, instance, options));
     let (policy, limits) = (Policy::default(), Limits::for_descriptors(1024));
     let daemon = Daemon::new(registry, policy, Topology::default(), limits, CancellationToken::new());
     let second = Duration::from_secs(1);

@@ -2,23 +2,25 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use repmd_backend_api::{AliveName, BackendError, Change, HostId, Lease, NodeName, Scope, liveness};
+use repmd_backend_api::{
+    AliveName, BackendError, Change, Holdings, HostId, Lease, NodeName, Renewed, Scope, liveness,
+};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::daemons::Daemons;
 use super::events::What;
-use super::leases::Which;
 use super::question::Question;
 use super::{Answer, Readiness, Registry};
 
-/// Leases of one call.
-const BATCH_MAX: usize = 500;
+/// Leases that are published by one call.
+const PUBLISHED_MAX: usize = 500;
 
-/// How many deadlines a batch may take: nobody waits for it.
+/// How many deadlines a call that renews or publishes may take: nobody waits for it.
 const RENEWAL_PATIENCE: u32 = 4;
 
 /// The pauses between tries while the store is away.
@@ -35,7 +37,7 @@ impl Registry {
     /// Renews what this daemon holds, publishes what it could not, and follows the changes of others, until
     /// `stop` fires. Returns at once where the registry is not shared.
     pub async fn keep(&self, stop: &CancellationToken) {
-        let Some(lease_ttl) = self.backend.lease_ttl() else { return };
+        let Some(lease_ttl) = self.lease_ttl() else { return };
         // In order, here and below, so that a simulation takes the same way each time.
         tokio::select! {
             biased;
@@ -65,9 +67,9 @@ impl Registry {
                 self.return_to_the_store(interval).await
             } else if is_round {
                 // Not all at once: the thread that renews also serves the wire.
-                self.renew(Which::All, interval / 2).await
+                self.renew(interval / 2).await
             } else {
-                self.renew(Which::Unpublished, Duration::ZERO).await
+                self.publish_the_rest().await
             };
             // The first connection may have come meanwhile, and a new one may lead from elsewhere.
             let has_moved = self.follow_addresses();
@@ -116,37 +118,63 @@ impl Registry {
     /// Whether this daemon has other addresses than before: what it published says the old ones.
     fn follow_addresses(&self) -> bool {
         let Some(instance) = self.addresses.follow(|| self.backend.local_address()) else { return false };
+        self.backend.update(Arc::clone(&instance));
         self.leases.hold_as(&instance);
         true
     }
 
     /// Asks an absent store for a sign of life, and if there is one brings everything back.
     async fn return_to_the_store(&self, interval: Duration) -> Result<(), BackendError> {
-        self.renew_batch(&[]).await?;
+        self.publish(&[]).await?;
         // All daemons find the store back at the same moment.
         sleep(self.jitter(interval / 20, 0)).await;
-        self.renew(Which::All, Duration::ZERO).await
+        self.renew(Duration::ZERO).await
     }
 
-    /// Renews in batches, over `spread`. Without leases the daemon still says that it is alive.
+    /// A round of renewals, over `spread`. Without leases the daemon still says that it is alive.
     ///
-    /// A batch that fails costs no other; the first error is returned once all were tried, or when a second one in
-    /// a row had no answer.
-    async fn renew(&self, which: Which, spread: Duration) -> Result<(), BackendError> {
-        let due = self.leases.due(which);
-        if due.is_empty() {
-            return if which == Which::All { self.renew_batch(&[]).await } else { Ok(()) };
-        }
-        let batches = u32::try_from(due.len().div_ceil(BATCH_MAX)).expect("descriptors fit 32 bits");
+    /// A call that fails costs no lease but those that it took; the first error is returned once all were taken, or when
+    /// a second call in a row had no answer.
+    async fn renew(&self, spread: Duration) -> Result<(), BackendError> {
+        // What a call has taken, because an answer has tokens alone.
+        let taken = Mutex::new(Vec::new());
+        let mut held = Holdings::new(self.leases.numbers().into_iter().map(|number| {
+            let lease = self.leases.get(number)?;
+            lock(&taken).push(lease.clone());
+            Some(lease)
+        }));
+        let all = held.len();
         let mut result = Ok(());
         let mut was_silent = false;
-        for (number, batch) in due.chunks(BATCH_MAX).enumerate() {
-            if 0 < number {
-                sleep(spread / batches).await;
-            }
-            let renewed = self.renew_batch(batch).await;
+        loop {
+            let (asked, left) = (Instant::now(), held.len());
+            let answer = self.call("renew", RENEWAL_PATIENCE, self.backend.renew(&mut held)).await;
+            let (took, leases) = (left - held.len(), std::mem::take(&mut *lock(&taken)));
+            let renewed = match answer {
+                Ok(renewed) => self.note_renewals(&leases, renewed, asked).await,
+                Err(error) => Err(error),
+            };
             let is_silent = matches!(renewed, Err(BackendError::Unavailable { .. }));
+            // A refusal before any was taken is one of all.
+            let goes_on = if is_silent { !was_silent } else { 0 < took };
             result = result.and(renewed);
+            if held.is_empty() || !goes_on {
+                return result;
+            }
+            was_silent = is_silent;
+            sleep(spread.mul_f64(took as f64 / all as f64)).await;
+        }
+    }
+
+    /// Publishes what the store does not know.
+    async fn publish_the_rest(&self) -> Result<(), BackendError> {
+        let mut result = Ok(());
+        let mut was_silent = false;
+        for numbers in self.leases.unpublished().chunks(PUBLISHED_MAX) {
+            let leases: Vec<_> = numbers.iter().filter_map(|number| self.leases.get(*number)).collect();
+            let published = self.publish(&leases).await;
+            let is_silent = matches!(published, Err(BackendError::Unavailable { .. }));
+            result = result.and(published);
             if was_silent && is_silent {
                 break;
             }
@@ -155,15 +183,23 @@ impl Registry {
         result
     }
 
-    async fn renew_batch(&self, batch: &[Lease]) -> Result<(), BackendError> {
-        let mut leases = batch.to_vec();
-        self.leases.keep_held(&mut leases);
+    async fn publish(&self, leases: &[Lease]) -> Result<(), BackendError> {
         let asked = Instant::now();
-        let instance = self.instance();
-        let renewals = self.call("renew", RENEWAL_PATIENCE, self.backend.renew(&instance, &leases)).await?;
-        for lease in self.leases.note(&leases, renewals, asked) {
+        let published = self.call("renew", RENEWAL_PATIENCE, self.backend.publish(leases)).await?;
+        self.note_renewals(leases, published, asked).await
+    }
+
+    /// Takes note of what became of `leases`.
+    async fn note_renewals(
+        &self,
+        leases: &[Lease],
+        renewed: Vec<Renewed>,
+        asked: Instant,
+    ) -> Result<(), BackendError> {
+        let gone = self.leases.note(renewed, asked);
+        for lease in leases.iter().filter(|lease| gone.contains(&lease.token)) {
             // Its node left while the renewal was under way, which may have come after the release.
-            self.call("release", 1, self.backend.release(&lease)).await?;
+            self.call("release", 1, self.backend.release(lease)).await?;
         }
         Ok(())
     }
@@ -279,4 +315,8 @@ impl Registry {
         (self.instance.id.0, turn).hash(&mut hasher);
         most.mul_f64(f64::from(hasher.finish() as u32) / f64::from(u32::MAX))
     }
+}
+
+fn lock<T>(taken: &Mutex<Vec<T>>) -> MutexGuard<'_, Vec<T>> {
+    taken.lock().unwrap_or_else(PoisonError::into_inner)
 }

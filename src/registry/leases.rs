@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use repmd_backend_api::{AliveName, Instance, Lease, Registration, Renewal};
+use repmd_backend_api::{AliveName, Instance, Lease, LeaseToken, Registration, Renewal, Renewed};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -60,13 +60,6 @@ pub struct LeaseCounts {
     pub failed: usize,
 }
 
-/// Which leases to renew.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Which {
-    All,
-    Unpublished,
-}
-
 impl Leases {
     pub(super) fn new(events: Arc<Events>) -> Self {
         Self { held: Mutex::default(), events }
@@ -114,11 +107,21 @@ impl Leases {
         self.lock().values().rev().any(|held| held.lease.registration.node.name == *name)
     }
 
-    /// The leases to renew, oldest first.
-    pub(super) fn due(&self, which: Which) -> Vec<Lease> {
+    /// The numbers of all of them, oldest first.
+    pub(super) fn numbers(&self) -> Vec<u64> {
+        self.lock().keys().copied().collect()
+    }
+
+    /// The numbers of those of which the store knows nothing.
+    pub(super) fn unpublished(&self) -> Vec<u64> {
         let held = self.lock();
-        let due = held.values().filter(|held| which == Which::All || held.state == State::Unpublished);
-        due.map(|held| held.lease.clone()).collect()
+        let unpublished = held.iter().filter(|(_, held)| held.state == State::Unpublished);
+        unpublished.map(|(number, _)| *number).collect()
+    }
+
+    /// The lease of a number, while it is held.
+    pub(super) fn get(&self, number: u64) -> Option<Lease> {
+        self.lock().get(&number).map(|held| held.lease.clone())
     }
 
     /// From now on, `instance` holds all of them: the same daemon at other addresses.
@@ -130,20 +133,14 @@ impl Leases {
         }
     }
 
-    /// Leaves only the leases that are still held.
-    pub(super) fn keep_held(&self, leases: &mut Vec<Lease>) {
-        let held = self.lock();
-        leases.retain(|lease| held.contains_key(&lease.token.number));
-    }
-
-    /// Takes note of what became of `leases`, in their order, when the store was asked at `asked`. Returns
-    /// those that were let go meanwhile: their renewal may have brought them back.
-    pub(super) fn note(&self, leases: &[Lease], renewals: Vec<Renewal>, asked: Instant) -> Vec<Lease> {
+    /// Takes note of what became of leases for which the store was asked at `asked`. Returns the tokens of those that
+    /// were let go meanwhile: their renewal may have brought them back.
+    pub(super) fn note(&self, renewed: Vec<Renewed>, asked: Instant) -> Vec<LeaseToken> {
         let mut held = self.lock();
         let mut gone = Vec::new();
-        for (lease, renewal) in leases.iter().zip(renewals) {
-            let Some(held) = held.get_mut(&lease.token.number) else {
-                gone.push(lease.clone());
+        for Renewed { token, renewal } in renewed {
+            let Some(held) = held.get_mut(&token.number) else {
+                gone.push(token);
                 continue;
             };
             let state = match renewal {
@@ -157,7 +154,7 @@ impl Leases {
                 held.renewed = Some(asked);
             }
             if held.state != state && !(is_back && state == State::Published) {
-                self.tell(lease, &held.state, &state);
+                self.tell(&held.lease, &held.state, &state);
             }
             held.state = state;
         }

@@ -59,11 +59,7 @@ use questions::Questions;
 use slot::{Known, Slot};
 use unreadable::Unreadable;
 
-/// How long an answer of the store counts as fresh. Changes are heard of sooner; this is what holds when
-/// they are not.
-const FRESH: Duration = Duration::from_secs(1);
-
-/// The same for the answer that there is no such node: just enough that a flood of such look-ups is few
+/// How long the answer that there is no such node counts as fresh, whatever the store says: just enough that a flood of such look-ups is few
 /// requests, and a node that has started is found at once.
 const FRESH_ABSENCE: Duration = Duration::from_millis(25);
 
@@ -252,7 +248,7 @@ struct Remembered {
 }
 
 impl Registry {
-    /// A view of `backend` for the daemon `instance`. It needs [`Registry::keep`] to run beside it.
+    /// A view of `backend`, the handle of the daemon `instance`. It needs [`Registry::keep`] to run beside it.
     #[must_use]
     pub fn new(backend: Arc<dyn RegistryBackend>, instance: Arc<Instance>, options: Options) -> Self {
         let events = Arc::new(Events::new(Arc::clone(&options.clock)));
@@ -289,7 +285,9 @@ impl Registry {
     /// the connection to the store, if one is open. Asked again for each new connection.
     #[must_use]
     pub fn with_addresses_of_the_connection(self, instance_at: InstanceAt) -> Self {
-        Self { addresses: self.addresses.followed_by(instance_at), ..self }
+        let addresses = self.addresses.followed_by(instance_at);
+        self.backend.update(addresses.instance());
+        Self { addresses, ..self }
     }
 
     /// The daemon whose view this is, with its addresses and aliases of now.
@@ -308,10 +306,15 @@ impl Registry {
         Arc::new(Registration { instance, ..(*registration).clone() })
     }
 
+    fn is_fresh_list<T>(&self) -> impl Fn(&Known<T>) -> bool {
+        let fresh_for = self.fresh_for();
+        move |known| known.asked.elapsed() < fresh_for
+    }
+
     /// Whether other daemons use the same registry.
     #[must_use]
     pub fn is_shared(&self) -> bool {
-        self.backend.lease_ttl().is_some()
+        self.lease_ttl().is_some()
     }
 
     /// Whether all is well with the registry; changes as that does.
@@ -353,7 +356,13 @@ impl Registry {
     /// How long a registration outlives its last renewal; `None` where the registry is not shared.
     #[must_use]
     pub fn lease_ttl(&self) -> Option<Duration> {
-        self.backend.lease_ttl()
+        self.backend.promises().lease_ttl
+    }
+
+    /// How long an answer of the store counts as fresh. Changes are heard of sooner; this is what holds when they are
+    /// not.
+    fn fresh_for(&self) -> Duration {
+        self.backend.promises().fresh_for
     }
 
     /// What this daemon holds in a shared registry, oldest first.
@@ -381,9 +390,10 @@ impl Registry {
             let seen = self.patiently(self.backend.list(&Scope::Cluster)).await.ok()?;
             let mut found = self.unreadable.note(seen);
             found.retain(|found| found.registration.instance.id != self.instance.id);
+            newest_first(&mut found);
             Some(Arc::new(found))
         };
-        let is_current = self.cluster.fresh_or(is_fresh_list, load).await.is_some();
+        let is_current = self.cluster.fresh_or(self.is_fresh_list(), load).await.is_some();
         let is_stale = !is_current || self.health.is_away();
         match self.cluster.last() {
             Some(Known { value, asked }) => Cluster { nodes: value, asked: Some(asked), is_stale },
@@ -415,8 +425,7 @@ impl Registry {
         if self.is_slow() {
             return Err(BackendError::Unavailable { waited: Duration::ZERO, source: "it is slow".into() });
         }
-        let instance = self.instance();
-        self.patiently(self.backend.leave_note(&instance, note)).await
+        self.patiently(self.backend.leave_note(note)).await
     }
 
     /// The notes of all daemons, as of a second ago, or as they were before the store was slow or away.
@@ -426,7 +435,7 @@ impl Registry {
         }
         let load =
             async { Some(Arc::new(self.unreadable.note(self.patiently(self.backend.notes()).await.ok()?))) };
-        self.notes.fresh_or(is_fresh_list, load).await.map_or_else(Arc::default, |known| known.value)
+        self.notes.fresh_or(self.is_fresh_list(), load).await.map_or_else(Arc::default, |known| known.value)
     }
 
     /// Registers a node whose connection is open, under the number of its claim. The store being slow or
@@ -439,11 +448,11 @@ impl Registry {
         let last = self.past().last_creation(&node.name);
         let instance = self.instance();
         let registered_at = SystemTime::UNIX_EPOCH + now;
-        let claim = Claim { number, node, advertised_port, instance, registered_at, last };
+        let claim = Claim { number, node, advertised_port, registered_at, last };
         let lease = match self.ask("register", || self.backend.register(&claim)).await {
             Ok(granted) => {
                 // All else is what the node said: a store may hold anything under this claim's token.
-                let lease = claim.granted(granted.creation());
+                let lease = claim.granted(instance, granted.creation());
                 self.hold(&lease, true);
                 lease
             }
@@ -454,7 +463,7 @@ impl Registry {
                 // Not the time before the wait: what was given out in seconds that are over by now is forgotten.
                 let now = (self.options.clock)();
                 let creation = self.past().offline_creation(&claim.node.name, now);
-                let lease = claim.granted(creation);
+                let lease = claim.granted(instance, creation);
                 self.hold(&lease, false);
                 self.nudge.notify_one();
                 lease
@@ -524,7 +533,7 @@ impl Registry {
         let leases: Vec<_> = nodes.into_iter().map(lease).collect();
         if !self.is_shared() {
             // It has begun empty, and is given everything at once.
-            if let Err(error) = self.backend.renew(&self.instance(), &leases).await {
+            if let Err(error) = self.backend.publish(&leases).await {
                 warn!(%error, "the registry does not take what the program before held");
             }
             return;
@@ -558,7 +567,7 @@ impl Registry {
     /// Tells the store that this run of the daemon is over.
     pub async fn retire(&self) {
         if self.is_shared() {
-            let _ = self.ask("retire", || self.backend.retire(&self.instance)).await;
+            let _ = self.ask("retire", || self.backend.retire()).await;
         }
     }
 
@@ -656,7 +665,11 @@ impl Registry {
                 let is_gone = self.is_ours_of_before(&found.registration)
                     && !(self.options.probe)(found.registration.node.port, self.instance().addresses.clone())
                         .await;
-                Some(if is_gone { Remembered::absent(FRESH_ABSENCE) } else { Remembered::node(found) })
+                Some(if is_gone {
+                    Remembered::absent(FRESH_ABSENCE)
+                } else {
+                    Remembered::node(found, self.fresh_for())
+                })
             }
             Choice::None => Some(Remembered::absent(FRESH_ABSENCE)),
             Choice::Unknown => None,
@@ -668,7 +681,7 @@ impl Registry {
                     warn!(%name, candidates, left_out, "not found: more than one node is meant");
                 }
                 // As long as a node's: it is known who has the name, and changes there are heard of.
-                Some(Remembered::absent(FRESH))
+                Some(Remembered::absent(self.fresh_for()))
             }
         }
     }
@@ -683,7 +696,7 @@ impl Registry {
             let seen = self.ask("daemons", || self.backend.daemons(&Scope::Cluster)).await.ok()?;
             Some(Arc::new(Daemons::new(self.unreadable.note(seen))))
         };
-        Some(self.daemons.fresh_or(is_fresh_list, load).await?.value)
+        Some(self.daemons.fresh_or(self.is_fresh_list(), load).await?.value)
     }
 
     /// Whether a daemon of the cluster is at `address`, if that is known without waiting.
@@ -708,7 +721,7 @@ impl Registry {
         if !self.is_shared() {
             return Some(Ok(Arc::default()));
         }
-        match self.daemons.fresh(is_fresh_list) {
+        match self.daemons.fresh(self.is_fresh_list()) {
             Some(known) => Some(Ok(known.value)),
             None if self.health.is_away() => Some(self.last_daemons().map(|known| known.value)),
             None => None,
@@ -731,7 +744,7 @@ impl Registry {
 
     /// The last list of daemons, while it may serve.
     fn last_daemons(&self) -> Result<Known<Arc<Daemons>>, NobodyKnows> {
-        let last = self.daemons.last().filter(|last| self.may_serve(last.asked, self.backend.lease_ttl()));
+        let last = self.daemons.last().filter(|last| self.may_serve(last.asked, self.lease_ttl()));
         last.ok_or(NobodyKnows)
     }
 
@@ -743,7 +756,7 @@ impl Registry {
             return Some(Ok(Arc::default()));
         }
         let slot = self.holders.get(name);
-        match slot.as_ref().and_then(|slot| slot.fresh(is_fresh_list)) {
+        match slot.as_ref().and_then(|slot| slot.fresh(self.is_fresh_list())) {
             Some(known) => Some(Ok(known.value)),
             None if self.health.is_away() => Some(self.last_holders(slot.as_deref())),
             None => None,
@@ -768,7 +781,7 @@ impl Registry {
             found.retain(|found| found.registration.instance.name != self.instance.name);
             Some(Arc::new(found))
         };
-        match slot.fresh_or(is_fresh_list, load).await {
+        match slot.fresh_or(self.is_fresh_list(), load).await {
             Some(known) => Ok(known.value),
             None => self.last_holders(Some(&slot)),
         }
@@ -777,7 +790,7 @@ impl Registry {
     fn last_holders(&self, slot: Option<&Slot<Arc<Vec<Found>>>>) -> Result<Arc<Vec<Found>>, NobodyKnows> {
         let Known { value, asked } = slot.and_then(Slot::last).ok_or(NobodyKnows)?;
         // That nobody had the name is known no longer than that somebody had it.
-        let ttl = self.backend.lease_ttl();
+        let ttl = self.lease_ttl();
         let living: Vec<_> =
             value.iter().filter(|found| self.may_serve(asked, found.left)).cloned().collect();
         if living.is_empty() && !(value.is_empty() && self.may_serve(asked, ttl)) {
@@ -787,7 +800,7 @@ impl Registry {
     }
 
     fn known_daemon(&self, host: &HostId) -> Option<Told> {
-        match self.daemons.fresh(is_fresh_list) {
+        match self.daemons.fresh(self.is_fresh_list()) {
             Some(known) => {
                 self.stats.remembered.add();
                 Some(daemon_of(&known, host, Source::Cache))
@@ -829,7 +842,7 @@ impl Registry {
             return Some(Arc::default());
         }
         let slot = self.lists.get(host);
-        let fresh = slot.as_ref().and_then(|slot| slot.fresh(is_fresh_list)).map(|known| known.value);
+        let fresh = slot.as_ref().and_then(|slot| slot.fresh(self.is_fresh_list())).map(|known| known.value);
         fresh.or_else(|| self.health.is_away().then(|| self.stale_nodes(slot.as_deref())))
     }
 
@@ -845,9 +858,10 @@ impl Registry {
             // Whether the nodes of an earlier run live nobody knows: they may have died with it. A node that finds
             // its own name in a list refuses to boot, and those that live are back within seconds.
             found.retain(|found| found.registration.instance.name != self.instance.name);
+            newest_first(&mut found);
             Some(Arc::new(found))
         };
-        let fresh = slot.fresh_or(is_fresh_list, load).await;
+        let fresh = slot.fresh_or(self.is_fresh_list(), load).await;
         fresh.map_or_else(|| self.stale_nodes(Some(&slot)), |known| known.value)
     }
 
@@ -860,7 +874,7 @@ impl Registry {
     /// Whether an answer may serve while the store is away: for as long after the store was last reachable
     /// as the settings say, and for as long after the lease that it speaks of would have run out.
     fn may_serve(&self, asked: Instant, left: Option<Duration>) -> bool {
-        let stale_for = self.options.stale_for.or(self.backend.lease_ttl()).unwrap_or_default();
+        let stale_for = self.options.stale_for.or(self.lease_ttl()).unwrap_or_default();
         let since_reached = self.health.last_reached().map(|reached| reached.elapsed());
         let since_lease_end = asked.elapsed().saturating_sub(left.unwrap_or_default());
         since_reached.is_some_and(|since| since.max(since_lease_end) < stale_for)
@@ -931,6 +945,15 @@ fn daemon_of(known: &Known<Arc<Daemons>>, host: &HostId, source: Source) -> Told
     Told { answer, source, asked: Some(known.asked) }
 }
 
+/// As the stock daemon lists its nodes. A store has no order, and daemons of one host have one clock.
+fn newest_first(found: &mut [Found]) {
+    let age = |found: &Found| std::cmp::Reverse(found.registration.registered_at);
+    found.sort_by(|a, b| {
+        let by_name = || a.registration.node.name.cmp(&b.registration.node.name);
+        age(a).cmp(&age(b)).then_with(by_name)
+    });
+}
+
 /// The slot of `key`, which is made if there is none.
 fn slot_of<K: Clone + Eq + Hash, T: Clone>(slots: &Cache<K, Arc<Slot<T>>>, key: &K) -> Arc<Slot<T>> {
     slots.get(key).unwrap_or_else(|| {
@@ -941,8 +964,9 @@ fn slot_of<K: Clone + Eq + Hash, T: Clone>(slots: &Cache<K, Arc<Slot<T>>>, key: 
 }
 
 impl Remembered {
-    fn node(found: &Found) -> Self {
-        let fresh_for = found.left.map_or(FRESH, |left| left.min(FRESH));
+    /// `fresh_for`: how long the store vouches for what it says.
+    fn node(found: &Found, fresh_for: Duration) -> Self {
+        let fresh_for = found.left.map_or(fresh_for, |left| left.min(fresh_for));
         Self { answer: Answer::Node(Arc::clone(&found.registration)), left: found.left, fresh_for }
     }
 
@@ -954,8 +978,4 @@ impl Remembered {
     fn is_fresh(known: &Known<Self>) -> bool {
         known.asked.elapsed() < known.value.fresh_for
     }
-}
-
-fn is_fresh_list<T>(known: &Known<T>) -> bool {
-    known.asked.elapsed() < FRESH
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use repmd::admin::{self, About};
 use repmd::registry::{Lookup, Options, Registry};
 use repmd::server::{Daemon, Limits, Listener, Policy, Topology, serve};
-use repmd_backend_api::{AliveName, HostId, Instance, InstanceId, Lease, Node};
+use repmd_backend_api::{AliveName, HostId, Instance, InstanceId, Lease, Node, RegistryBackend};
 use repmd_backend_faulty::{Faults, Faulty, Link};
 use repmd_backend_memory::Memory;
 use repmd_test_support::http::{EventStream, get};
@@ -35,7 +35,7 @@ fn now() -> Duration {
     std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap()
 }
 
-fn view(backend: Arc<dyn repmd_backend_api::RegistryBackend>, name: &str, host: &str) -> Registry {
+fn view(backend: Arc<dyn RegistryBackend>, instance: Arc<Instance>) -> Registry {
     let options = Options {
         lookup: Lookup::Cluster,
         stale_for: None,
@@ -43,7 +43,7 @@ fn view(backend: Arc<dyn repmd_backend_api::RegistryBackend>, name: &str, host: 
         clock: Arc::new(now),
         probe: Arc::new(|_, _| Box::pin(async { false })),
     };
-    Registry::new(backend, Arc::new(instance(name, host)), options)
+    Registry::new(backend, instance, options)
 }
 
 /// A daemon of the host `here` whose link to the store can be cut.
@@ -59,9 +59,10 @@ struct Shown {
 impl Shown {
     fn start() -> Self {
         let store = Memory::with_leases(TTL, Arc::new(now));
-        let faulty = Faulty::new(Arc::new(store.clone()), 1);
+        let here = Arc::new(instance("here:4369", "here"));
+        let faulty = Faulty::new(Arc::new(store.attach(Arc::clone(&here))), 1);
         let link = faulty.faults();
-        let registry = Arc::new(view(Arc::new(faulty), "here:4369", "here"));
+        let registry = Arc::new(view(Arc::new(faulty), here));
         let listen = || {
             let socket = TcpListener::bind("127.0.0.1:0").unwrap();
             socket.set_nonblocking(true).unwrap();
@@ -110,7 +111,8 @@ impl Shown {
     }
 
     fn try_register_elsewhere(&self, daemon: &str, host: &str, name: &str) -> Option<(Registry, Lease)> {
-        let registry = view(Arc::new(self.store.clone()), daemon, host);
+        let daemon = Arc::new(instance(daemon, host));
+        let registry = view(Arc::new(self.store.attach(Arc::clone(&daemon))), daemon);
         let node = Node::ordinary(AliveName::parse(name.as_bytes()).unwrap(), 7000);
         let lease = block_on(registry.register(1, node, 7001)).ok()?;
         Some((registry, lease))

@@ -52,7 +52,7 @@ fn now() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap()
 }
 
-fn view(backend: Arc<dyn RegistryBackend>, instance: Instance) -> Registry {
+fn view(backend: Arc<dyn RegistryBackend>, instance: Arc<Instance>) -> Registry {
     let options = repmd::registry::Options {
         lookup: Lookup::Cluster,
         stale_for: None,
@@ -60,7 +60,7 @@ fn view(backend: Arc<dyn RegistryBackend>, instance: Instance) -> Registry {
         clock: Arc::new(now),
         probe: Arc::new(|_, _| Box::pin(async { false })),
     };
-    Registry::new(backend, Arc::new(instance), options)
+    Registry::new(backend, instance, options)
 }
 
 /// A daemon of the host `here`, at 10.0.0.1 and 2001:db8::1, without a node of its own.
@@ -87,9 +87,9 @@ impl Face {
 
     pub(crate) fn start_with(address: &str, options: dns::Options, policy: Policy, rules: Rules) -> Self {
         let store = Memory::with_leases(TTL, Arc::new(now));
-        let faulty = Faulty::new(Arc::new(store.clone()), 1);
+        let own = Arc::new(instance("here", &["here.site"], &["10.0.0.1", "2001:db8::1"]));
+        let faulty = Faulty::new(Arc::new(store.attach(Arc::clone(&own))), 1);
         let link = faulty.faults();
-        let own = instance("here", &["here.site"], &["10.0.0.1", "2001:db8::1"]);
         let registry = Arc::new(view(Arc::new(faulty), own));
         let stop = CancellationToken::new();
         let limits = Limits::for_descriptors(1024);
@@ -104,17 +104,20 @@ impl Face {
 
     /// Makes another host known for one lease.
     pub(crate) fn meet(&self, other: Instance) {
-        block_on(self.store.renew(&Arc::new(other), &[])).unwrap();
+        block_on(self.store.attach(Arc::new(other)).publish(&[])).unwrap();
     }
 
     /// Registers a node on another host for one lease.
     pub(crate) fn register(&self, other: Instance, alive: &str, advertised_port: u16) -> Lease {
         let node = Node::ordinary(AliveName::parse(alive.as_bytes()).unwrap(), 7000);
-        block_on(view(Arc::new(self.store.clone()), other).register(1, node, advertised_port)).unwrap()
+        let other = Arc::new(other);
+        let backend = Arc::new(self.store.attach(Arc::clone(&other)));
+        block_on(view(backend, other).register(1, node, advertised_port)).unwrap()
     }
 
     pub(crate) fn release(&self, lease: &Lease) {
-        block_on(self.store.release(lease)).unwrap();
+        let holder = self.store.attach(Arc::clone(&lease.registration.instance));
+        block_on(holder.release(lease)).unwrap();
     }
 }
 

@@ -69,7 +69,6 @@ fn announce_daemons(url: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let settings = Settings::from_url(url, "default", Duration::from_secs(600)).unwrap();
-        let registry = Redis::open(settings);
         for number in 0..DAEMONS {
             let daemon = Arc::new(Instance {
                 id: InstanceId::random(),
@@ -79,7 +78,7 @@ fn announce_daemons(url: &str) {
                 addresses: vec![[10, 1, (number / 250) as u8, (number % 250) as u8].into()],
                 port: 4369,
             });
-            registry.renew(&daemon, &[]).await.unwrap();
+            Redis::open(settings.clone(), daemon).publish(&[]).await.unwrap();
         }
     });
 }

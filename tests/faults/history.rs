@@ -10,14 +10,14 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
 use repmd::protocol::{Request, decode_names_reply, decode_port_reply, encode_request};
-use repmd_backend_api::{AliveName, Change, Creation, HostId, RegistryBackend, Scope, Search};
+use repmd_backend_api::{AliveName, Change, Creation, HostId, Instance, RegistryBackend, Scope, Search};
 use repmd_backend_redis::{Redis, Settings};
 use repmd_history::{Answer, Bounds, History, Mirrored, Moment, Outcome, Span, Tenure, Told, Trouble};
 use repmd_test_support::{Peer, alive2, free_port};
@@ -396,7 +396,9 @@ impl World {
     fn mirror(&self, url: &str) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let store = Redis::open(Settings::from_url(url, "default", TTL).unwrap());
+            let watcher = Instance::new("watcher", HostId::parse("watcher").unwrap());
+            let settings = Settings::from_url(url, "default", TTL).unwrap();
+            let store = Redis::open(settings, Arc::new(watcher));
             let mut changes = store.watch();
             let mut mirror = None;
             let quiet = Duration::from_secs(1);

@@ -128,7 +128,7 @@ impl World {
     /// What the store itself says of a name on a host.
     pub(crate) async fn stored(&self, name: &AliveName, host: &HostId) -> Vec<Found> {
         let scope = Scope::Host(host.clone());
-        self.store.memory.find(&Search { name, scope: &scope, near: host, most: 9 }).await.unwrap().items
+        self.store.seen.find(&Search { name, scope: &scope, near: host, most: 9 }).await.unwrap().items
     }
 
     /// Until when a life of the same name, with another daemon of the same host, may have been in the way: its

@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use repmd_backend_api::{
-    BackendError, Change, Claim, Found, Instance, Lease, LeaseToken, Note, RegistryBackend, Renewal, Scope,
-    Search, Seen,
+    BackendError, Change, Claim, Found, Holdings, Instance, Lease, LeaseToken, Note, Promises,
+    RegistryBackend, Renewal, Renewed, Scope, Search, Seen,
 };
 use repmd_history::{Answer, Bounds, Call, History, Moment, NodeName, Outcome, Span, Told, Trouble, Verb};
 use tokio::time::Instant;
@@ -98,6 +98,7 @@ pub(crate) struct Recorded {
     pub(crate) inner: Arc<dyn RegistryBackend>,
     pub(crate) recorder: Recorder,
     pub(crate) daemon: usize,
+    pub(crate) instance: Arc<Instance>,
     /// Of its host: all that may be registered there.
     pub(crate) nodes: Vec<NodeName>,
 }
@@ -148,16 +149,36 @@ impl Recorded {
     }
 }
 
+/// What became of leases, in their order.
+fn outcomes(
+    leases: &[Lease],
+    result: &Result<Vec<Renewed>, BackendError>,
+) -> impl Iterator<Item = Option<bool>> {
+    let outcome = |lease: &Lease| {
+        let renewed = result.iter().flatten().find(|renewed| renewed.token == lease.token)?;
+        match renewed.renewal {
+            Renewal::Held => Some(true),
+            Renewal::Conflict { .. } => Some(false),
+            Renewal::Failed { .. } => None,
+        }
+    };
+    leases.iter().map(outcome)
+}
+
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl RegistryBackend for Recorded {
-    fn lease_ttl(&self) -> Option<Duration> {
-        self.inner.lease_ttl()
+    fn promises(&self) -> Promises {
+        self.inner.promises()
+    }
+
+    fn update(&self, instance: Arc<Instance>) {
+        self.inner.update(instance);
     }
 
     async fn register(&self, claim: &Claim) -> Result<Lease, BackendError> {
-        let node = format!("{}@{}", claim.node.name, claim.instance.host);
-        let under_way = self.begin(Verb::Hold, [(node, claim.token())].into_iter());
+        let node = format!("{}@{}", claim.node.name, self.instance.host);
+        let under_way = self.begin(Verb::Hold, [(node, claim.token(self.instance.id))].into_iter());
         let result = self.inner.register(claim).await;
         let is_done = match &result {
             Ok(_) => Some(true),
@@ -168,14 +189,20 @@ impl RegistryBackend for Recorded {
         result
     }
 
-    async fn renew(&self, instance: &Arc<Instance>, leases: &[Lease]) -> Result<Vec<Renewal>, BackendError> {
+    async fn renew(&self, held: &mut Holdings<'_>) -> Result<Vec<Renewed>, BackendError> {
+        let leases = held.take(500);
+        let under_way = self.begin_with(Verb::Hold, &leases);
+        let mut taken = Holdings::new(leases.iter().cloned().map(Some));
+        let result = self.inner.renew(&mut taken).await;
+        assert!(result.is_err() || taken.is_empty(), "it takes as many");
+        under_way.answered(outcomes(&leases, &result));
+        result
+    }
+
+    async fn publish(&self, leases: &[Lease]) -> Result<Vec<Renewed>, BackendError> {
         let under_way = self.begin_with(Verb::Hold, leases);
-        let result = self.inner.renew(instance, leases).await;
-        under_way.answered(result.iter().flatten().map(|renewal| match renewal {
-            Renewal::Held => Some(true),
-            Renewal::Conflict { .. } => Some(false),
-            Renewal::Failed { .. } => None,
-        }));
+        let result = self.inner.publish(leases).await;
+        under_way.answered(outcomes(leases, &result));
         result
     }
 
@@ -187,10 +214,10 @@ impl RegistryBackend for Recorded {
     }
 
     /// From then on others may take all that it has.
-    async fn retire(&self, instance: &Instance) -> Result<(), BackendError> {
-        let token = LeaseToken { instance: instance.id, number: 0 };
+    async fn retire(&self) -> Result<(), BackendError> {
+        let token = LeaseToken { instance: self.instance.id, number: 0 };
         let _under_way = self.begin(Verb::Release, self.nodes.iter().cloned().map(|node| (node, token)));
-        self.inner.retire(instance).await
+        self.inner.retire().await
     }
 
     async fn find(&self, search: &Search<'_>) -> Result<Seen<Found>, BackendError> {
@@ -205,8 +232,8 @@ impl RegistryBackend for Recorded {
         self.inner.daemons(scope).await
     }
 
-    async fn leave_note(&self, instance: &Instance, note: &[u8]) -> Result<(), BackendError> {
-        self.inner.leave_note(instance, note).await
+    async fn leave_note(&self, note: &[u8]) -> Result<(), BackendError> {
+        self.inner.leave_note(note).await
     }
 
     async fn notes(&self) -> Result<Seen<Note>, BackendError> {

@@ -9,17 +9,19 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use repmd_backend_api::{
-    AliveName, BackendError, Change, Claim, Found, HostId, Instance, InstanceId, Lease, Note, Registration,
-    RegistryBackend, Renewal, Scope, Search, Seen,
+    AliveName, BackendError, Change, Claim, Creation, Found, Holdings, HostId, Instance, InstanceId, Lease,
+    Note, Promises, Registration, RegistryBackend, Renewal, Renewed, Scope, Search, Seen,
 };
-use repmd_backend_memory::Memory;
+use repmd_backend_memory::{Handle, Memory};
 use tokio::time::Instant;
 
 /// Where a registration stands.
 pub(crate) type Key = (HostId, AliveName);
 
 pub(crate) struct Store {
-    pub(crate) memory: Memory,
+    memory: Memory,
+    /// A handle of nobody who ever calls as a daemon.
+    pub(crate) seen: Handle,
     entries: Mutex<Entries>,
     rules: Rules,
 }
@@ -57,7 +59,16 @@ struct Entries {
 
 impl Store {
     pub(crate) fn new(memory: Memory, rules: Rules) -> Self {
-        Self { memory, entries: Mutex::default(), rules }
+        let nobody = Instance {
+            id: InstanceId(0),
+            name: String::new(),
+            host: HostId::parse("nobody").unwrap(),
+            aliases: Vec::new(),
+            addresses: Vec::new(),
+            port: 0,
+        };
+        let seen = memory.attach(Arc::new(nobody));
+        Self { memory, seen, entries: Mutex::default(), rules }
     }
 
     pub(crate) fn lose_everything(&self) {
@@ -69,7 +80,7 @@ impl Store {
     pub(crate) async fn write_over(&self, key: Key) -> Option<Lease> {
         let held = self.entries().written.remove(&key).map(|(lease, _)| lease);
         if let Some(lease) = &held {
-            self.memory.release(lease).await.unwrap();
+            self.seen.release(lease).await.unwrap();
         }
         let mut entries = self.entries();
         entries.met.insert(key.clone(), Instant::now());
@@ -80,7 +91,7 @@ impl Store {
     /// The changes that somebody hears of who is never cut off.
     pub(crate) fn watch(&self) -> BoxStream<'static, Change> {
         let tells = self.rules.tells_changes;
-        let changes = self.memory.watch();
+        let changes = self.seen.watch();
         Box::pin(changes.filter(move |change| {
             let is_told = match change {
                 Change::Registered(name, _) => tells || name.as_str() != "db",
@@ -111,13 +122,17 @@ impl Store {
 
 /// The store as a daemon of one version sees it: entries of later versions it cannot read.
 pub(crate) struct View {
-    pub(crate) store: Arc<Store>,
-    pub(crate) version: Arc<AtomicU8>,
-    /// The instance name of the daemon.
-    pub(crate) of: &'static str,
+    store: Arc<Store>,
+    handle: Handle,
+    version: Arc<AtomicU8>,
+    of: Arc<Instance>,
 }
 
 impl View {
+    pub(crate) fn new(store: &Arc<Store>, version: Arc<AtomicU8>, of: Arc<Instance>) -> Self {
+        Self { store: Arc::clone(store), handle: store.memory.attach(Arc::clone(&of)), version, of }
+    }
+
     fn version(&self) -> u8 {
         self.version.load(Ordering::Relaxed)
     }
@@ -136,7 +151,7 @@ impl View {
     async fn holder(&self, wanted: &Registration) -> Option<Arc<Registration>> {
         let (name, near) = (&wanted.node.name, &wanted.instance.host);
         let scope = Scope::Host(near.clone());
-        let found = self.store.memory.find(&Search { name, scope: &scope, near, most: 1 }).await;
+        let found = self.handle.find(&Search { name, scope: &scope, near, most: 1 }).await;
         found.unwrap().items.pop().map(|found| found.registration)
     }
 
@@ -157,7 +172,7 @@ impl View {
         let key = (wanted.instance.host.clone(), wanted.node.name.clone());
         let held = self.store.entries().written.get(&key).map(|(lease, _)| lease.clone());
         if let Some(lease) = held {
-            self.store.memory.release(&lease).await.unwrap();
+            self.handle.release(&lease).await.unwrap();
         }
     }
 
@@ -199,74 +214,83 @@ fn covers(scope: &Scope, host: &HostId) -> bool {
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl RegistryBackend for View {
-    fn lease_ttl(&self) -> Option<std::time::Duration> {
-        self.store.memory.lease_ttl()
+    fn promises(&self) -> Promises {
+        self.handle.promises()
+    }
+
+    fn update(&self, instance: Arc<Instance>) {
+        self.handle.update(instance);
     }
 
     async fn register(&self, claim: &Claim) -> Result<Lease, BackendError> {
-        self.store.entries().daemons.insert(claim.instance.id, self.version());
-        let wanted = claim.granted(repmd_backend_api::Creation::FIRST).registration;
+        self.store.entries().daemons.insert(self.of.id, self.version());
+        let wanted = claim.granted(Arc::clone(&self.of), Creation::FIRST).registration;
         if self.is_blocked(&wanted).await {
-            self.store.memory.renew(&claim.instance, &[]).await?;
+            self.handle.publish(&[]).await?;
             let key = format!("node:{}", wanted.node_name());
             return Err(BackendError::Corrupt { key, source: "cannot be read".into() });
         }
         if !self.store.rules.owner_test {
             self.take_away(&wanted).await;
         }
-        let lease = self.store.memory.register(claim).await?;
+        let lease = self.handle.register(claim).await?;
         self.wrote(&lease);
         Ok(lease)
     }
 
-    async fn renew(&self, instance: &Arc<Instance>, leases: &[Lease]) -> Result<Vec<Renewal>, BackendError> {
-        self.store.entries().daemons.insert(instance.id, self.version());
-        let memory = &self.store.memory;
-        memory.renew(instance, &[]).await?;
-        let mut renewals = Vec::new();
+    async fn renew(&self, held: &mut Holdings<'_>) -> Result<Vec<Renewed>, BackendError> {
+        self.publish(&held.take(500)).await
+    }
+
+    async fn publish(&self, leases: &[Lease]) -> Result<Vec<Renewed>, BackendError> {
+        self.store.entries().daemons.insert(self.of.id, self.version());
+        self.handle.publish(&[]).await?;
+        let mut all = Vec::new();
         for lease in leases {
+            let token = lease.token;
             if self.is_blocked(&lease.registration).await {
-                renewals.push(Renewal::Failed { reason: "cannot be read".to_owned() });
+                all.push(Renewed { token, renewal: Renewal::Failed { reason: "cannot be read".to_owned() } });
                 continue;
             }
             if !self.store.rules.own_past {
                 let holder = self.holder(&lease.registration).await;
                 if let Some(holder) = holder.filter(|holder| *holder != lease.registration) {
-                    renewals.push(Renewal::Conflict { holder: holder.instance.name.clone() });
+                    let holder = holder.instance.name.clone();
+                    all.push(Renewed { token, renewal: Renewal::Conflict { holder } });
                     continue;
                 }
             }
-            let mut renewed = memory.renew(instance, std::slice::from_ref(lease)).await?;
-            if renewed == [Renewal::Held] {
+            let renewed = self.handle.publish(std::slice::from_ref(lease)).await?;
+            if renewed.iter().all(|renewed| renewed.renewal == Renewal::Held) {
                 self.wrote(lease);
             }
-            renewals.append(&mut renewed);
+            all.extend(renewed);
         }
-        Ok(renewals)
+        Ok(all)
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), BackendError> {
         if !self.store.rules.token_test {
             self.take_away(&lease.registration).await;
         }
-        self.store.memory.release(lease).await
+        self.handle.release(lease).await
     }
 
-    async fn retire(&self, instance: &Instance) -> Result<(), BackendError> {
-        self.store.memory.retire(instance).await
+    async fn retire(&self) -> Result<(), BackendError> {
+        self.handle.retire().await
     }
 
     async fn find(&self, search: &Search<'_>) -> Result<Seen<Found>, BackendError> {
-        let found = self.store.memory.find(search).await?;
+        let found = self.handle.find(search).await?;
         Ok(self.readable(found, |host, name| name == search.name && covers(search.scope, host)))
     }
 
     async fn list(&self, scope: &Scope) -> Result<Seen<Found>, BackendError> {
-        let mut found = self.store.memory.list(scope).await?;
+        let mut found = self.handle.list(scope).await?;
         if !self.store.rules.past_is_known {
             for found in &mut found.items {
                 let registration = Arc::make_mut(&mut found.registration);
-                if registration.instance.name == self.of {
+                if registration.instance.name == self.of.name {
                     Arc::make_mut(&mut registration.instance).name += "?";
                 }
             }
@@ -276,7 +300,7 @@ impl RegistryBackend for View {
 
     async fn daemons(&self, scope: &Scope) -> Result<Seen<Arc<Instance>>, BackendError> {
         let mut readable = Seen::default();
-        for daemon in self.store.memory.daemons(scope).await?.items {
+        for daemon in self.handle.daemons(scope).await?.items {
             let version = self.store.entries().daemons.get(&daemon.id).copied().unwrap_or(1);
             let at = || format!("instance:{}", daemon.id);
             readable.add(
@@ -287,16 +311,16 @@ impl RegistryBackend for View {
         Ok(readable)
     }
 
-    async fn leave_note(&self, instance: &Instance, note: &[u8]) -> Result<(), BackendError> {
-        self.store.memory.leave_note(instance, note).await
+    async fn leave_note(&self, note: &[u8]) -> Result<(), BackendError> {
+        self.handle.leave_note(note).await
     }
 
     async fn notes(&self) -> Result<Seen<Note>, BackendError> {
-        self.store.memory.notes().await
+        self.handle.notes().await
     }
 
     fn watch(&self) -> BoxStream<'static, Change> {
-        self.store.memory.watch()
+        self.handle.watch()
     }
 
     fn local_address(&self) -> Option<IpAddr> {

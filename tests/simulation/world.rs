@@ -261,13 +261,15 @@ impl World {
         };
         let version = slot.version.get();
         let written = Arc::new(AtomicU8::new(version));
-        let view = View { store: Arc::clone(&self.store), version: Arc::clone(&written), of: slot.name };
+        let instance = Arc::new(instance);
+        let view = View::new(&self.store, Arc::clone(&written), Arc::clone(&instance));
         let faulty = Faulty::new(Arc::new(view), dice.draw());
         let faults = faulty.faults();
         let backend: Arc<dyn RegistryBackend> = Arc::new(Recorded {
             inner: Arc::new(faulty),
             recorder: self.recorder.clone(),
             daemon: at,
+            instance: Arc::clone(&instance),
             nodes: NAMES.map(|name| format!("{name}@{}", slot.host)).into(),
         });
         let (started, skew, ports) = (self.started, slot.skew, Arc::clone(&self.ports));
@@ -284,7 +286,6 @@ impl World {
                 Box::pin(async move { listens })
             }),
         };
-        let instance = Arc::new(instance);
         let registry = Registry::new(Arc::clone(&backend), Arc::clone(&instance), options.clone());
         self.recorder.trouble_ends(at);
         self.tell(&format!("{} starts, version {version}", slot.name));
@@ -385,9 +386,9 @@ impl World {
             return;
         }
         // What has run out is noticed, and told, by whoever asks next.
-        self.store.memory.list(&Scope::Cluster).await.unwrap();
+        self.store.seen.list(&Scope::Cluster).await.unwrap();
         tokio::task::yield_now().await;
-        let list = self.store.memory.list(&Scope::Cluster).await.unwrap().items.into_iter();
+        let list = self.store.seen.list(&Scope::Cluster).await.unwrap().items.into_iter();
         let named = |found: Found| (found.registration.node_name().to_string(), found.registration.node.port);
         let (mirror, list) = (self.mirror.borrow().nodes.clone(), list.map(named).collect());
         self.recorder.history().mirrored.push(Mirrored { at: now, mirror, list });

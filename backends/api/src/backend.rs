@@ -13,11 +13,12 @@ use crate::error::BackendError;
 use crate::name::{AliveName, HostId};
 use crate::node::{Instance, InstanceId, Node, Registration};
 
-/// Where registrations live.
+/// One daemon's handle to where registrations live.
 ///
-/// Object-safe on purpose: the daemon picks one at start-up, and wrappers stack. A backend is built for
-/// one cluster and sees no other. Each call is atomic. A name is unique on its host, not in its cluster.
-/// `backends/conformance` has a test a promise.
+/// Object-safe on purpose: the daemon picks one at start-up, and wrappers stack. A handle is opened for one run of
+/// one daemon, in one cluster, and sees no other cluster; whatever a store has for its clients, such as a session
+/// or a lease, is the handle's. Each call is atomic, but for what says otherwise. A name is unique on its host, not
+/// in its cluster. `backends/conformance` has a test a promise.
 ///
 /// Deadlines are the caller's: a backend has none of its own, and each call may be dropped at any await. It
 /// then may or may not have happened, or may yet happen; calling again is safe.
@@ -25,20 +26,22 @@ use crate::node::{Instance, InstanceId, Node, Registration};
 /// There are no default bodies: a wrapper that forgets a method would bypass the backend inside it.
 #[async_trait]
 pub trait RegistryBackend: fmt::Debug + Send + Sync + 'static {
-    /// How long a registration outlives its last renewal.
-    ///
-    /// `None`: registrations live and die with this process. Then nothing needs renewing, and nobody
-    /// else can be asked.
-    fn lease_ttl(&self) -> Option<Duration>;
+    /// What this registry promises in figures. Always the same for one handle.
+    fn promises(&self) -> Promises;
+
+    /// From now on the daemon is at other addresses, or its host has other aliases; all else of it stays. Others
+    /// read that after the next call of [`renew`](Self::renew), or after [`publish`](Self::publish) in what was
+    /// published.
+    fn update(&self, instance: Arc<Instance>);
 
     /// Registers the claim's node, unless another daemon's live lease holds its name on that host, and
     /// returns the proof of ownership.
     ///
     /// A registration held by the same instance, or by an earlier one of the same instance name, is
     /// replaced: the daemon knows its own sockets. So is one whose holder no longer counts as alive
-    /// ([`liveness`]). The creation differs from that of every earlier life of the name on its host, and
-    /// is below 2^31: the upper half is for daemons that cannot reach their store. The claimant counts
-    /// as alive from now on.
+    /// ([`liveness`]). The creation differs from that of every earlier life of the name on its host, as far as the
+    /// store remembers them, and from [`Claim::last`]; it is below 2^31: the upper half is for daemons that cannot
+    /// reach their store. The claimant counts as alive from now on.
     ///
     /// Idempotent: a claim whose token holds the name already gets the lease that it has. One that arrives
     /// late, when a newer claim of the same run has the name, leaves that alone.
@@ -48,20 +51,32 @@ pub trait RegistryBackend: fmt::Debug + Send + Sync + 'static {
     /// nobody knows whether the registration was made; calling again with the same claim is safe.
     async fn register(&self, claim: &Claim) -> Result<Lease, BackendError>;
 
+    /// Keeps what the daemon holds for another TTL: takes leases from `held`, as many as the store is to hear of in
+    /// one step, and does with each what [`publish`](Self::publish) does. A round of renewals is one `Holdings`, and
+    /// calls until it is empty. The daemon counts as alive from now on, also when it holds nothing.
+    ///
+    /// Whatever else this daemon had registered when the round began is not kept for another TTL, and may end at
+    /// once. What it registers or publishes meanwhile is kept.
+    ///
+    /// # Errors
+    /// When none of the leases that were taken could be tried; then none is lost, only unknown. Those that were not
+    /// taken are as before.
+    async fn renew(&self, held: &mut Holdings<'_>) -> Result<Vec<Renewed>, BackendError>;
+
     /// Writes the full record of each lease where it is absent or the lease's own, and extends it by the
-    /// TTL: a store that lost everything is whole again after one call. Never overwrites another owner.
-    /// `instance` counts as alive from now on, also when it holds nothing.
+    /// TTL: a store that lost everything is whole again after one round. Never overwrites another owner.
+    /// The daemon counts as alive from now on.
     ///
     /// What the daemon itself left behind is no other owner, and is replaced: a lease of the same run with
     /// a lower number, and one of another run of the same instance name that does not count as alive. An
     /// older lease of a run never replaces a newer one.
     ///
-    /// Answers in the order of `leases`. Idempotent. What is wrong with one lease alone is
+    /// Answers for each lease, in no order. Atomic for each lease. Idempotent. What is wrong with one lease alone is
     /// [`Renewal::Failed`], and costs no other.
     ///
     /// # Errors
     /// When no lease could be tried; then none is lost, only unknown.
-    async fn renew(&self, instance: &Arc<Instance>, leases: &[Lease]) -> Result<Vec<Renewal>, BackendError>;
+    async fn publish(&self, leases: &[Lease]) -> Result<Vec<Renewed>, BackendError>;
 
     /// Ends this lease and no other: does nothing once the name has a new owner. Idempotent.
     ///
@@ -69,12 +84,13 @@ pub trait RegistryBackend: fmt::Debug + Send + Sync + 'static {
     /// When the store could not be told; the registration then ends with its TTL.
     async fn release(&self, lease: &Lease) -> Result<(), BackendError>;
 
-    /// Says that `instance` ends: it no longer counts as alive, so that any daemon of its host may take
-    /// its names over. Its leases run out, unless its next run takes them over first.
+    /// Says that this run of the daemon ends: it no longer counts as alive, so that any daemon of its host may take
+    /// its names over. Its leases run out, unless its next run takes them over first. If it registers, publishes or
+    /// renews after all, it counts as alive again.
     ///
     /// # Errors
-    /// When the store could not be told; the instance then counts as alive for a little longer.
-    async fn retire(&self, instance: &Instance) -> Result<(), BackendError>;
+    /// When the store could not be told; the daemon then counts as alive for a little longer.
+    async fn retire(&self) -> Result<(), BackendError>;
 
     /// The live registrations of a name, `search.most` of them at most. Where there are more, that of
     /// `search.near` is among them; within [`Scope::Host`], those on the host itself come before those on
@@ -85,7 +101,7 @@ pub trait RegistryBackend: fmt::Debug + Send + Sync + 'static {
     /// When nothing is known. An entry that cannot be read costs its own name alone, see [`Seen`].
     async fn find(&self, search: &Search<'_>) -> Result<Seen<Found>, BackendError>;
 
-    /// Every live registration within `scope`, newest first on each host.
+    /// Every live registration within `scope`, in no order.
     ///
     /// # Errors
     /// As [`RegistryBackend::find`].
@@ -97,7 +113,7 @@ pub trait RegistryBackend: fmt::Debug + Send + Sync + 'static {
     /// As [`RegistryBackend::find`].
     async fn daemons(&self, scope: &Scope) -> Result<Seen<Arc<Instance>>, BackendError>;
 
-    /// Leaves a note of `instance` for all daemons of the cluster, in the place of its last one. It lasts for
+    /// Leaves a note of this daemon for all daemons of the cluster, in the place of its last one. It lasts for
     /// [`liveness`] unless another one follows, and only as long as the daemon counts as alive. What is in it is
     /// the daemons' affair; [`NOTE_BYTES_MAX`] bytes at most.
     ///
@@ -105,7 +121,7 @@ pub trait RegistryBackend: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// When the store could not be told; the last note then stands for its time.
-    async fn leave_note(&self, instance: &Instance, note: &[u8]) -> Result<(), BackendError>;
+    async fn leave_note(&self, note: &[u8]) -> Result<(), BackendError>;
 
     /// The notes of the daemons that count as alive, in no order. A store may hold anything: what is longer than a
     /// note may be is unreadable.
@@ -122,6 +138,41 @@ pub trait RegistryBackend: fmt::Debug + Send + Sync + 'static {
     /// address tells others. It changes with the network, so ask again. `None`: no connection is open, or
     /// the store is in this process.
     fn local_address(&self) -> Option<IpAddr>;
+}
+
+/// What a registry promises in figures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Promises {
+    /// How long a registration outlives its last renewal, at least.
+    ///
+    /// `None`: registrations live and die with this process. Then nothing needs renewing, and nobody
+    /// else can be asked.
+    pub lease_ttl: Option<Duration>,
+    /// How much longer than that it may live, at most: the same for how long a daemon counts as alive. A store may
+    /// count in whole seconds, or begin anew when its leader changes.
+    pub ends_within: Duration,
+    /// Whether a name on a host has one holder at most. Where it has not, [`RegistryBackend::register`] refuses
+    /// nobody.
+    pub excludes: bool,
+    /// How long an answer counts as fresh, if nothing is heard of by [`RegistryBackend::watch`].
+    pub fresh_for: Duration,
+}
+
+impl Promises {
+    /// Those of a registry that lives in this process.
+    pub const LOCAL: Self =
+        Self { lease_ttl: None, ends_within: Duration::ZERO, excludes: true, fresh_for: Duration::MAX };
+
+    /// Those of a store that is exact, and is asked at least each second.
+    #[must_use]
+    pub const fn leases(lease_ttl: Duration) -> Self {
+        Self {
+            lease_ttl: Some(lease_ttl),
+            ends_within: Duration::ZERO,
+            excludes: true,
+            fresh_for: Duration::from_secs(1),
+        }
+    }
 }
 
 /// How long a daemon counts as alive after it last registered or renewed: two renewal intervals of a
@@ -264,39 +315,38 @@ impl fmt::Display for LeaseToken {
 /// A daemon's wish to register a node.
 #[derive(Clone, Debug)]
 pub struct Claim {
-    /// Which of the claims of [`Claim::instance`] this is; together they are the lease's token.
+    /// Which of the claims of this run of the daemon this is; together they are the lease's token.
     pub number: u64,
     /// What the node said.
     pub node: Node,
     /// The port that askers from other machines get.
     pub advertised_port: u16,
-    /// Who claims.
-    pub instance: Arc<Instance>,
-    /// When, by the claimant's clock. For people; no decision is made by it.
+    /// When, by the claimant's clock. For people and for the order of lists; no decision is made by it.
     pub registered_at: SystemTime,
-    /// The last creation that the claimant remembers for this name: the next one is above it, though the
-    /// store may have lost its own count.
+    /// The last creation that the claimant remembers for this name: the next one differs from it, and where creations
+    /// are counted is above it, though the store may have lost its own count.
     pub last: Option<Creation>,
 }
 
 impl Claim {
-    /// What the lease will be known by.
+    /// What the lease will be known by, when `instance` claims.
     #[must_use]
-    pub fn token(&self) -> LeaseToken {
-        LeaseToken { instance: self.instance.id, number: self.number }
+    pub fn token(&self, instance: InstanceId) -> LeaseToken {
+        LeaseToken { instance, number: self.number }
     }
 
     /// The lease of this claim, once the creation is known.
     #[must_use]
-    pub fn granted(&self, creation: Creation) -> Lease {
+    pub fn granted(&self, instance: Arc<Instance>, creation: Creation) -> Lease {
+        let token = self.token(instance.id);
         let registration = Arc::new(Registration {
             node: self.node.clone(),
             advertised_port: self.advertised_port,
             creation,
-            instance: Arc::clone(&self.instance),
+            instance,
             registered_at: self.registered_at,
         });
-        Lease { token: self.token(), registration }
+        Lease { token, registration }
     }
 }
 
@@ -337,7 +387,53 @@ pub struct Found {
     pub left: Option<Duration>,
 }
 
-/// What became of one lease in [`RegistryBackend::renew`].
+/// What a daemon holds, as a round of renewals takes it. A lease is looked up when it is taken: what was released
+/// since the round began is not renewed.
+pub struct Holdings<'a> {
+    leases: Box<dyn ExactSizeIterator<Item = Option<Lease>> + Send + 'a>,
+}
+
+impl<'a> Holdings<'a> {
+    /// Those of an iterator that gives each once, or `None` in the place of one that is held no longer.
+    #[must_use]
+    pub fn new(leases: impl ExactSizeIterator<Item = Option<Lease>> + Send + 'a) -> Self {
+        Self { leases: Box::new(leases) }
+    }
+
+    /// The next ones, `most` of them at most. There may be none, though some seemed to be left.
+    pub fn take(&mut self, most: usize) -> Vec<Lease> {
+        self.leases.by_ref().flatten().take(most).collect()
+    }
+
+    /// How many are left to take, at most.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// Whether none is left to take.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl fmt::Debug for Holdings<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Holdings").field("left", &self.len()).finish_non_exhaustive()
+    }
+}
+
+/// What became of one lease in [`RegistryBackend::renew`] or [`RegistryBackend::publish`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renewed {
+    /// Which lease.
+    pub token: LeaseToken,
+    /// What became of it.
+    pub renewal: Renewal,
+}
+
+/// How a renewal of one lease went.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Renewal {
     /// It is held for another TTL.

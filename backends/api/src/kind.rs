@@ -8,6 +8,7 @@ use async_trait::async_trait;
 
 use crate::backend::RegistryBackend;
 use crate::error::BackendError;
+use crate::node::Instance;
 use crate::report::StoreReport;
 
 /// What settings say of a registry.
@@ -47,11 +48,11 @@ pub trait Kind: fmt::Debug + Send + Sync {
     /// What was expected instead, in words for an operator. Never a password.
     fn check(&self, url: &str) -> Result<(), String>;
 
-    /// Opens a registry. Called where an event loop runs; does not wait for a store.
+    /// Opens a registry for one run of one daemon. Called where an event loop runs; does not wait for a store.
     ///
     /// # Errors
     /// What has changed since the check, such as a file that is gone.
-    fn open(&self, place: &Place) -> Result<Arc<dyn RegistryBackend>, String>;
+    fn open(&self, place: &Place, instance: Arc<Instance>) -> Result<Arc<dyn RegistryBackend>, String>;
 
     /// Asks how the store is, within a few seconds. `None`: there is none to ask.
     ///

@@ -23,8 +23,8 @@ pub mod node;
 pub mod report;
 
 pub use backend::{
-    Change, Claim, Found, Lease, LeaseToken, NOTE_BYTES_MAX, Note, REASON_CHARS_MAX, RegistryBackend,
-    Renewal, Scope, Search, Seen, Unreadable, liveness,
+    Change, Claim, Found, Holdings, Lease, LeaseToken, NOTE_BYTES_MAX, Note, Promises, REASON_CHARS_MAX,
+    RegistryBackend, Renewal, Renewed, Scope, Search, Seen, Unreadable, liveness,
 };
 pub use creation::Creation;
 pub use creations::Creations;

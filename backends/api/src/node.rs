@@ -111,6 +111,13 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// A new run of the daemon at EPMD's port of `host`, which is at no address yet.
+    #[must_use]
+    pub fn new(name: impl Into<String>, host: HostId) -> Self {
+        let (aliases, addresses) = (Vec::new(), Vec::new());
+        Self { id: InstanceId::random(), name: name.into(), host, aliases, addresses, port: 4369 }
+    }
+
     /// Whether `host` is this daemon's host or an alias of it.
     #[must_use]
     pub fn answers_to(&self, host: &HostId) -> bool {

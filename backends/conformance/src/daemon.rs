@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use repmd_backend_api::{
-    AliveName, BackendError, Change, Claim, Found, HostId, Instance, InstanceId, Lease, Node, NodeType,
-    Registration, RegistryBackend, Renewal, Scope, Search, Seen,
+    AliveName, BackendError, Change, Claim, Creation, Found, Holdings, HostId, Instance, InstanceId, Lease,
+    Node, NodeType, Promises, Registration, RegistryBackend, Renewal, Renewed, Scope, Search, Seen,
 };
 use tokio::time::{Instant, timeout};
 
@@ -36,8 +36,9 @@ impl Daemon {
     }
 
     pub(crate) async fn run(fixture: &impl Fixture, instance: Instance) -> Self {
-        let backend = fixture.open().await;
-        Self { instance: Arc::new(instance), backend, claims: AtomicU64::new(0) }
+        let instance = Arc::new(instance);
+        let backend = fixture.open(Arc::clone(&instance)).await;
+        Self { instance, backend, claims: AtomicU64::new(0) }
     }
 
     /// The next run of this daemon.
@@ -63,7 +64,6 @@ impl Daemon {
             number,
             node,
             advertised_port: 9100,
-            instance: Arc::clone(&self.instance),
             registered_at: SystemTime::UNIX_EPOCH + Duration::new(1_800_000_000, 123_456_789),
             last: None,
         }
@@ -84,8 +84,41 @@ impl Daemon {
         }
     }
 
+    /// The lease of a node that the daemon accepted without the store, as a creation of the upper half says.
+    pub(crate) fn unpublished(&self, name: &str) -> Lease {
+        self.lease(name, Creation::offline(Duration::from_secs(1_800_000_000), 7))
+    }
+
+    /// A lease that the store has not granted.
+    pub(crate) fn lease(&self, name: &str, creation: Creation) -> Lease {
+        self.claim(name).granted(Arc::clone(&self.instance), creation)
+    }
+
+    /// One round of renewals: what became of each lease, in the order of `leases`.
     pub(crate) async fn renew(&self, leases: &[Lease]) -> Vec<Renewal> {
-        self.backend.renew(&self.instance, leases).await.unwrap()
+        let mut held = holdings(leases);
+        let mut renewed = Vec::new();
+        loop {
+            let left = held.len();
+            renewed.extend(self.backend.renew(&mut held).await.unwrap());
+            assert!(held.len() < left || left == 0, "a renewal takes none of {left} leases");
+            if held.is_empty() {
+                return in_order(leases, renewed);
+            }
+        }
+    }
+
+    /// What became of each, in the order of `leases`.
+    pub(crate) async fn publish(&self, leases: &[Lease]) -> Vec<Renewal> {
+        in_order(leases, self.backend.publish(leases).await.unwrap())
+    }
+
+    pub(crate) async fn retire(&self) {
+        self.backend.retire().await.unwrap();
+    }
+
+    pub(crate) fn promises(&self) -> Promises {
+        self.backend.promises()
     }
 
     pub(crate) async fn release(&self, lease: &Lease) {
@@ -116,18 +149,23 @@ impl Daemon {
         self.registrations(self.backend.list(scope).await)
     }
 
-    /// The names within `scope`, in the order in which they are listed.
+    /// The names within `scope`, in the order of the alphabet.
     pub(crate) async fn listed(&self, scope: &Scope) -> Vec<String> {
         let listed = self.list(scope).await;
-        listed.into_iter().map(|found| found.node.name.as_str().to_owned()).collect()
+        let mut names: Vec<_> = listed.into_iter().map(|found| found.node.name.as_str().to_owned()).collect();
+        names.sort_unstable();
+        names
     }
 
     fn registrations(&self, found: Result<Seen<Found>, BackendError>) -> Vec<Arc<Registration>> {
         let Seen { items: found, unreadable, examples } = found.unwrap();
         assert_eq!(unreadable, 0, "{examples:?}");
         for found in &found {
-            match (found.left, self.backend.lease_ttl()) {
-                (Some(left), Some(ttl)) => assert!(left <= ttl, "lives on for {left:?} of {ttl:?}"),
+            let Promises { lease_ttl, ends_within, .. } = self.promises();
+            match (found.left, lease_ttl) {
+                (Some(left), Some(ttl)) => {
+                    assert!(left <= ttl + ends_within, "lives on for {left:?} of {ttl:?}");
+                }
                 (left, ttl) => assert_eq!(left, ttl, "without leases nothing runs out"),
             }
         }
@@ -142,7 +180,7 @@ impl Daemon {
     }
 
     pub(crate) async fn leave_note(&self, note: &[u8]) {
-        self.backend.leave_note(&self.instance, note).await.unwrap();
+        self.backend.leave_note(note).await.unwrap();
     }
 
     /// All notes, by the run of the daemon that left them.
@@ -157,6 +195,46 @@ impl Daemon {
     pub(crate) fn scope(&self) -> Scope {
         Scope::Host(self.instance.host.clone())
     }
+}
+
+/// Sends all claims at once: the creations granted, or the holders named.
+pub(crate) async fn at_once<'a>(
+    claims: impl IntoIterator<Item = (&'a Daemon, Claim)>,
+) -> Vec<Result<u32, String>> {
+    let mut sent = Vec::new();
+    for (daemon, claim) in claims {
+        let backend = Arc::clone(&daemon.backend);
+        sent.push(tokio::spawn(async move {
+            match backend.register(&claim).await {
+                Ok(lease) => Ok(lease.creation().get()),
+                Err(BackendError::NameTaken { holder, .. }) => Err(holder),
+                Err(error) => panic!("neither granted nor refused: {error:?}"),
+            }
+        }));
+    }
+    let mut answers = Vec::new();
+    for answer in sent {
+        answers.push(answer.await.unwrap());
+    }
+    answers
+}
+
+/// What a daemon holds that lets go of none while a round is under way.
+pub(crate) fn holdings(leases: &[Lease]) -> Holdings<'_> {
+    Holdings::new(leases.iter().cloned().map(Some))
+}
+
+/// The answers in the order of `leases`: one for each, and none for another.
+fn in_order(leases: &[Lease], renewed: Vec<Renewed>) -> Vec<Renewal> {
+    assert_eq!(renewed.len(), leases.len(), "as many answers as leases");
+    let renewal = |lease: &Lease| {
+        let mut answers = renewed.iter().filter(|answer| answer.token == lease.token);
+        match (answers.next(), answers.next()) {
+            (Some(answer), None) => answer.renewal.clone(),
+            other => panic!("{} is not answered once: {other:?}", lease.token),
+        }
+    };
+    leases.iter().map(renewal).collect()
 }
 
 pub(crate) fn instance(name: &str, on: &str) -> Instance {
@@ -195,7 +273,7 @@ impl Watcher {
     pub(crate) async fn start(fixture: &impl Fixture) -> Self {
         let prober = Daemon::of(fixture, "watcher").await;
         let host = prober.instance.host.clone();
-        let changes = fixture.open().await.watch();
+        let changes = prober.backend.watch();
         let mut watcher = Self { changes, host };
         let deadline = Instant::now() + CHANGE_DEADLINE;
         loop {

@@ -9,7 +9,7 @@ use in_memory::InMemory;
 use repmd_backend_faulty::Faulty;
 
 async fn fresh(lease_ttl: Duration) -> InMemory {
-    InMemory::with_leases(lease_ttl, |memory| Faulty::new(Arc::new(memory), 0))
+    InMemory::with_leases(lease_ttl, |memory, instance| Faulty::new(Arc::new(memory.attach(instance)), 0))
 }
 
 repmd_backend_conformance::backend_conformance!(fresh);

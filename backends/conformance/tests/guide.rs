@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use repmd_backend_api::{
-    AliveName, BackendError, Change, Claim, Creation, Creations, Found, HostId, Instance, Lease, Note,
-    Registration, RegistryBackend, Renewal, Scope, Search, Seen, liveness,
+    AliveName, BackendError, Change, Claim, Creation, Creations, Found, Holdings, HostId, Instance, Lease,
+    Note, Promises, Registration, RegistryBackend, Renewal, Renewed, Scope, Search, Seen, liveness,
 };
 use repmd_backend_conformance::{Fixture, backend_conformance};
 use tokio::sync::broadcast;
@@ -24,7 +24,6 @@ struct Store {
 
 #[derive(Debug, Default)]
 struct Rows {
-    /// Oldest first.
     held: Vec<(Lease, Instant)>,
     daemons: Vec<(Arc<Instance>, Instant)>,
     notes: Vec<(Note, Instant)>,
@@ -35,6 +34,7 @@ struct Rows {
 #[derive(Debug)]
 struct Shelf {
     store: Arc<Store>,
+    instance: Mutex<Arc<Instance>>,
     lease_ttl: Duration,
 }
 
@@ -56,10 +56,39 @@ impl Shelf {
         rows
     }
 
-    /// Counts `instance` as alive from now on.
-    fn keep_alive(&self, rows: &mut Rows, instance: &Arc<Instance>) {
+    fn instance(&self) -> Arc<Instance> {
+        Arc::clone(&self.instance.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Counts the daemon as alive from now on.
+    fn keep_alive(&self, rows: &mut Rows) -> Arc<Instance> {
+        let instance = self.instance();
         rows.daemons.retain(|(daemon, _)| daemon.id != instance.id);
-        rows.daemons.push((Arc::clone(instance), Instant::now() + liveness(self.lease_ttl)));
+        rows.daemons.push((Arc::clone(&instance), Instant::now() + liveness(self.lease_ttl)));
+        instance
+    }
+
+    /// Writes a lease where it is absent or its own, and extends it.
+    fn keep(&self, rows: &mut Rows, lease: &Lease) -> Renewal {
+        let until = Instant::now() + self.lease_ttl;
+        if let Some(at) = rows.position(&key(&lease.registration)) {
+            let held = &rows.held[at].0;
+            if held.token == lease.token {
+                rows.held[at] = (lease.clone(), until);
+                return Renewal::Held;
+            }
+            let holder = &held.registration.instance;
+            if !held.is_past_of(lease, rows.is_alive(holder)) {
+                return Renewal::Conflict { holder: holder.name.clone() };
+            }
+            // What this daemon itself left there is no other owner.
+            rows.remove(at);
+        }
+        // Absent: the store lost it, or it ran out, or it was granted without the store.
+        rows.held.push((lease.clone(), until));
+        let (host, name) = key(&lease.registration);
+        self.tell(Change::Registered(name, host));
+        Renewal::Held
     }
 
     fn tell(&self, change: Change) {
@@ -69,9 +98,8 @@ impl Shelf {
 }
 
 impl Rows {
-    /// Where the name of `wanted` is held on its host.
-    fn position(&self, wanted: &Registration) -> Option<usize> {
-        self.held.iter().position(|(lease, _)| key(&lease.registration) == key(wanted))
+    fn position(&self, name: &(HostId, AliveName)) -> Option<usize> {
+        self.held.iter().position(|(lease, _)| key(&lease.registration) == *name)
     }
 
     fn is_alive(&self, instance: &Instance) -> bool {
@@ -83,7 +111,7 @@ impl Rows {
         self.creations.spend(&key(&lease.registration), lease.creation());
     }
 
-    fn within(&self, scope: &Scope) -> impl DoubleEndedIterator<Item = Found> {
+    fn within(&self, scope: &Scope) -> impl Iterator<Item = Found> {
         let covered = self.held.iter().filter(|(lease, _)| scope.covers(&lease.registration.instance));
         covered.map(|(lease, until)| Found {
             registration: Arc::clone(&lease.registration),
@@ -94,64 +122,51 @@ impl Rows {
 
 #[async_trait]
 impl RegistryBackend for Shelf {
-    fn lease_ttl(&self) -> Option<Duration> {
-        Some(self.lease_ttl)
+    fn promises(&self) -> Promises {
+        Promises::leases(self.lease_ttl)
+    }
+
+    fn update(&self, instance: Arc<Instance>) {
+        *self.instance.lock().unwrap_or_else(PoisonError::into_inner) = instance;
     }
 
     async fn register(&self, claim: &Claim) -> Result<Lease, BackendError> {
         let mut rows = self.step();
-        self.keep_alive(&mut rows, &claim.instance);
-        let name = (claim.instance.host.clone(), claim.node.name.clone());
-        if let Some(at) = rows.held.iter().position(|(lease, _)| key(&lease.registration) == name) {
+        let instance = self.keep_alive(&mut rows);
+        let name = (instance.host.clone(), claim.node.name.clone());
+        if let Some(at) = rows.position(&name) {
             let lease = &rows.held[at].0;
             // The answer to this claim was lost, and the daemon asks again.
-            if lease.token == claim.token() {
+            if lease.token == claim.token(instance.id) {
                 return Ok(lease.clone());
             }
             // Only another daemon that is alive keeps a name. An earlier run of this one does not, unless
             // this claim comes late, after a newer one of the same run.
             let holder = &lease.registration.instance;
-            let is_late = holder.id == claim.instance.id && claim.number < lease.token.number;
-            if is_late || holder.name != claim.instance.name && rows.is_alive(holder) {
+            let is_late = holder.id == instance.id && claim.number < lease.token.number;
+            if is_late || holder.name != instance.name && rows.is_alive(holder) {
                 let (name, holder) = (lease.registration.node_name(), holder.name.clone());
                 return Err(BackendError::NameTaken { name, holder });
             }
             rows.remove(at);
         }
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let lease = claim.granted(rows.creations.next(&name, claim.last, Creation::from_ticks(now)));
+        let creation = rows.creations.next(&name, claim.last, Creation::from_ticks(now));
+        let lease = claim.granted(instance, creation);
         rows.held.push((lease.clone(), Instant::now() + self.lease_ttl));
         self.tell(Change::Registered(name.1, name.0));
         Ok(lease)
     }
 
-    async fn renew(&self, instance: &Arc<Instance>, leases: &[Lease]) -> Result<Vec<Renewal>, BackendError> {
+    async fn renew(&self, held: &mut Holdings<'_>) -> Result<Vec<Renewed>, BackendError> {
+        self.publish(&held.take(100)).await
+    }
+
+    async fn publish(&self, leases: &[Lease]) -> Result<Vec<Renewed>, BackendError> {
         let mut rows = self.step();
-        self.keep_alive(&mut rows, instance);
-        let until = Instant::now() + self.lease_ttl;
-        let mut renewals = Vec::with_capacity(leases.len());
-        for lease in leases {
-            if let Some(at) = rows.position(&lease.registration) {
-                let held = &rows.held[at].0;
-                if held.token == lease.token {
-                    rows.held[at] = (lease.clone(), until);
-                    renewals.push(Renewal::Held);
-                    continue;
-                }
-                if !held.is_past_of(lease, rows.is_alive(&held.registration.instance)) {
-                    renewals.push(Renewal::Conflict { holder: held.registration.instance.name.clone() });
-                    continue;
-                }
-                // What this daemon itself left there is no other owner.
-                rows.remove(at);
-            }
-            // Absent: the store lost it, or it ran out, or it was granted without the store.
-            rows.held.push((lease.clone(), until));
-            let (host, name) = key(&lease.registration);
-            self.tell(Change::Registered(name, host));
-            renewals.push(Renewal::Held);
-        }
-        Ok(renewals)
+        self.keep_alive(&mut rows);
+        let mut keep = |lease: &Lease| Renewed { token: lease.token, renewal: self.keep(&mut rows, lease) };
+        Ok(leases.iter().map(&mut keep).collect())
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), BackendError> {
@@ -164,10 +179,10 @@ impl RegistryBackend for Shelf {
         Ok(())
     }
 
-    async fn retire(&self, instance: &Instance) -> Result<(), BackendError> {
-        let mut rows = self.step();
-        rows.daemons.retain(|(daemon, _)| daemon.id != instance.id);
-        rows.notes.retain(|(note, _)| note.instance != instance.id);
+    async fn retire(&self) -> Result<(), BackendError> {
+        let (mut rows, id) = (self.step(), self.instance().id);
+        rows.daemons.retain(|(daemon, _)| daemon.id != id);
+        rows.notes.retain(|(note, _)| note.instance != id);
         Ok(())
     }
 
@@ -182,7 +197,7 @@ impl RegistryBackend for Shelf {
     }
 
     async fn list(&self, scope: &Scope) -> Result<Seen<Found>, BackendError> {
-        Ok(self.step().within(scope).rev().collect::<Vec<_>>().into())
+        Ok(self.step().within(scope).collect::<Vec<_>>().into())
     }
 
     async fn daemons(&self, scope: &Scope) -> Result<Seen<Arc<Instance>>, BackendError> {
@@ -191,11 +206,11 @@ impl RegistryBackend for Shelf {
         Ok(daemons.filter(|instance| scope.covers(instance)).cloned().collect::<Vec<_>>().into())
     }
 
-    async fn leave_note(&self, instance: &Instance, note: &[u8]) -> Result<(), BackendError> {
-        let mut rows = self.step();
-        rows.notes.retain(|(note, _)| note.instance != instance.id);
+    async fn leave_note(&self, note: &[u8]) -> Result<(), BackendError> {
+        let (mut rows, id) = (self.step(), self.instance().id);
+        rows.notes.retain(|(note, _)| note.instance != id);
         let until = Instant::now() + liveness(self.lease_ttl);
-        rows.notes.push((Note { instance: instance.id, text: note.into() }, until));
+        rows.notes.push((Note { instance: id, text: note.into() }, until));
         Ok(())
     }
 
@@ -230,8 +245,9 @@ struct Shelves {
 }
 
 impl Fixture for Shelves {
-    async fn open(&self) -> Arc<dyn RegistryBackend> {
-        Arc::new(Shelf { store: Arc::clone(&self.store), lease_ttl: self.lease_ttl })
+    async fn open(&self, instance: Arc<Instance>) -> Arc<dyn RegistryBackend> {
+        let (store, instance) = (Arc::clone(&self.store), Mutex::new(instance));
+        Arc::new(Shelf { store, instance, lease_ttl: self.lease_ttl })
     }
 
     async fn pass(&self, time: Duration) {

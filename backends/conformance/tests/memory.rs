@@ -5,12 +5,13 @@ mod in_memory;
 use std::time::Duration;
 
 use in_memory::InMemory;
+use repmd_backend_memory::Memory;
 
 mod leased {
     use super::*;
 
     async fn fresh(lease_ttl: Duration) -> InMemory {
-        InMemory::with_leases(lease_ttl, std::convert::identity)
+        InMemory::with_leases(lease_ttl, Memory::attach)
     }
 
     repmd_backend_conformance::backend_conformance!(fresh);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use repmd::kinds::Kinds;
-use repmd_backend_api::{BackendError, Kind, Place, RegistryBackend, StoreReport};
+use repmd_backend_api::{BackendError, Instance, Kind, Place, RegistryBackend, StoreReport};
 use repmd_backend_faulty::{Faulty, Odds};
 use repmd_backend_memory::MemoryKind;
 use repmd_backend_redis::RedisKind;
@@ -40,8 +40,8 @@ impl Kind for FaultyKind {
         RedisKind.check(url.trim_start_matches("faulty+"))
     }
 
-    fn open(&self, place: &Place) -> Result<Arc<dyn RegistryBackend>, String> {
-        let faulty = Faulty::new(RedisKind.open(&inner(place))?, 1);
+    fn open(&self, place: &Place, instance: Arc<Instance>) -> Result<Arc<dyn RegistryBackend>, String> {
+        let faulty = Faulty::new(RedisKind.open(&inner(place), instance)?, 1);
         faulty.faults().set_odds(FAULTS);
         Ok(Arc::new(faulty))
     }

@@ -14,7 +14,8 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use repmd_backend_api::{
-    BackendError, Change, Claim, Found, Instance, Lease, Note, RegistryBackend, Renewal, Scope, Search, Seen,
+    BackendError, Change, Claim, Found, Holdings, Instance, Lease, Note, Promises, RegistryBackend, Renewed,
+    Scope, Search, Seen,
 };
 use tokio::time::{Instant, sleep};
 
@@ -74,24 +75,32 @@ async fn wait(time: Duration) {
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl RegistryBackend for Faulty {
-    fn lease_ttl(&self) -> Option<Duration> {
-        self.inner.lease_ttl()
+    fn promises(&self) -> Promises {
+        self.inner.promises()
+    }
+
+    fn update(&self, instance: Arc<Instance>) {
+        self.inner.update(instance);
     }
 
     async fn register(&self, claim: &Claim) -> Result<Lease, BackendError> {
         self.over_the_link(self.inner.register(claim)).await
     }
 
-    async fn renew(&self, instance: &Arc<Instance>, leases: &[Lease]) -> Result<Vec<Renewal>, BackendError> {
-        self.over_the_link(self.inner.renew(instance, leases)).await
+    async fn renew(&self, held: &mut Holdings<'_>) -> Result<Vec<Renewed>, BackendError> {
+        self.over_the_link(self.inner.renew(held)).await
+    }
+
+    async fn publish(&self, leases: &[Lease]) -> Result<Vec<Renewed>, BackendError> {
+        self.over_the_link(self.inner.publish(leases)).await
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), BackendError> {
         self.over_the_link(self.inner.release(lease)).await
     }
 
-    async fn retire(&self, instance: &Instance) -> Result<(), BackendError> {
-        self.over_the_link(self.inner.retire(instance)).await
+    async fn retire(&self) -> Result<(), BackendError> {
+        self.over_the_link(self.inner.retire()).await
     }
 
     async fn find(&self, search: &Search<'_>) -> Result<Seen<Found>, BackendError> {
@@ -106,8 +115,8 @@ impl RegistryBackend for Faulty {
         self.over_the_link(self.inner.daemons(scope)).await
     }
 
-    async fn leave_note(&self, instance: &Instance, note: &[u8]) -> Result<(), BackendError> {
-        self.over_the_link(self.inner.leave_note(instance, note)).await
+    async fn leave_note(&self, note: &[u8]) -> Result<(), BackendError> {
+        self.over_the_link(self.inner.leave_note(note)).await
     }
 
     async fn notes(&self) -> Result<Seen<Note>, BackendError> {

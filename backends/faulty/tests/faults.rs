@@ -3,22 +3,24 @@
 #![allow(clippy::unwrap_used, reason = "its helpers are tests too")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures_util::{FutureExt, StreamExt};
 use repmd_backend_api::{
-    AliveName, BackendError, Change, Claim, HostId, Instance, InstanceId, Node, RegistryBackend, Scope,
+    AliveName, BackendError, Change, Claim, HostId, Instance, Node, RegistryBackend, Scope,
 };
 use repmd_backend_faulty::{Faults, Faulty, Link, Odds};
-use repmd_backend_memory::Memory;
+use repmd_backend_memory::{Handle, Memory};
 use tokio::time::{Instant, timeout};
 
 /// A registry, and the same one over a faulty link.
-fn registry(seed: u64) -> (Memory, Faulty, Faults) {
-    let memory = Memory::new();
-    let faulty = Faulty::new(Arc::new(memory.clone()), seed);
+fn registry(seed: u64) -> (Handle, Faulty, Faults) {
+    let (memory, daemon) = (Memory::new(), Instance::new("db-1:4369", HostId::parse("db-1").unwrap()));
+    let daemon = Arc::new(daemon);
+    let faulty = Faulty::new(Arc::new(memory.attach(Arc::clone(&daemon))), seed);
     let faults = faulty.faults();
-    (memory, faulty, faults)
+    (memory.attach(daemon), faulty, faults)
 }
 
 fn name(text: &str) -> AliveName {
@@ -26,19 +28,11 @@ fn name(text: &str) -> AliveName {
 }
 
 fn claim(text: &str) -> Claim {
-    let instance = Instance {
-        id: InstanceId::random(),
-        name: "db-1:4369".to_owned(),
-        host: HostId::parse("db-1").unwrap(),
-        aliases: Vec::new(),
-        addresses: Vec::new(),
-        port: 4369,
-    };
+    static CLAIMS: AtomicU64 = AtomicU64::new(0);
     Claim {
-        number: 0,
+        number: CLAIMS.fetch_add(1, Ordering::Relaxed),
         node: Node::ordinary(name(text), 25672),
         advertised_port: 25672,
-        instance: Arc::new(instance),
         registered_at: SystemTime::UNIX_EPOCH,
         last: None,
     }

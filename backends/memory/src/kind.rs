@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use repmd_backend_api::{BackendError, Kind, Place, RegistryBackend, StoreReport};
+use repmd_backend_api::{BackendError, Instance, Kind, Place, RegistryBackend, StoreReport};
 
 use crate::Memory;
 
@@ -25,8 +25,8 @@ impl Kind for MemoryKind {
         if url == "memory" { Ok(()) } else { Err("nothing after `memory`".to_owned()) }
     }
 
-    fn open(&self, _place: &Place) -> Result<Arc<dyn RegistryBackend>, String> {
-        Ok(Arc::new(Memory::new()))
+    fn open(&self, _place: &Place, instance: Arc<Instance>) -> Result<Arc<dyn RegistryBackend>, String> {
+        Ok(Arc::new(Memory::new().attach(instance)))
     }
 
     async fn inspect(&self, _place: &Place) -> Result<Option<StoreReport>, BackendError> {

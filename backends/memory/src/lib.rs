@@ -16,14 +16,18 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream};
 use repmd_backend_api::{
-    AliveName, BackendError, Change, Claim, Creation, Creations, Found, HostId, Instance, InstanceId, Lease,
-    LeaseToken, Note, Registration, RegistryBackend, Renewal, Scope, Search, Seen, liveness,
+    AliveName, BackendError, Change, Claim, Creation, Creations, Found, Holdings, HostId, Instance,
+    InstanceId, Lease, LeaseToken, Note, Promises, Registration, RegistryBackend, Renewal, Renewed, Scope,
+    Search, Seen, liveness,
 };
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 /// Changes that a slow watcher may be behind before it is told that it missed some.
 const CHANGES_MAX: usize = 1024;
+
+/// Leases that one call renews: the thread that renews also serves the wire.
+const RENEWALS_MAX: usize = 500;
 
 /// The time since the Unix epoch, as the registry sees it.
 pub type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
@@ -32,6 +36,14 @@ pub type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
 #[derive(Clone)]
 pub struct Memory {
     shared: Arc<Shared>,
+}
+
+/// One daemon's handle to a [`Memory`].
+#[derive(Debug)]
+pub struct Handle {
+    memory: Memory,
+    /// The daemon, as it last said.
+    instance: Mutex<Arc<Instance>>,
 }
 
 struct Shared {
@@ -52,15 +64,11 @@ struct Registry {
     daemons: BTreeMap<InstanceId, (Arc<Instance>, Option<Duration>)>,
     /// The notes of daemons, and until when they last.
     notes: BTreeMap<InstanceId, (Box<[u8]>, Option<Duration>)>,
-    /// Counts registrations, for their order.
-    registrations: u64,
 }
 
 struct Held {
     lease: Lease,
     expires: Option<Duration>,
-    /// Its place in the order of registrations.
-    order: u64,
 }
 
 impl Memory {
@@ -81,6 +89,12 @@ impl Memory {
         let registry = Mutex::default();
         let (changes, _) = broadcast::channel(CHANGES_MAX);
         Self { shared: Arc::new(Shared { registry, changes, lease_ttl, clock }) }
+    }
+
+    /// A handle for one run of one daemon.
+    #[must_use]
+    pub fn attach(&self, instance: Arc<Instance>) -> Handle {
+        Handle { memory: self.clone(), instance: Mutex::new(instance) }
     }
 
     /// Forgets everything, as a store does that restarts empty.
@@ -115,6 +129,29 @@ impl Memory {
     /// Until when a daemon that renews now counts as alive.
     fn alive_until(&self, now: Duration) -> Option<Duration> {
         self.shared.lease_ttl.map(|ttl| now + liveness(ttl))
+    }
+
+    /// Writes a lease where it is its own or absent, and extends it.
+    fn keep_one(&self, registry: &mut Registry, lease: Lease, now: Duration) -> Renewal {
+        let Registration { node, instance, .. } = &*lease.registration;
+        let key = (instance.host.clone(), node.name.clone());
+        if let Some(held) = registry.held(&key.0, &key.1) {
+            let holder = &held.lease;
+            if holder.token == lease.token {
+                registry.extend(lease, self.expiry(now));
+                return Renewal::Held;
+            }
+            if !holder.is_past_of(&lease, registry.daemons.contains_key(&holder.token.instance)) {
+                return Renewal::Conflict { holder: holder.registration.instance.name.clone() };
+            }
+            let past = holder.token;
+            registry.remove(&key.0, &key.1, past);
+        }
+        // What else was known of the name may be lost with it, so count on from the clock.
+        registry.creations.spend(&key, self.creations_clock(now));
+        registry.put(lease, self.expiry(now));
+        self.tell(Change::Registered(key.1, key.0));
+        Renewal::Held
     }
 
     fn lock(&self) -> MutexGuard<'_, Registry> {
@@ -159,22 +196,21 @@ impl Registry {
             let host = lease.registration.instance.host.clone();
             self.expiries.insert((expires, lease.token), (host, name.clone()));
         }
-        self.registrations += 1;
         let holders = self.names.entry(name).or_insert_with(|| Vec::with_capacity(1));
-        holders.push(Held { lease, expires, order: self.registrations });
+        holders.push(Held { lease, expires });
     }
 
     /// Writes a lease over itself, and lets it run for longer.
-    fn extend(&mut self, lease: &Lease, expires: Option<Duration>) {
+    fn extend(&mut self, lease: Lease, expires: Option<Duration>) {
         let Registration { node, instance, .. } = &*lease.registration;
         let mut holders = self.names.get_mut(&node.name).into_iter().flatten();
         let Some(held) = holders.find(|held| held.lease.token == lease.token) else { return };
-        held.lease = lease.clone();
         let old = std::mem::replace(&mut held.expires, expires);
         if let (Some(old), Some(new)) = (old, expires) {
             self.expiries.remove(&(old, lease.token));
             self.expiries.insert((new, lease.token), (instance.host.clone(), node.name.clone()));
         }
+        held.lease = lease;
     }
 
     /// Removes the registration that `token` proves, and no other.
@@ -204,19 +240,43 @@ impl Held {
     }
 }
 
+impl Handle {
+    fn instance(&self) -> MutexGuard<'_, Arc<Instance>> {
+        self.instance.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes what is the daemon's own or absent, and extends it.
+    fn keep(&self, leases: Vec<Lease>) -> Vec<Renewed> {
+        let Self { memory, .. } = self;
+        let (mut registry, now) = memory.current();
+        registry.keep_alive(&self.instance(), memory.alive_until(now));
+        let mut renewed = Vec::with_capacity(leases.len());
+        for lease in leases {
+            let token = lease.token;
+            renewed.push(Renewed { token, renewal: memory.keep_one(&mut registry, lease, now) });
+        }
+        renewed
+    }
+}
+
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
-impl RegistryBackend for Memory {
-    fn lease_ttl(&self) -> Option<Duration> {
-        self.shared.lease_ttl
+impl RegistryBackend for Handle {
+    fn promises(&self) -> Promises {
+        self.memory.shared.lease_ttl.map_or(Promises::LOCAL, Promises::leases)
+    }
+
+    fn update(&self, instance: Arc<Instance>) {
+        *self.instance() = instance;
     }
 
     async fn register(&self, claim: &Claim) -> Result<Lease, BackendError> {
-        let Claim { node, instance, .. } = claim;
-        let (mut registry, now) = self.current();
-        registry.keep_alive(instance, self.alive_until(now));
+        let Self { memory, .. } = self;
+        let (node, instance) = (&claim.node, Arc::clone(&self.instance()));
+        let (mut registry, now) = memory.current();
+        registry.keep_alive(&instance, memory.alive_until(now));
         if let Some(held) = registry.held(&instance.host, &node.name) {
-            if held.lease.token == claim.token() {
+            if held.lease.token == claim.token(instance.id) {
                 return Ok(held.lease.clone());
             }
             let holder = &held.lease.registration.instance;
@@ -230,63 +290,39 @@ impl RegistryBackend for Memory {
             registry.remove(&instance.host, &node.name, token);
         }
         let key = (instance.host.clone(), node.name.clone());
-        let clock = self.creations_clock(now);
-        let lease = claim.granted(registry.creations.next(&key, claim.last, clock));
-        registry.put(lease.clone(), self.expiry(now));
-        self.tell(Change::Registered(node.name.clone(), instance.host.clone()));
+        let clock = memory.creations_clock(now);
+        let lease = claim.granted(instance, registry.creations.next(&key, claim.last, clock));
+        registry.put(lease.clone(), memory.expiry(now));
+        memory.tell(Change::Registered(key.1, key.0));
         Ok(lease)
     }
 
-    async fn renew(&self, instance: &Arc<Instance>, leases: &[Lease]) -> Result<Vec<Renewal>, BackendError> {
-        let (mut registry, now) = self.current();
-        registry.keep_alive(instance, self.alive_until(now));
-        let mut renewals = Vec::with_capacity(leases.len());
-        for lease in leases {
-            let Registration { node, instance, .. } = &*lease.registration;
-            let held = registry.held(&instance.host, &node.name).map(|held| held.lease.clone());
-            renewals.push(match held {
-                Some(held) if held.token == lease.token => {
-                    registry.extend(lease, self.expiry(now));
-                    Renewal::Held
-                }
-                Some(held)
-                    if !held.is_past_of(lease, registry.daemons.contains_key(&held.token.instance)) =>
-                {
-                    Renewal::Conflict { holder: held.registration.instance.name.clone() }
-                }
-                past => {
-                    if let Some(past) = past {
-                        registry.remove(&instance.host, &node.name, past.token);
-                    }
-                    // What else was known of the name may be lost with it, so count on from the clock.
-                    let key = (instance.host.clone(), node.name.clone());
-                    registry.creations.spend(&key, self.creations_clock(now));
-                    registry.put(lease.clone(), self.expiry(now));
-                    self.tell(Change::Registered(node.name.clone(), instance.host.clone()));
-                    Renewal::Held
-                }
-            });
-        }
-        Ok(renewals)
+    async fn renew(&self, held: &mut Holdings<'_>) -> Result<Vec<Renewed>, BackendError> {
+        Ok(self.keep(held.take(RENEWALS_MAX)))
+    }
+
+    async fn publish(&self, leases: &[Lease]) -> Result<Vec<Renewed>, BackendError> {
+        Ok(self.keep(leases.to_vec()))
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), BackendError> {
         let Registration { node, instance, .. } = &*lease.registration;
-        if self.current().0.remove(&instance.host, &node.name, lease.token).is_some() {
-            self.tell(Change::Released(node.name.clone(), instance.host.clone()));
+        if self.memory.current().0.remove(&instance.host, &node.name, lease.token).is_some() {
+            self.memory.tell(Change::Released(node.name.clone(), instance.host.clone()));
         }
         Ok(())
     }
 
-    async fn retire(&self, instance: &Instance) -> Result<(), BackendError> {
-        let (mut registry, _) = self.current();
-        registry.daemons.remove(&instance.id);
-        registry.notes.remove(&instance.id);
+    async fn retire(&self) -> Result<(), BackendError> {
+        let id = self.instance().id;
+        let (mut registry, _) = self.memory.current();
+        registry.daemons.remove(&id);
+        registry.notes.remove(&id);
         Ok(())
     }
 
     async fn find(&self, search: &Search<'_>) -> Result<Seen<Found>, BackendError> {
-        let (registry, now) = self.current();
+        let (registry, now) = self.memory.current();
         let holders = registry.names.get(search.name).map(Vec::as_slice).unwrap_or_default();
         let covered = holders.iter().filter(|held| search.scope.covers(&held.lease.registration.instance));
         let mut covered: Vec<_> = covered.collect();
@@ -300,35 +336,35 @@ impl RegistryBackend for Memory {
     }
 
     async fn list(&self, scope: &Scope) -> Result<Seen<Found>, BackendError> {
-        let (registry, now) = self.current();
-        let mut found: Vec<_> = registry.names.values().flatten().collect();
-        found.retain(|held| scope.covers(&held.lease.registration.instance));
-        found.sort_unstable_by_key(|held| std::cmp::Reverse(held.order));
-        Ok(found.into_iter().map(|held| held.found(now)).collect::<Vec<_>>().into())
+        let (registry, now) = self.memory.current();
+        let held = registry.names.values().flatten();
+        let covered = held.filter(|held| scope.covers(&held.lease.registration.instance));
+        Ok(covered.map(|held| held.found(now)).collect::<Vec<_>>().into())
     }
 
     async fn daemons(&self, scope: &Scope) -> Result<Seen<Arc<Instance>>, BackendError> {
-        let (registry, _) = self.current();
+        let (registry, _) = self.memory.current();
         let daemons = registry.daemons.values().map(|(instance, _)| instance);
         Ok(daemons.filter(|instance| scope.covers(instance)).cloned().collect::<Vec<_>>().into())
     }
 
-    async fn leave_note(&self, instance: &Instance, note: &[u8]) -> Result<(), BackendError> {
-        let (mut registry, now) = self.current();
-        let until = self.alive_until(now);
-        registry.notes.insert(instance.id, (note.into(), until));
+    async fn leave_note(&self, note: &[u8]) -> Result<(), BackendError> {
+        let id = self.instance().id;
+        let (mut registry, now) = self.memory.current();
+        let until = self.memory.alive_until(now);
+        registry.notes.insert(id, (note.into(), until));
         Ok(())
     }
 
     async fn notes(&self) -> Result<Seen<Note>, BackendError> {
-        let (registry, _) = self.current();
+        let (registry, _) = self.memory.current();
         let living = registry.notes.iter().filter(|(id, _)| registry.daemons.contains_key(id));
         let notes = living.map(|(id, (text, _))| Note { instance: *id, text: text.clone() });
         Ok(notes.collect::<Vec<_>>().into())
     }
 
     fn watch(&self) -> BoxStream<'static, Change> {
-        Box::pin(stream::unfold(self.shared.changes.subscribe(), |mut changes| async {
+        Box::pin(stream::unfold(self.memory.shared.changes.subscribe(), |mut changes| async {
             match changes.recv().await {
                 Ok(change) => Some((change, changes)),
                 Err(RecvError::Lagged(_)) => Some((Change::Missed, changes)),

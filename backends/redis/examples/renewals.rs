@@ -8,7 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::StreamExt;
 use futures_util::stream::{self, FuturesUnordered};
 use repmd_backend_api::{
-    AliveName, Claim, HostId, Instance, InstanceId, Lease, Node, NodeType, RegistryBackend, Scope, Search,
+    AliveName, Claim, Holdings, HostId, Instance, InstanceId, Lease, Node, NodeType, RegistryBackend, Scope,
+    Search,
 };
 use repmd_backend_redis::{Redis, Settings};
 use repmd_test_stores::Store;
@@ -17,8 +18,6 @@ const DAEMONS: usize = 3;
 const NAMES: usize = 10_000;
 /// A third of the usual lease.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Names that a daemon renews at once.
-const BATCH: usize = 500;
 const INTERVALS: u32 = 4;
 /// Nodes that register at the same time.
 const STORM: usize = 100;
@@ -36,8 +35,8 @@ async fn main() {
 
     let started = Instant::now();
     for daemon in &mut daemons {
-        let (backend, instance) = (&daemon.backend, &daemon.instance);
-        let claims = (0..NAMES).map(|index| claim(instance, index));
+        let backend = &daemon.backend;
+        let claims = (0..NAMES).map(claim);
         let leases = stream::iter(claims).map(async |claim| backend.register(&claim).await);
         let leases: Vec<_> = leases.buffered(STORM).collect().await;
         daemon.leases = leases.into_iter().map(|lease| lease.expect("the store is up")).collect();
@@ -74,20 +73,22 @@ async fn main() {
 
     store.tell_all(&["FLUSHALL"]);
     let started = Instant::now();
-    for batch in daemon.leases.chunks(BATCH) {
-        daemon.backend.renew(&daemon.instance, batch).await.expect("the store is up");
+    let mut held = holdings(&daemon.leases);
+    while !held.is_empty() {
+        daemon.backend.renew(&mut held).await.expect("the store is up");
     }
     println!("restoring {NAMES} names: {:.2?}", started.elapsed());
 }
 
 impl Daemon {
     async fn renew_for_a_while(&self) {
-        let batches = NAMES.div_ceil(BATCH);
-        let mut pace = tokio::time::interval(INTERVAL / u32::try_from(batches).expect("a few"));
         for _ in 0..INTERVALS {
-            for batch in self.leases.chunks(BATCH) {
-                pace.tick().await;
-                self.backend.renew(&self.instance, batch).await.expect("the store is up");
+            let mut held = holdings(&self.leases);
+            while !held.is_empty() {
+                let (started, left) = (Instant::now(), held.len());
+                self.backend.renew(&mut held).await.expect("the store is up");
+                let share = (left - held.len()) as f64 / NAMES as f64;
+                tokio::time::sleep_until((started + INTERVAL.mul_f64(share)).into()).await;
             }
         }
     }
@@ -103,10 +104,15 @@ fn daemon(store: &Store, index: usize) -> Daemon {
         addresses: vec![[10, 0, 0, 1].into()],
         port: 4369,
     };
-    Daemon { backend: Redis::open(settings), instance: Arc::new(instance), leases: Vec::new() }
+    let instance = Arc::new(instance);
+    Daemon { backend: Redis::open(settings, Arc::clone(&instance)), instance, leases: Vec::new() }
 }
 
-fn claim(instance: &Arc<Instance>, index: usize) -> Claim {
+fn holdings(leases: &[Lease]) -> Holdings<'_> {
+    Holdings::new(leases.iter().cloned().map(Some))
+}
+
+fn claim(index: usize) -> Claim {
     Claim {
         number: index as u64,
         node: Node {
@@ -119,7 +125,6 @@ fn claim(instance: &Arc<Instance>, index: usize) -> Claim {
             extra: Box::default(),
         },
         advertised_port: 9100,
-        instance: Arc::clone(instance),
         registered_at: SystemTime::now(),
         last: None,
     }

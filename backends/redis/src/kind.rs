@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use repmd_backend_api::{BackendError, Kind, Place, RegistryBackend, StoreReport};
+use repmd_backend_api::{BackendError, Instance, Kind, Place, RegistryBackend, StoreReport};
 
 use crate::settings::SCHEMES;
 use crate::{Redis, Settings, SettingsError};
@@ -32,8 +32,9 @@ impl Kind for RedisKind {
         checked.map(drop).map_err(|SettingsError { part, expected }| format!("{expected} as {part}"))
     }
 
-    fn open(&self, place: &Place) -> Result<Arc<dyn RegistryBackend>, String> {
-        Ok(Arc::new(Redis::open(settings(place).map_err(|error| error.to_string())?)))
+    fn open(&self, place: &Place, instance: Arc<Instance>) -> Result<Arc<dyn RegistryBackend>, String> {
+        let settings = settings(place).map_err(|error| error.to_string())?;
+        Ok(Arc::new(Redis::open(settings, instance)))
     }
 
     async fn inspect(&self, place: &Place) -> Result<Option<StoreReport>, BackendError> {

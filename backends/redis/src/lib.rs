@@ -31,10 +31,9 @@ mod reply;
 pub mod settings;
 mod watch;
 
-use std::cmp::Reverse;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -43,13 +42,13 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
 use redis::{Script, ScriptInvocation};
 use repmd_backend_api::{
-    AliveName, BackendError, Change, Claim, Creation, Found, HostId, Instance, Lease, NameError, NodeName,
-    Note, Registration, RegistryBackend, Renewal, Scope, Search, Seen, liveness,
+    AliveName, BackendError, Change, Claim, Creation, Found, Holdings, HostId, Instance, Lease, NameError,
+    NodeName, Note, Promises, Registration, RegistryBackend, Renewal, Renewed, Scope, Search, Seen, liveness,
 };
 
 use connection::{Connection, Lane};
-use keys::Keys;
 pub use inspect::{TROUBLES, Trouble};
+use keys::Keys;
 pub use kind::RedisKind;
 use record::{Stored, Unreadable};
 pub use settings::{Settings, SettingsError};
@@ -58,12 +57,18 @@ pub use settings::{Settings, SettingsError};
 /// hundred microseconds.
 const BATCH: usize = 100;
 
+/// Registrations that one call renews, in batches that are on their way at once: the thread that renews also serves the
+/// wire.
+const RENEWALS_MAX: usize = 500;
+
 /// Batches of a list that are on their way at once: reading them takes this thread as long as the store.
 const READS_MAX: usize = 4;
 
-/// A registry in Redis or Valkey.
+/// One daemon's handle to a registry in Redis or Valkey.
 pub struct Redis {
     connection: Arc<Connection>,
+    /// The daemon, as it last said.
+    instance: RwLock<Arc<Instance>>,
     keys: Keys,
     scripts: Scripts,
     settings: Arc<Settings>,
@@ -89,18 +94,22 @@ type Entry = (Vec<u8>, Vec<u8>, i64);
 type Problem = (Vec<u8>, Vec<u8>);
 
 impl Redis {
-    /// A registry whose store is, or will be, where `settings` say. Does not wait for it: until it is
-    /// reached, and whenever it is away, calls fail with [`BackendError::Unavailable`] or
+    /// A handle for `instance` to a registry whose store is, or will be, where `settings` say. Does not wait for it:
+    /// until it is reached, and whenever it is away, calls fail with [`BackendError::Unavailable`] or
     /// [`BackendError::Denied`].
     ///
     /// # Panics
     /// Outside of a tokio runtime, where a task could not keep the connections.
     #[must_use]
-    pub fn open(settings: Settings) -> Self {
+    pub fn open(settings: Settings, instance: Arc<Instance>) -> Self {
         let settings = Arc::new(settings);
         let keys = Keys::new(&settings.cluster);
         let connection = Arc::new(Connection::open(Arc::clone(&settings), &keys));
-        Self { connection, keys, scripts: Scripts::new(), settings }
+        Self { connection, instance: RwLock::new(instance), keys, scripts: Scripts::new(), settings }
+    }
+
+    fn instance(&self) -> Arc<Instance> {
+        Arc::clone(&self.instance.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn start<'a>(&self, script: &'a Script) -> ScriptInvocation<'a> {
@@ -113,9 +122,10 @@ impl Redis {
         script.arg(instance.host.as_str()).arg(join_aliases(instance));
     }
 
-    async fn renew_some(&self, instance: &Instance, leases: &[Lease]) -> Result<Vec<Renewal>, BackendError> {
+    async fn renew_some(&self, leases: &[Lease]) -> Result<Vec<Renewed>, BackendError> {
+        let daemon = self.instance();
         let mut script = self.start(&self.scripts.renew);
-        self.tell_instance(&mut script, instance);
+        self.tell_instance(&mut script, &daemon);
         script.arg(millis(liveness(self.settings.lease_ttl))).arg(millis(self.settings.lease_ttl));
         for lease in leases {
             let Registration { node, instance, .. } = &*lease.registration;
@@ -123,7 +133,7 @@ impl Redis {
         }
         let answers: Vec<Option<Vec<u8>>> =
             self.connection.run(Lane::Bulk, &script).await.map_err(|failure| {
-                failure.when(|| format!("renew {} names of {}", leases.len(), instance.name))
+                failure.when(|| format!("renew {} names of {}", leases.len(), daemon.name))
             })?;
         let renewals = answers.into_iter().map(|answer| match answer.as_deref() {
             None => Renewal::Held,
@@ -131,10 +141,11 @@ impl Redis {
             Some([_, reason @ ..]) => Renewal::Failed { reason: record::decode_reason(reason) },
             Some([]) => Renewal::Failed { reason: String::new() },
         });
-        Ok(renewals.collect())
+        let renewed = leases.iter().zip(renewals);
+        Ok(renewed.map(|(lease, renewal)| Renewed { token: lease.token, renewal }).collect())
     }
 
-    async fn read_some(&self, host: &HostId, names: &[Vec<u8>]) -> Result<Seen<(u64, Found)>, BackendError> {
+    async fn read_some(&self, host: &HostId, names: &[Vec<u8>]) -> Result<Seen<Found>, BackendError> {
         let mut script = self.start(&self.scripts.read);
         script.arg(host.as_str()).arg(names);
         let entries: Vec<Entry> = self
@@ -158,11 +169,11 @@ impl Redis {
     }
 }
 
-/// A registration that was found, and its place in the order.
-fn read(host: &HostId, name: &AliveName, (_, value, left): &Entry) -> Result<(u64, Found), Unreadable> {
+/// A registration that was found.
+fn read(host: &HostId, name: &AliveName, (_, value, left): &Entry) -> Result<Found, Unreadable> {
     let left = Some(time_left(*left)?);
-    let Stored { order, lease } = record::decode_lease(value)?.under(host, name)?;
-    Ok((order, Found { registration: lease.registration, left }))
+    let registration = record::decode_lease(value)?.under(host, name)?.lease.registration;
+    Ok(Found { registration, left })
 }
 
 /// Nothing of ours is without an end, and what has none would be believed for ever.
@@ -219,15 +230,22 @@ impl fmt::Debug for Redis {
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl RegistryBackend for Redis {
-    fn lease_ttl(&self) -> Option<Duration> {
-        Some(self.settings.lease_ttl)
+    fn promises(&self) -> Promises {
+        Promises::leases(self.settings.lease_ttl)
+    }
+
+    fn update(&self, instance: Arc<Instance>) {
+        *self.instance.write().unwrap_or_else(PoisonError::into_inner) = instance;
     }
 
     async fn register(&self, claim: &Claim) -> Result<Lease, BackendError> {
-        let Claim { node, instance, .. } = claim;
+        let (node, instance) = (&claim.node, &self.instance());
         let node_name = || NodeName { alive: node.name.clone(), host: instance.host.clone() };
         let mut script = self.start(&self.scripts.register);
-        script.arg(node.name.as_str()).arg(claim.token().to_string()).arg(record::encode_holder(instance));
+        script
+            .arg(node.name.as_str())
+            .arg(claim.token(instance.id).to_string())
+            .arg(record::encode_holder(instance));
         script.arg(record::encode_body(node, claim.advertised_port, claim.registered_at, instance));
         script.arg(claim.last.map_or(0, Creation::get));
         self.tell_instance(&mut script, instance);
@@ -252,11 +270,16 @@ impl RegistryBackend for Redis {
         }
     }
 
-    async fn renew(&self, instance: &Arc<Instance>, leases: &[Lease]) -> Result<Vec<Renewal>, BackendError> {
+    async fn renew(&self, held: &mut Holdings<'_>) -> Result<Vec<Renewed>, BackendError> {
+        let leases = held.take(RENEWALS_MAX);
+        self.publish(&leases).await
+    }
+
+    async fn publish(&self, leases: &[Lease]) -> Result<Vec<Renewed>, BackendError> {
         if leases.is_empty() {
-            return self.renew_some(instance, leases).await;
+            return self.renew_some(leases).await;
         }
-        let batches = leases.chunks(BATCH).map(|leases| self.renew_some(instance, leases));
+        let batches = leases.chunks(BATCH).map(|leases| self.renew_some(leases));
         Ok(try_join_all(batches).await?.concat())
     }
 
@@ -268,7 +291,8 @@ impl RegistryBackend for Redis {
         ended.map_err(|failure| failure.when(|| format!("release {}", lease.registration.node_name())))
     }
 
-    async fn retire(&self, instance: &Instance) -> Result<(), BackendError> {
+    async fn retire(&self) -> Result<(), BackendError> {
+        let instance = self.instance();
         let mut script = self.start(&self.scripts.retire);
         script.arg(instance.id.to_string());
         let retired = self.connection.run(Lane::Quick, &script).await;
@@ -287,7 +311,7 @@ impl RegistryBackend for Redis {
         let mut seen = Seen::default();
         note(&mut seen, &problems);
         for entry in &entries {
-            let found = read_host(&entry.0).and_then(|host| Ok(read(&host, name, entry)?.1));
+            let found = read_host(&entry.0).and_then(|host| read(&host, name, entry));
             seen.add(|| self.keys.node(String::from_utf8_lossy(&entry.0), name.as_str()), found);
         }
         seen.items.retain(|found| scope.covers(&found.registration.instance));
@@ -317,10 +341,8 @@ impl RegistryBackend for Redis {
         let reads: Vec<_> = batches.iter().map(|(host, names)| self.read_some(host, names)).collect();
         let batches: Vec<_> = stream::iter(reads).buffer_unordered(READS_MAX).try_collect().await?;
         batches.into_iter().for_each(|batch| seen.append(batch));
-        let mut found = std::mem::take(&mut seen.items);
-        found.retain(|(_, found)| scope.covers(&found.registration.instance));
-        found.sort_unstable_by_key(|(order, _)| Reverse(*order));
-        Ok(seen.with(found.into_iter().map(|(_, found)| found).collect()))
+        seen.items.retain(|found| scope.covers(&found.registration.instance));
+        Ok(seen)
     }
 
     async fn daemons(&self, scope: &Scope) -> Result<Seen<Arc<Instance>>, BackendError> {
@@ -339,7 +361,8 @@ impl RegistryBackend for Redis {
         Ok(seen)
     }
 
-    async fn leave_note(&self, instance: &Instance, note: &[u8]) -> Result<(), BackendError> {
+    async fn leave_note(&self, note: &[u8]) -> Result<(), BackendError> {
+        let instance = self.instance();
         let mut script = self.start(&self.scripts.note);
         script.arg(instance.id.to_string()).arg(note).arg(millis(liveness(self.settings.lease_ttl)));
         let left = self.connection.run(Lane::Bulk, &script).await;

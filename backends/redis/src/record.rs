@@ -1,7 +1,7 @@
 //! How registrations and daemons are written down: values that need nothing else to be understood.
 //!
 //! A registration is `1 ORDER TOKEN CREATION HOLDER BODY`: the version of the format; 19 digits that put
-//! registrations in their order; the lease's token; the creation; the daemon's name, with its spaces
+//! registrations in the order of their times, for daemons of versions that list them so; the lease's token; the creation; the daemon's name, with its spaces
 //! percent-encoded; and JSON with all the rest. What stands before the JSON is for the scripts, which read
 //! none: not every server has a parser for them. They add the order, and the creation when they choose it.
 //! A daemon is `1 BODY`. Fields that are not known here are skipped: that is how the format may grow, while daemons
@@ -46,8 +46,6 @@ pub(crate) enum Unreadable {
 /// A lease as the store keeps it.
 #[derive(Debug)]
 pub(crate) struct Stored {
-    /// Later registrations of a host have higher ones.
-    pub(crate) order: u64,
     pub(crate) lease: Lease,
 }
 
@@ -144,7 +142,7 @@ pub(crate) fn decode_lease(value: &[u8]) -> Result<Stored, Unreadable> {
     if part()? != "1" {
         return Err(Unreadable::Version);
     }
-    let order = part()?.parse().map_err(|_| Unreadable::Version)?;
+    let _order: u64 = part()?.parse().map_err(|_| Unreadable::Version)?;
     let (id, number) = part()?.split_once('-').ok_or(Unreadable::Version)?;
     let id = decode_id(id)?;
     let number = number.parse().map_err(|_| Unreadable::Version)?;
@@ -171,7 +169,7 @@ pub(crate) fn decode_lease(value: &[u8]) -> Result<Stored, Unreadable> {
         return Err(Unreadable::Extra { bytes: registration.node.extra.len() });
     }
     let lease = Lease { token: LeaseToken { instance: id, number }, registration: Arc::new(registration) };
-    Ok(Stored { order, lease })
+    Ok(Stored { lease })
 }
 
 /// A daemon as the store keeps it.
@@ -305,7 +303,7 @@ mod tests {
     fn a_lease_is_read_as_it_was_written() {
         let lease = lease();
         let stored = read(&written(&lease)).unwrap();
-        assert_eq!((stored.order, stored.lease.token), (7, lease.token));
+        assert_eq!(stored.lease.token, lease.token);
         assert_eq!(stored.lease.registration, lease.registration);
         let instance = &lease.registration.instance;
         assert_eq!(decode_holder(encode_holder(instance).as_bytes()), instance.name);

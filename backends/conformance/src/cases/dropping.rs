@@ -7,7 +7,7 @@ use repmd_backend_api::{Renewal, Scope, Search};
 use tokio::time::timeout;
 
 use crate::Fixture;
-use crate::daemon::{Daemon, alive};
+use crate::daemon::{Daemon, alive, holdings};
 
 /// How often a call is dropped, each time a little later.
 const TRIES: u32 = 25;
@@ -22,7 +22,7 @@ pub async fn a_registration_that_was_dropped_can_be_made_again(fixture: impl Fix
         let claim = daemon.claim(&format!("rabbit{number}"));
         let _ = timeout(STEP * number, daemon.backend.register(&claim)).await;
         let lease = daemon.backend.register(&claim).await.unwrap();
-        assert_eq!(lease.token, claim.token());
+        assert_eq!(lease.token, claim.token(daemon.instance.id));
         leases.push(lease);
     }
     for lease in &leases {
@@ -38,8 +38,12 @@ pub async fn a_renewal_that_was_dropped_can_be_made_again(fixture: impl Fixture)
     let leases = [daemon.register("rabbit").await, daemon.register("hare").await];
     for number in 0..TRIES {
         fixture.lose_everything().await;
-        let _ = timeout(STEP * number, daemon.backend.renew(&daemon.instance, &leases)).await;
+        let _ = timeout(STEP * number, daemon.backend.renew(&mut holdings(&leases))).await;
         assert_eq!(daemon.renew(&leases).await, [Renewal::Held, Renewal::Held]);
+        assert_eq!(daemon.listed(&Scope::Cluster).await.len(), 2);
+        fixture.lose_everything().await;
+        let _ = timeout(STEP * number, daemon.backend.publish(&leases)).await;
+        assert_eq!(daemon.publish(&leases).await, [Renewal::Held, Renewal::Held]);
         assert_eq!(daemon.listed(&Scope::Cluster).await.len(), 2);
     }
 }
@@ -51,8 +55,8 @@ pub async fn a_release_that_was_dropped_can_be_made_again(fixture: impl Fixture)
         let _ = timeout(STEP * number, daemon.backend.release(&lease)).await;
         daemon.release(&lease).await;
         assert_eq!(daemon.found("rabbit").await, None);
-        let _ = timeout(STEP * number, daemon.backend.retire(&daemon.instance)).await;
-        daemon.backend.retire(&daemon.instance).await.unwrap();
+        let _ = timeout(STEP * number, daemon.backend.retire()).await;
+        daemon.retire().await;
         assert_eq!(daemon.daemons(&Scope::Cluster).await, []);
     }
 }

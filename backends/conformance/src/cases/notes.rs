@@ -41,7 +41,7 @@ pub async fn a_retired_daemon_has_no_note(fixture: impl Fixture) {
     let (daemon, other) = (Daemon::of(&fixture, "db-1").await, Daemon::of(&fixture, "db-2").await);
     daemon.renew(&[]).await;
     daemon.leave_note(NOTE).await;
-    daemon.backend.retire(&daemon.instance).await.unwrap();
+    daemon.retire().await;
     assert_eq!(other.notes().await, []);
     let next_run = daemon.next_run(&fixture).await;
     next_run.renew(&[]).await;

@@ -28,6 +28,7 @@ pub async fn renewals_are_no_changes(fixture: impl Fixture) {
     let leases = [daemon.register("rabbit").await, daemon.register("hare").await];
     for _ in 0..3 {
         daemon.renew(&leases).await;
+        daemon.publish(&leases).await;
     }
     daemon.register("mole").await;
     for name in ["rabbit", "hare", "mole"] {

@@ -1,6 +1,7 @@
 //! Each kind of URL, against the servers that it is for.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use repmd_backend_api::{BackendError, RegistryBackend, Scope};
@@ -191,8 +192,9 @@ async fn a_disk_that_stands_still_under_the_password_stops_nothing_else() {
 async fn a_cluster_name_with_any_letters_is_one_slot() {
     let store = Store::cluster();
     let cluster = "Ünïcode name/1";
-    let backend = Redis::open(Settings::from_url(&store.url(), cluster, TTL).unwrap());
     let daemon = Daemon::with(&store.url(), "a", "a", TTL);
+    let settings = Settings::from_url(&store.url(), cluster, TTL).unwrap();
+    let backend = Redis::open(settings, Arc::clone(&daemon.instance));
     let claim = daemon.claim("x", 1);
     let lease = until_ok("it registers", async || backend.register(&claim).await).await.0;
     assert_eq!(backend.list(&Scope::Cluster).await.unwrap().items[0].registration, lease.registration);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use repmd_backend_api::{RegistryBackend, Scope};
+use repmd_backend_api::{Instance, RegistryBackend, Scope};
 use repmd_backend_conformance::Fixture;
 use repmd_backend_redis::{Redis, Settings};
 use repmd_test_stores::{Kind, Release, Store};
@@ -27,9 +27,9 @@ impl Registry {
 }
 
 impl Fixture for Registry {
-    async fn open(&self) -> Arc<dyn RegistryBackend> {
+    async fn open(&self, instance: Arc<Instance>) -> Arc<dyn RegistryBackend> {
         let settings = Settings::from_url(&self.store.url(), &self.cluster, self.lease_ttl).unwrap();
-        let registry = Redis::open(settings);
+        let registry = Redis::open(settings, instance);
         until_ok("the store is reached", async || registry.daemons(&Scope::Cluster).await).await;
         Arc::new(registry)
     }

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use repmd_backend_api::{
-    AliveName, BackendError, Claim, Found, HostId, Instance, InstanceId, Lease, Node, NodeType,
-    RegistryBackend, Renewal, Scope, Search, Seen,
+    AliveName, BackendError, Claim, Creation, Found, Holdings, HostId, Instance, InstanceId, Lease, Node,
+    NodeType, RegistryBackend, Renewal, Scope, Search, Seen,
 };
 use repmd_backend_redis::{Redis, Settings};
 use repmd_test_stores::Store;
@@ -56,16 +56,16 @@ impl Daemon {
     }
 
     pub(crate) fn with(url: &str, name: &str, at: &str, ttl: Duration) -> Self {
-        let backend = Redis::open(Settings::from_url(url, CLUSTER, ttl).unwrap());
-        let instance = Instance {
+        let instance = Arc::new(Instance {
             id: InstanceId::random(),
             name: name.to_owned(),
             host: host(at),
             aliases: vec![host(&format!("{at}.example"))],
             addresses: vec![IpAddr::from([10, 0, 0, 1])],
             port: 4369,
-        };
-        Self { backend, instance: Arc::new(instance), claims: AtomicU64::new(0) }
+        });
+        let backend = Redis::open(Settings::from_url(url, CLUSTER, ttl).unwrap(), Arc::clone(&instance));
+        Self { backend, instance, claims: AtomicU64::new(0) }
     }
 
     pub(crate) fn claim(&self, alive: &str, port: u16) -> Claim {
@@ -81,7 +81,6 @@ impl Daemon {
                 extra: Box::from(*b"\0extra\xff"),
             },
             advertised_port: port + 1,
-            instance: Arc::clone(&self.instance),
             registered_at: SystemTime::now(),
             last: None,
         }
@@ -91,8 +90,24 @@ impl Daemon {
         self.backend.register(&self.claim(alive, port)).await
     }
 
+    /// A round of renewals: what became of each, in the order of `leases`.
     pub(crate) async fn renew(&self, leases: &[Lease]) -> Result<Vec<Renewal>, BackendError> {
-        self.backend.renew(&self.instance, leases).await
+        let mut held = Holdings::new(leases.iter().cloned().map(Some));
+        let mut renewed = self.backend.renew(&mut held).await?;
+        while !held.is_empty() {
+            renewed.extend(self.backend.renew(&mut held).await?);
+        }
+        assert_eq!(renewed.len(), leases.len());
+        let renewal = |lease: &Lease| {
+            let found = renewed.iter().find(|renewed| renewed.token == lease.token);
+            found.expect("each is answered").renewal.clone()
+        };
+        Ok(leases.iter().map(renewal).collect())
+    }
+
+    /// A lease that the store has not granted.
+    pub(crate) fn lease(&self, claim: &Claim, creation: Creation) -> Lease {
+        claim.granted(Arc::clone(&self.instance), creation)
     }
 
     /// All of that name.
@@ -108,10 +123,12 @@ impl Daemon {
         ports
     }
 
-    /// The names in a scope, as they are listed.
+    /// The names in a scope, in the order of the alphabet.
     pub(crate) async fn names(&self, scope: &Scope) -> Vec<String> {
         let list = self.backend.list(scope).await.unwrap().items;
-        list.iter().map(|found| found.registration.node_name().to_string()).collect()
+        let mut names: Vec<_> = list.iter().map(|found| found.registration.node_name().to_string()).collect();
+        names.sort_unstable();
+        names
     }
 }
 

@@ -1,10 +1,11 @@
 //! What holds when the store is away, refuses, or changes hands.
 
 use std::slice::from_ref;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use repmd_backend_api::{BackendError, Change, RegistryBackend, Renewal, Scope};
+use repmd_backend_api::{BackendError, Change, Instance, RegistryBackend, Renewal, Scope};
 use repmd_backend_redis::{Redis, Settings};
 use repmd_test_stores::Store;
 use tokio::time::error::Elapsed;
@@ -58,7 +59,7 @@ async fn a_store_that_was_killed_and_started_empty_is_whole_after_one_renewal() 
         assert_eq!(renewals, [Renewal::Held, Renewal::Held]);
         assert!(took < Duration::from_secs(1), "{took:?}");
     }
-    assert_eq!(daemons[0].names(&Scope::Cluster).await, ["x@b", "rabbit@b", "x@a", "rabbit@a"]);
+    assert_eq!(daemons[0].names(&Scope::Cluster).await, ["rabbit@a", "rabbit@b", "x@a", "x@b"]);
     // An idle connection that the restart has cut fails no call.
     store.restart_empty();
     until("the connection is open again", async || daemons[0].backend.daemons(&Scope::Cluster).await.is_ok())
@@ -110,7 +111,7 @@ async fn a_registration_whose_answer_was_lost_is_repeated_without_a_clash() {
     until("it was carried out", async || !other.ports("rabbit", &scope("a")).await.is_empty()).await;
     let again = async || daemon.backend.register(&claim).await;
     let (lease, _) = until_ok("the same claim gets its lease", again).await;
-    assert_eq!(lease.token, claim.token());
+    assert_eq!(lease.token, claim.token(daemon.instance.id));
     let found = daemon.find("rabbit", &scope("a")).await.unwrap().items;
     assert_eq!(found[0].registration.creation, lease.creation());
 }
@@ -236,7 +237,8 @@ async fn a_registry_that_is_dropped_leaves_no_connection() {
         list.lines().count()
     };
     let before = connections();
-    let registry = Redis::open(Settings::from_url(&store.url(), CLUSTER, TTL).unwrap());
+    let settings = Settings::from_url(&store.url(), CLUSTER, TTL).unwrap();
+    let registry = Redis::open(settings, Arc::new(Instance::new("a", host("a"))));
     registry.list(&Scope::Cluster).await.unwrap();
     until("it has its connections", async || connections() == before + 3).await;
     drop(registry);

@@ -107,7 +107,7 @@ async fn what_never_expires_is_not_believed() {
     let heir = Daemon::with(&store.url(), "heir", "a", TTL);
     heir.register("rabbit", 2).await.unwrap();
     // And a renewal mends what is its own.
-    heir.backend.retire(&heir.instance).await.unwrap();
+    heir.backend.retire().await.unwrap();
     let _: u8 = store.query(&node, &["DEL", &node]);
     assert_eq!(daemon.renew(from_ref(&lease)).await.unwrap(), [Renewal::Held]);
     assert_eq!(daemon.ports("rabbit", &Scope::Cluster).await, [1]);
@@ -131,7 +131,7 @@ async fn a_holder_that_is_a_book_is_cut() {
             BackendError::Corrupt { key, .. } if !is_read => assert_eq!(key, node),
             error => panic!("{length}: {error:?}"),
         }
-        let lease = daemon.claim("rabbit", 1).granted(repmd_backend_api::Creation::FIRST);
+        let lease = daemon.lease(&daemon.claim("rabbit", 1), repmd_backend_api::Creation::FIRST);
         match &daemon.renew(from_ref(&lease)).await.unwrap()[..] {
             [Renewal::Conflict { holder }] if is_read => assert_eq!(*holder, book[..255]),
             [Renewal::Failed { reason }] if !is_read => assert!(reason.len() < 300, "{reason}"),

@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 use std::slice::from_ref;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::daemon::{Daemon, PATIENCE, TTL, host, key, name, port, scope, until};
+use crate::daemon::{Daemon, PATIENCE, TTL, host, key, name, scope, until};
 use futures_util::StreamExt;
 use repmd_backend_api::{
-    BackendError, Change, Creation, Lease, Registration, RegistryBackend, Renewal, Scope, Search,
+    BackendError, Change, Creation, Instance, Lease, Registration, RegistryBackend, Renewal, Scope, Search,
 };
 use repmd_backend_redis::{Redis, Settings};
 use repmd_test_stores::{Kind, Release, Store};
@@ -50,12 +51,12 @@ on_every_release! {
     renew_writes_what_has_changed_under_the_same_token
     renew_never_overwrites_another_owner
     renew_without_leases_lets_a_daemon_count_as_alive
-    renew_of_a_large_batch_answers_in_order
+    renew_of_a_large_batch_answers_for_each
     release_ends_its_own_lease_only
     retire_ends_a_daemon_and_not_its_leases
     find_looks_under_the_host_its_aliases_and_everywhere
     find_reads_no_more_than_is_asked_for
-    list_is_newest_first
+    list_covers_its_scope_and_records_are_in_order
     daemons_are_those_that_count_as_alive
     leases_run_out_by_the_clock_of_the_store
     every_key_expires_and_indexes_are_cleared_of_what_has_expired
@@ -84,8 +85,8 @@ async fn register_writes_all_that_is_known_of_a_node(store: Store) {
     let daemon = Daemon::on(&store, "a");
     let claim = daemon.claim("rabbit", 100);
     let lease = daemon.backend.register(&claim).await.unwrap();
-    assert_eq!(lease.token, claim.token());
-    let expected = claim.granted(lease.creation()).registration;
+    assert_eq!(lease.token, claim.token(daemon.instance.id));
+    let expected = daemon.lease(&claim, lease.creation()).registration;
     let found = daemon.find("rabbit", &scope("a")).await.unwrap().items;
     assert_eq!(found.iter().map(|found| &*found.registration).collect::<Vec<_>>(), [&*expected]);
     let left = found[0].left.unwrap();
@@ -125,7 +126,7 @@ async fn register_takes_over_from_a_retired_daemon_and_from_an_earlier_run(store
     let mut creations = vec![first.register("rabbit", 100).await.unwrap().creation()];
     creations.push(next_run.register("rabbit", 200).await.unwrap().creation());
     assert_eq!(first.ports("rabbit", &scope("a")).await, [200]);
-    next_run.backend.retire(&next_run.instance).await.unwrap();
+    next_run.backend.retire().await.unwrap();
     creations.push(other.register("rabbit", 300).await.unwrap().creation());
     assert_eq!(first.ports("rabbit", &scope("a")).await, [300]);
     assert!(creations.is_sorted_by(|a, b| a < b), "{creations:?}");
@@ -281,7 +282,7 @@ async fn renew_restores_all_that_an_empty_store_has_lost(store: Store) {
     let _: () = store.query(&key(""), &["FLUSHALL"]);
     assert_eq!(daemon.names(&Scope::Cluster).await, [""; 0]);
     assert_eq!(daemon.renew(&leases).await.unwrap(), [Renewal::Held, Renewal::Held]);
-    assert_eq!(daemon.names(&Scope::Cluster).await, ["two@a", "one@a"]);
+    assert_eq!(daemon.names(&Scope::Cluster).await, ["one@a", "two@a"]);
     assert_eq!(daemon.ports("one", &scope("a.example")).await, [1]);
     assert_eq!(daemon.ports("two", &Scope::Cluster).await, [2]);
     let found = daemon.find("one", &scope("a")).await.unwrap().items;
@@ -318,7 +319,7 @@ async fn renew_never_overwrites_another_owner(store: Store) {
     let second = Daemon::with(&store.url(), "second", "a", TTL);
     let lost = first.register("rabbit", 100).await.unwrap();
     let kept = first.register("kept", 101).await.unwrap();
-    first.backend.retire(&first.instance).await.unwrap();
+    first.backend.retire().await.unwrap();
     second.register("rabbit", 200).await.unwrap();
     let renewals = first.renew(&[lost, kept]).await.unwrap();
     assert_eq!(renewals, [Renewal::Conflict { holder: "second".to_owned() }, Renewal::Held]);
@@ -334,16 +335,16 @@ async fn renew_without_leases_lets_a_daemon_count_as_alive(store: Store) {
     );
 }
 
-async fn renew_of_a_large_batch_answers_in_order(store: Store) {
+async fn renew_of_a_large_batch_answers_for_each(store: Store) {
     let daemon = Daemon::on(&store, "a");
     let thief = Daemon::with(&store.url(), "thief", "a", TTL);
     let mut leases = Vec::new();
     for index in 0..1001 {
         let claim = daemon.claim(&format!("node{index}"), index);
-        leases.push(claim.granted(Creation::FIRST));
+        leases.push(daemon.lease(&claim, Creation::FIRST));
     }
     daemon.renew(&leases).await.unwrap();
-    daemon.backend.retire(&daemon.instance).await.unwrap();
+    daemon.backend.retire().await.unwrap();
     for index in [0, 99, 100, 555, 1000] {
         thief.register(&format!("node{index}"), 1).await.unwrap();
     }
@@ -352,9 +353,6 @@ async fn renew_of_a_large_batch_answers_in_order(store: Store) {
     assert_eq!((renewals.len(), lost), (1001, vec![0, 99, 100, 555, 1000]));
     let listed = daemon.backend.list(&scope("a")).await.unwrap().items;
     assert_eq!(listed.len(), 1001);
-    // Restored in one batch, they keep the order of the batch.
-    let ports: Vec<_> = listed.iter().map(port).filter(|port| *port != 1).collect();
-    assert!(ports.is_sorted_by(|a, b| a > b));
 }
 
 async fn release_ends_its_own_lease_only(store: Store) {
@@ -377,7 +375,7 @@ async fn release_ends_its_own_lease_only(store: Store) {
 async fn retire_ends_a_daemon_and_not_its_leases(store: Store) {
     let daemon = Daemon::on(&store, "a");
     daemon.register("rabbit", 100).await.unwrap();
-    daemon.backend.retire(&daemon.instance).await.unwrap();
+    daemon.backend.retire().await.unwrap();
     assert_eq!(daemon.backend.daemons(&Scope::Cluster).await.unwrap().items, []);
     assert_eq!(daemon.ports("rabbit", &scope("a")).await, [100]);
 }
@@ -400,8 +398,8 @@ async fn find_looks_under_the_host_its_aliases_and_everywhere(store: Store) {
         assert_eq!(a.ports(alive, &at).await, ports, "{alive} in {at:?}");
     }
     // A daemon of the same host whose settings do not have the alias does not answer to it.
-    let mut bare = Daemon::with(&store.url(), "bare", "a", TTL);
-    std::sync::Arc::get_mut(&mut bare.instance).unwrap().aliases.clear();
+    let bare = Daemon::with(&store.url(), "bare", "a", TTL);
+    bare.backend.update(Arc::new(Instance { aliases: Vec::new(), ..(*bare.instance).clone() }));
     bare.register("bare", 400).await.unwrap();
     assert_eq!(a.ports("bare", &scope("a.example")).await, [0; 0]);
     assert_eq!(a.ports("bare", &scope("a")).await, [400]);
@@ -429,7 +427,7 @@ async fn find_reads_no_more_than_is_asked_for(store: Store) {
     assert_eq!(["time", "zrangebyscore", "get", "pttl"].map(calls), [10, 10, 20, 20], "{statistics}");
 }
 
-async fn list_is_newest_first(store: Store) {
+async fn list_covers_its_scope_and_records_are_in_order(store: Store) {
     let (a, b) = (Daemon::on(&store, "a"), Daemon::on(&store, "b"));
     let first = a.register("one", 1).await.unwrap();
     b.register("one", 2).await.unwrap();
@@ -438,12 +436,19 @@ async fn list_is_newest_first(store: Store) {
     assert_ne!(first.creation(), again.creation());
     // A renewal is no registration.
     a.renew(&[a.register("three", 5).await.unwrap(), again]).await.unwrap();
-    assert_eq!(a.names(&scope("a.example")).await, ["three@a", "one@a", "two@a"]);
-    assert_eq!(a.names(&Scope::Cluster).await, ["three@a", "one@a", "two@a", "one@b"]);
+    assert_eq!(a.names(&scope("a.example")).await, ["one@a", "three@a", "two@a"]);
+    assert_eq!(a.names(&Scope::Cluster).await, ["one@a", "one@b", "three@a", "two@a"]);
+    // Daemons of earlier versions list by it.
+    let orders = ["b/one", "a/two", "a/one", "a/three"].map(|node| {
+        let node = key(&format!("node:{node}"));
+        let record: String = store.query(&node, &["GET", &node]);
+        record.split(' ').nth(1).unwrap().to_owned()
+    });
+    assert!(orders.is_sorted_by(|a, b| a < b), "{orders:?}");
     assert_eq!(a.names(&scope("c")).await, [""; 0]);
     // Another cluster in the same store is another world.
     let settings = Settings::from_url(&store.url(), "other", TTL).unwrap();
-    assert_eq!(Redis::open(settings).list(&Scope::Cluster).await.unwrap().items, []);
+    assert_eq!(Redis::open(settings, Arc::clone(&a.instance)).list(&Scope::Cluster).await.unwrap().items, []);
 }
 
 async fn daemons_are_those_that_count_as_alive(store: Store) {
