@@ -209,8 +209,15 @@ impl fmt::Debug for Events {
 
 impl Kept {
     /// Whether the last that happened to a node was just this: what this daemon does it also hears of from a
-    /// shared store, before or after the store's answer.
+    /// shared store, before or after the store's answer. And whether it was told just now that it missed something:
+    /// of a store that comes back empty each daemon hears that again and again.
     fn has_echo(&self, what: &What, at: Duration) -> bool {
+        if *what == What::Missed {
+            let newest = self.events.back();
+            return newest.is_some_and(|newest| {
+                newest.what == What::Missed && at.saturating_sub(newest.at) < ECHO_TIME
+            });
+        }
         let Some(node) = what.node() else { return false };
         let recent = self.events.iter().rev().take(ECHO_EVENTS);
         let mut recent = recent.take_while(|event| at.saturating_sub(event.at) < ECHO_TIME);
@@ -262,6 +269,18 @@ mod tests {
         assert_eq!((since.len(), &since[0].what), (1 + EVENTS_MAX, &What::Missed));
         assert_eq!(since[0].id + 1, since[1].id);
         assert_eq!(events.since(start + 1).len(), EVENTS_MAX);
+    }
+
+    #[test]
+    fn that_something_was_missed_is_told_once_and_crowds_nothing_out() {
+        let events = events();
+        let start = *events.newest().borrow();
+        events.tell(registered("a"));
+        (0..=EVENTS_MAX).for_each(|_| events.tell(What::Missed));
+        events.tell(registered("b"));
+        events.tell(What::Missed);
+        let told = told(&events.since(start));
+        assert_eq!(told, [registered("a"), What::Missed, registered("b"), What::Missed]);
     }
 
     #[test]

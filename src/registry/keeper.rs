@@ -30,6 +30,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Rounds between two looks for daemons that have this one's identity, unless one shows itself.
 const ROUNDS_A_LOOK: u32 = 12;
 
+/// Changes that are taken in one step.
+const CHANGES_AT_ONCE: usize = 64;
+
 /// How long to wait before watching a store again that ended the last watch.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
@@ -221,15 +224,19 @@ impl Registry {
 
     async fn follow_changes(&self) {
         loop {
-            let mut changes = self.backend.watch();
-            while let Some(change) = changes.next().await {
-                self.tell_change(&change);
-                self.note_company(&change);
-                match change {
-                    Change::Registered(name, host)
-                    | Change::Released(name, host)
-                    | Change::Expired(name, host) => self.changed(name, host),
-                    Change::Missed => self.missed_changes(),
+            let mut changes = self.backend.watch().ready_chunks(CHANGES_AT_ONCE);
+            while let Some(mut at_once) = changes.next().await {
+                // Each means to go through all that is remembered, and a store that comes back empty says it often.
+                at_once.dedup_by(|next, before| (&*next, &*before) == (&Change::Missed, &Change::Missed));
+                for change in at_once {
+                    self.tell_change(&change);
+                    self.note_company(&change);
+                    match change {
+                        Change::Registered(name, host)
+                        | Change::Released(name, host)
+                        | Change::Expired(name, host) => self.changed(name, host),
+                        Change::Missed => self.missed_changes(),
+                    }
                 }
             }
             self.missed_changes();

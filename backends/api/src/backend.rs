@@ -461,6 +461,6 @@ pub enum Change {
     /// The name left the host, because its lease was not renewed. Nobody has to notice when that happens, so it
     /// is told late or not at all.
     Expired(AliveName, HostId),
-    /// Changes may have been missed: whatever was remembered may be wrong.
+    /// Changes may have been missed, or were too many at once to tell each: whatever was remembered may be wrong.
     Missed,
 }

@@ -6,6 +6,9 @@ local liveness, ttl = tonumber(ARGV[5]), tonumber(ARGV[6])
 
 stay_alive(id, instance, host, aliases, liveness, ttl)
 
+-- What is new to watchers: a host and a name each.
+local written = {}
+
 local function renew(host, name, token_and_rest, place)
   local node = key('node', host .. '/' .. name)
   local value = fetch(node)
@@ -28,7 +31,7 @@ local function renew(host, name, token_and_rest, place)
   -- First, because it is what may fail: a registration that nobody is led to must not pass for a held one.
   index(host, name, ttl)
   write(host, name, token_and_rest, ttl, place)
-  tell('+', host, name)
+  table.insert(written, {host, name})
   return false
 end
 
@@ -38,5 +41,10 @@ for at = 7, #ARGV, 3 do
   local done, answer = pcall(renew, ARGV[at], ARGV[at + 1], ARGV[at + 2], #answers)
   if not done then answer = 'f' .. (type(answer) == 'table' and answer.err or tostring(answer)) end
   table.insert(answers, answer)
+end
+if TELL_MAX < #written then
+  tell_all()
+else
+  for _, node in ipairs(written) do tell('+', node[1], node[2]) end
 end
 return answers

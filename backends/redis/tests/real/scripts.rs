@@ -47,6 +47,7 @@ on_every_release! {
     register_counts_on_from_what_the_claimant_remembers_but_not_from_the_upper_half
     renew_extends_what_is_held_and_tells_nobody
     renew_restores_all_that_an_empty_store_has_lost
+    what_a_renewal_restores_is_told_name_by_name_where_it_is_little
     renew_leads_to_its_leases_again_when_only_the_indexes_were_lost
     renew_writes_what_has_changed_under_the_same_token
     renew_never_overwrites_another_owner
@@ -287,6 +288,33 @@ async fn renew_restores_all_that_an_empty_store_has_lost(store: Store) {
     assert_eq!(daemon.ports("two", &Scope::Cluster).await, [2]);
     let found = daemon.find("one", &scope("a")).await.unwrap().items;
     assert_eq!(found[0].registration, leases[0].registration);
+}
+
+async fn what_a_renewal_restores_is_told_name_by_name_where_it_is_little(store: Store) {
+    let daemon = Daemon::on(&store, "a");
+    let mut leases = Vec::new();
+    for number in 0..100 {
+        leases.push(daemon.register(&format!("n{number}"), 1).await.unwrap());
+    }
+    let mut changes = daemon.backend.watch();
+    let mut next = async || tokio::time::timeout(PATIENCE, changes.next()).await.unwrap().unwrap();
+    until("it hears of changes", async || {
+        daemon.register("probe", 1).await.unwrap();
+        tokio::time::timeout(Duration::from_millis(100), next()).await.is_ok()
+    })
+    .await;
+    while tokio::time::timeout(Duration::from_millis(100), next()).await.is_ok() {}
+    for (restored, told) in [(8, 8), (9, 1), (100, 1)] {
+        let _: () = store.query(&key(""), &["FLUSHALL"]);
+        daemon.renew(&leases[..restored]).await.unwrap();
+        daemon.register("last", 1).await.unwrap();
+        let mut heard = Vec::new();
+        while heard.last() != Some(&Change::Registered(name("last"), host("a"))) {
+            heard.push(next().await);
+        }
+        assert_eq!(heard.len(), told + 1, "of {restored}: {heard:?}");
+        assert_eq!(heard[0] == Change::Missed, told < restored, "of {restored}: {heard:?}");
+    }
 }
 
 async fn renew_leads_to_its_leases_again_when_only_the_indexes_were_lost(store: Store) {
