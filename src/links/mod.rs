@@ -58,8 +58,14 @@ const LOOK_SHARE: u32 = 1000;
 const LOOKS_AT_ONCE: Duration = Duration::from_millis(60);
 
 /// Putting together what others say may take one of so many parts of the processor's time: 1 % of a core. What the
-/// store has to do for it is in proportion.
+/// store has to do for it is in proportion, and for each daemon again.
 const READ_SHARE: u32 = 100;
+
+/// How many daemons may take that of one store. Where there are more, each reads less often.
+const READERS: usize = 5;
+
+/// The longest pause between two times that what others say is read.
+const READ_INTERVAL_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// How long a node may take to say whether it is hidden, and how often it is asked, as long as it does not.
 const NODE_TIME: Duration = Duration::from_millis(500);
@@ -154,7 +160,7 @@ impl Links {
                     continue;
                 }
                 let taken = thread_cpu().saturating_sub(cpu_before);
-                read_next = started + taken.saturating_mul(READ_SHARE).min(INTERVAL_MAX);
+                read_next = started + self.pause_between_reads(taken).await;
             }
             let is_unsettled = has_changed || self.lock().watch.is_unsettled();
             let pause = if is_unsettled { AGAIN.min(usual) } else { usual };
@@ -165,6 +171,14 @@ impl Links {
             sleep_until(started + pause).await;
             spent = spent.saturating_sub(started.elapsed() / LOOK_SHARE);
         }
+    }
+
+    /// How long to wait between two times that what others say is read, of which one took so much of the processor.
+    async fn pause_between_reads(&self, taken: Duration) -> Duration {
+        // Those who leave notes are those who read them.
+        let readers = self.daemon.registry().notes().await.len().max(1);
+        let share = u32::try_from(readers.div_ceil(READERS)).unwrap_or(u32::MAX).saturating_mul(READ_SHARE);
+        taken.saturating_mul(share).min(READ_INTERVAL_MAX)
     }
 
     fn own(&self, asked: &mut Asked) -> Vec<Own> {

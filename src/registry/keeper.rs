@@ -27,8 +27,10 @@ const RENEWAL_PATIENCE: u32 = 4;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Rounds between two looks for daemons that have this one's identity, unless one shows itself.
+/// Rounds between two looks for daemons that have this one's identity, unless one shows itself, and how many
+/// daemons make it one more: each look reads all of them, and each of them looks.
 const ROUNDS_A_LOOK: u32 = 12;
+const DAEMONS_A_ROUND: usize = 15;
 
 /// Changes that are taken in one step.
 const CHANGES_AT_ONCE: usize = 64;
@@ -57,6 +59,8 @@ impl Registry {
         let mut next_round = Instant::now();
         let mut failures = 0;
         let mut knows_its_past = false;
+        // All that start, or find the store back, at the same moment would renew at the same moment for ever.
+        let mut is_in_step = true;
         loop {
             tokio::select! {
                 biased;
@@ -67,6 +71,7 @@ impl Registry {
             let started = Instant::now();
             let is_round = next_round <= started || self.health.is_away();
             let result = if self.health.is_away() {
+                is_in_step = true;
                 self.return_to_the_store(interval).await
             } else if is_round {
                 // Not all at once: the thread that renews also serves the wire.
@@ -89,7 +94,8 @@ impl Registry {
             if has_moved {
                 next_round = started;
             } else if is_round {
-                next_round = started + interval;
+                next_round = started + if is_in_step { self.jitter(interval, 1) } else { interval };
+                is_in_step = false;
             }
             if !knows_its_past {
                 knows_its_past = self.learn_of_its_past().await;
@@ -103,8 +109,10 @@ impl Registry {
         let interval = lease_ttl / 3;
         // One that ended just before this one began counts as alive for so long.
         let past_for = liveness(lease_ttl) + interval;
+        let mut rounds_a_look = ROUNDS_A_LOOK;
+        sleep(self.jitter(interval, 2)).await;
         for round in 0_u32.. {
-            let is_due = matches!(round, 0 | 4) || round.is_multiple_of(ROUNDS_A_LOOK);
+            let is_due = matches!(round, 0 | 4) || round.is_multiple_of(rounds_a_look);
             let has_company = self.has_company.swap(false, Ordering::Relaxed);
             if (is_due || has_company || !self.identity.complaints().is_empty())
                 && !self.health.is_away()
@@ -112,6 +120,8 @@ impl Registry {
             {
                 let daemons = Daemons::new(self.unreadable.note(seen));
                 self.identity.look(&self.instance(), &daemons, past_for);
+                let more = u32::try_from(daemons.all().len() / DAEMONS_A_ROUND).unwrap_or(u32::MAX);
+                rounds_a_look = ROUNDS_A_LOOK.saturating_add(more);
                 self.tell_readiness(lease_ttl);
             }
             sleep(interval).await;
@@ -130,7 +140,7 @@ impl Registry {
     async fn return_to_the_store(&self, interval: Duration) -> Result<(), BackendError> {
         self.publish(&[]).await?;
         // All daemons find the store back at the same moment.
-        sleep(self.jitter(interval / 20, 0)).await;
+        sleep(self.jitter(interval / 5, 0)).await;
         self.renew(Duration::ZERO).await
     }
 

@@ -115,9 +115,9 @@ fn start(url: &str, index: usize, saw: &mpsc::UnboundedSender<Saw>) -> Arc<Regis
 }
 
 /// A daemon's handle to the store.
-pub(crate) fn open(url: &str, _instance: &Arc<Instance>) -> Arc<dyn RegistryBackend> {
+pub(crate) fn open(url: &str, instance: &Arc<Instance>) -> Arc<dyn RegistryBackend> {
     let place = Place { url: url.to_owned(), cluster: "scale".to_owned(), lease_ttl: LEASE_TTL };
-    RedisKind.open(&place).expect("the URL is one")
+    RedisKind.open(&place, Arc::clone(instance)).expect("the URL is one")
 }
 
 /// Passes on what the daemon hears.
