@@ -1,0 +1,516 @@
+//! The way to the primary, kept open: found, watched, and found anew when it is lost.
+//!
+//! Each lane has a connection and a task that keeps it: one that stalls is replaced while the other goes on. Calls
+//! have no deadline here. Whoever calls has one, and a call that is dropped without an answer is what a stalled
+//! connection is known by.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt, TryStreamExt};
+use repmd_backend_api::{Change, InstanceId};
+use tokio::sync::{Notify, broadcast, watch};
+use tokio::time::{interval, sleep, timeout};
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Notification, Row};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::warn;
+
+use crate::dial::{Entry, Line, Listener, dial};
+use crate::error::{Failure, Fault};
+use crate::schema::{self, Looked};
+use crate::settings::{Address, Settings};
+use crate::watch::{CHANGES_MAX, changes_of};
+
+/// How long an attempt to find the primary and log in may take: a few round trips of a far store. Calls do not
+/// wait that long.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// How long the tables may take to be made, once for each database.
+const MAKE: Duration = Duration::from_secs(20);
+
+/// Waits between attempts: they double from the first to the last.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+
+/// A session that ends sooner has not done any good: the next attempt waits.
+const USEFUL: Duration = Duration::from_secs(1);
+
+/// A call that was dropped sooner says nothing of its connection.
+const SILENCE_MIN: Duration = Duration::from_millis(100);
+
+/// How often the connection that is listened on is asked for a sign of life.
+const CHECK: Duration = Duration::from_secs(5);
+
+/// How long a notification to oneself may take until it is taken for lost.
+const PROBE: Duration = Duration::from_secs(2);
+
+/// How often the store is asked for changes where it cannot tell them.
+const POLL: Duration = Duration::from_secs(1);
+
+/// What one answer may take, in bytes of its rows: a list of a quarter of a million names.
+const ANSWER_MAX: usize = 64 << 20;
+
+/// What a statement is given: values, each with its type, so that nothing is prepared. What stands between a daemon
+/// and its server may give each statement to another session.
+pub(crate) type Parameters<'a> = [(&'a (dyn ToSql + Sync), Type)];
+
+/// Which of the connections a call takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// For what somebody waits for.
+    Quick,
+    /// For batches and long answers, so that nothing quick queues behind them, and for what the store tells.
+    Bulk,
+}
+
+impl Lane {
+    /// For how long a connection says nothing while calls wait for it until it counts as stalled: two calls, in
+    /// the patience of those who make them. TCP alone would keep it for ever.
+    fn patience(self) -> Duration {
+        match self {
+            Self::Quick => Duration::from_millis(900),
+            Self::Bulk => Duration::from_millis(3900),
+        }
+    }
+}
+
+/// The connections to the primary. Tasks keep them open until this is dropped.
+pub(crate) struct Connection {
+    quick: Kept,
+    bulk: Kept,
+    changes: broadcast::Sender<Change>,
+    alone: bool,
+    listens: Arc<watch::Sender<Option<bool>>>,
+}
+
+/// One connection and the task that keeps it.
+struct Kept {
+    state: watch::Receiver<State>,
+    _keeper: AbortOnDropHandle<()>,
+}
+
+#[derive(Clone)]
+enum State {
+    Connecting,
+    Up(Arc<Session>),
+    /// The last attempt failed. Calls fail at once instead of waiting for the next.
+    Down(Fault),
+}
+
+struct Session {
+    line: Line,
+    patience: Duration,
+    heard: Mutex<Heard>,
+    ears: Ears,
+    /// Why, if a call ended it.
+    why: OnceLock<Fault>,
+    /// Whom to tell when another server is the primary.
+    moved: watch::Sender<Option<Fault>>,
+}
+
+/// When something was last heard on a connection.
+struct Heard {
+    last: Instant,
+    /// Since when calls are dropped without an answer.
+    silent_since: Option<Instant>,
+}
+
+/// What is heard on a connection beside answers.
+#[derive(Clone)]
+struct Ears {
+    ended: CancellationToken,
+    changes: broadcast::Sender<Change>,
+    /// The channel on which this session notifies itself, to see whether it would hear of changes.
+    probe: Arc<str>,
+    probed: Arc<Notify>,
+}
+
+impl Listener for Ears {
+    fn hear(&self, notification: &Notification) {
+        if notification.channel() == &*self.probe {
+            self.probed.notify_one();
+        } else {
+            for change in changes_of(notification.payload()) {
+                // It fails when nobody watches.
+                let _ = self.changes.send(change);
+            }
+        }
+    }
+
+    fn end(&self) {
+        self.ended.cancel();
+    }
+}
+
+impl Connection {
+    /// Starts connecting, and does not wait for it. Needs a tokio runtime.
+    pub(crate) fn open(settings: Arc<Settings>) -> Self {
+        let (changes, _) = broadcast::channel(CHANGES_MAX);
+        let alone = settings.addresses.len() == 1;
+        let (moved, reached) = (watch::Sender::new(None), watch::Sender::new(()));
+        let listens = Arc::new(watch::Sender::new(None));
+        let (quick, quick_state) = watch::channel(State::Connecting);
+        let (bulk, bulk_state) = watch::channel(State::Connecting);
+        let keep = |lane, state| Keeper {
+            lane,
+            settings: Arc::clone(&settings),
+            state,
+            quick: quick_state.clone(),
+            changes: changes.clone(),
+            moved: moved.clone(),
+            reached: reached.clone(),
+            listens: Arc::clone(&listens),
+            has_warned: AtomicBool::new(false),
+        };
+        let keep = |lane, state, receiver| Kept {
+            state: receiver,
+            _keeper: AbortOnDropHandle::new(tokio::spawn(keep(lane, state).run())),
+        };
+        Self {
+            quick: keep(Lane::Quick, quick, quick_state.clone()),
+            bulk: keep(Lane::Bulk, bulk, bulk_state),
+            changes,
+            alone,
+            listens,
+        }
+    }
+
+    /// Runs a statement, and reads each row of its answer. When the connection turns out to be lost it runs it once
+    /// more: every statement may be run again.
+    pub(crate) async fn run<T>(
+        &self,
+        lane: Lane,
+        statement: &str,
+        parameters: &Parameters<'_>,
+        read: impl Fn(&Row) -> T,
+    ) -> Result<Vec<T>, Failure> {
+        let started = Instant::now();
+        let kept = if lane == Lane::Bulk { &self.bulk } else { &self.quick };
+        let mut is_retry = false;
+        loop {
+            let fault = match session_of(&kept.state).await {
+                Err(fault) => fault,
+                Ok(session) => match session.run(statement, parameters, &read).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(fault) if fault.ends_session() && !is_retry => {
+                        is_retry = true;
+                        continue;
+                    }
+                    Err(fault) => fault,
+                },
+            };
+            return Err(Failure { fault, waited: started.elapsed(), alone: self.alone });
+        }
+    }
+
+    /// The changes from now on.
+    pub(crate) fn changes(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+
+    /// Whether the store tells changes, once that is known.
+    pub(crate) async fn listens(&self) -> bool {
+        let mut listens = self.listens.subscribe();
+        listens.wait_for(Option::is_some).await.is_ok_and(|listens| *listens == Some(true))
+    }
+
+    /// This machine's address on a connection that is open.
+    pub(crate) fn local_address(&self) -> Option<IpAddr> {
+        [&self.quick, &self.bulk].into_iter().find_map(|kept| match &*kept.state.borrow() {
+            State::Up(session) if !session.ears.ended.is_cancelled() => Some(session.line.local_address),
+            State::Connecting | State::Up(_) | State::Down(_) => None,
+        })
+    }
+}
+
+async fn session_of(state: &watch::Receiver<State>) -> Result<Arc<Session>, Fault> {
+    let mut state = state.clone();
+    let settled = state.wait_for(|state| match state {
+        State::Connecting => false,
+        State::Up(session) => !session.ears.ended.is_cancelled(),
+        State::Down(_) => true,
+    });
+    match settled.await.as_deref() {
+        Ok(State::Up(session)) => Ok(Arc::clone(session)),
+        Ok(State::Down(fault)) => Err(fault.clone()),
+        // The keeper ends only with this connection, or with the whole runtime.
+        Ok(State::Connecting) | Err(_) => Err(Fault::Silent),
+    }
+}
+
+impl Session {
+    async fn run<T>(
+        &self,
+        statement: &str,
+        parameters: &Parameters<'_>,
+        read: &impl Fn(&Row) -> T,
+    ) -> Result<Vec<T>, Fault> {
+        let mut unanswered = Unanswered { session: self, started: Some(Instant::now()) };
+        let result = self.ask(statement, parameters, read).await;
+        unanswered.started = None;
+        *self.heard() = Heard { last: Instant::now(), silent_since: None };
+        if let Err(fault) = &result
+            && fault.ends_session()
+        {
+            self.end(fault.clone());
+        }
+        result
+    }
+
+    async fn ask<T>(
+        &self,
+        statement: &str,
+        parameters: &Parameters<'_>,
+        read: &impl Fn(&Row) -> T,
+    ) -> Result<Vec<T>, Fault> {
+        let parameters = parameters.iter().map(|(value, of_type)| (*value, of_type.clone()));
+        let rows = self.line.client.query_typed_raw(statement, parameters).await?;
+        let mut rows = std::pin::pin!(rows);
+        let (mut answer, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = rows.try_next().await? {
+            bytes += row.raw_size_bytes();
+            if ANSWER_MAX < bytes {
+                return Err(Fault::TooLong(ANSWER_MAX));
+            }
+            answer.push(read(&row));
+        }
+        Ok(answer)
+    }
+
+    fn end(&self, fault: Fault) {
+        // The first reason is the one.
+        if self.why.set(fault.clone()).is_ok() && fault.has_moved() {
+            self.moved.send_replace(Some(fault));
+        }
+        self.ears.ended.cancel();
+    }
+
+    fn heard(&self) -> std::sync::MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A call that waits for its answer. Dropped before, it counts as a silence.
+struct Unanswered<'a> {
+    session: &'a Session,
+    started: Option<Instant>,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        let Some(started) = self.started.filter(|started| SILENCE_MIN < started.elapsed()) else { return };
+        let mut heard = self.session.heard();
+        let since = started.max(heard.last);
+        let since = *heard.silent_since.get_or_insert(since);
+        drop(heard);
+        if self.session.patience < since.elapsed() {
+            self.session.end(Fault::Silent);
+        }
+    }
+}
+
+/// The task that keeps the connection of a lane.
+struct Keeper {
+    lane: Lane,
+    settings: Arc<Settings>,
+    state: watch::Sender<State>,
+    /// The other connection, for whoever notifies itself.
+    quick: watch::Receiver<State>,
+    changes: broadcast::Sender<Change>,
+    moved: watch::Sender<Option<Fault>>,
+    /// Changes when a lane has reached the store.
+    reached: watch::Sender<()>,
+    listens: Arc<watch::Sender<Option<bool>>>,
+    has_warned: AtomicBool,
+}
+
+impl Keeper {
+    async fn run(self) {
+        let mut backoff = BACKOFF.0;
+        let mut is_first = true;
+        let mut reached = self.reached.subscribe();
+        loop {
+            reached.borrow_and_update();
+            match self.connect().await {
+                Ok(session) => {
+                    let since = Instant::now();
+                    let session = Arc::new(session);
+                    self.state.send_replace(State::Up(Arc::clone(&session)));
+                    self.reached.send_replace(());
+                    if self.lane == Lane::Bulk && !is_first {
+                        // What happened while nobody listened is not told again. It fails when nobody watches.
+                        let _ = self.changes.send(Change::Missed);
+                    }
+                    is_first = false;
+                    self.wait_for_the_end(&session).await;
+                    if USEFUL < since.elapsed() {
+                        self.state.send_replace(State::Connecting);
+                        backoff = BACKOFF.0;
+                        continue;
+                    }
+                    reached.borrow_and_update();
+                    // Such as a standby where a primary was expected: the next session may fare as badly.
+                    let why = session.why.get().cloned();
+                    self.state.send_replace(why.map_or(State::Connecting, State::Down));
+                }
+                Err(fault) => {
+                    self.state.send_replace(State::Down(fault));
+                }
+            }
+            // Not all daemons at once.
+            let random = RandomState::new().build_hasher().finish();
+            let pause = sleep(backoff.mul_f64(0.5 + 0.5 * random as f64 / u64::MAX as f64));
+            tokio::select! {
+                () = pause => {}
+                // The store is back, and nobody shall hear from one lane that it is and from another that it is not.
+                Ok(()) = reached.changed() => {
+                    self.state.send_replace(State::Connecting);
+                }
+            }
+            backoff = (backoff * 2).min(BACKOFF.1);
+        }
+    }
+
+    async fn wait_for_the_end(&self, session: &Session) {
+        let mut moved = self.moved.subscribe();
+        tokio::select! {
+            () = session.ears.ended.cancelled() => {}
+            () = self.follow(session), if self.lane == Lane::Bulk => session.end(Fault::Silent),
+            Ok(()) = moved.changed() => {
+                // Another lane has met a server that is no primary.
+                let fault = moved.borrow().clone().unwrap_or(Fault::Silent);
+                let _ = session.why.set(fault);
+                session.ears.ended.cancel();
+            }
+        }
+    }
+
+    /// Finds the primary, logs in, and sees to it that the tables are there.
+    async fn connect(&self) -> Result<Session, Fault> {
+        let found = timeout(CONNECT, self.find()).await.unwrap_or(Err(Fault::Silent));
+        let (line, ears, looked) = found?;
+        let made = timeout(MAKE, schema::make(&line.client, &looked, &self.settings.login.user));
+        made.await.unwrap_or(Err(Fault::Silent))?;
+        if self.lane == Lane::Bulk {
+            timeout(CONNECT, self.listen(&line, &ears)).await.unwrap_or(Err(Fault::Silent))?;
+        }
+        Ok(Session {
+            line,
+            patience: self.lane.patience(),
+            heard: Mutex::new(Heard { last: Instant::now(), silent_since: None }),
+            ears,
+            why: OnceLock::new(),
+            moved: self.moved.clone(),
+        })
+    }
+
+    /// The first server that takes writes. All are asked at once: one that is gone shall not be waited for.
+    async fn find(&self) -> Result<(Line, Ears, Looked), Fault> {
+        let entry = Entry::read(&self.settings).await?;
+        let mut attempts: FuturesUnordered<_> =
+            self.settings.addresses.iter().map(|address| self.try_one(address, &entry)).collect();
+        let mut fault: Option<Fault> = None;
+        while let Some(answer) = attempts.next().await {
+            match answer {
+                Ok(found) => return Ok(found),
+                // The one that helps most: what somebody must change, or a server that answered.
+                Err(other) if fault.as_ref().is_none_or(|fault| !fault.stays() && other.stays()) => {
+                    fault = Some(other);
+                }
+                Err(other) if other.has_moved() && fault.as_ref().is_some_and(|fault| !fault.stays()) => {
+                    fault = Some(other);
+                }
+                Err(_) => {}
+            }
+        }
+        Err(fault.unwrap_or(Fault::Silent))
+    }
+
+    async fn try_one(&self, address: &Address, entry: &Entry) -> Result<(Line, Ears, Looked), Fault> {
+        let ears = Ears {
+            ended: CancellationToken::new(),
+            changes: self.changes.clone(),
+            probe: format!("repmd_probe_{}", InstanceId::random()).into(),
+            probed: Arc::default(),
+        };
+        let line = dial(address, &self.settings, entry, &ears).await?;
+        let looked = schema::look(&line.client).await?;
+        if looked.is_read_only {
+            return Err(Fault::ReadOnly { asked: address.to_string() });
+        }
+        Ok((line, ears, looked))
+    }
+
+    async fn listen(&self, line: &Line, ears: &Ears) -> Result<(), Fault> {
+        let cluster: &(dyn ToSql + Sync) = &self.settings.cluster.as_bytes();
+        let rows = line.client.query_typed("select repmd.channel($1)", &[(cluster, Type::BYTEA)]).await?;
+        let channel: String = rows.first().ok_or(Fault::Silent)?.try_get(0)?;
+        // It is part of a statement.
+        if !channel.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+            return Err(Fault::Silent);
+        }
+        Ok(line.client.batch_execute(&format!("listen {channel}; listen {}", ears.probe)).await?)
+    }
+
+    /// Finds out whether changes are told, asks for them where they are not, and returns when the connection says
+    /// nothing any longer.
+    async fn follow(&self, session: &Session) {
+        let ears = &session.ears;
+        let listens = self.hears_itself(ears).await;
+        self.listens.send_replace(Some(listens));
+        if !listens && !self.has_warned.swap(true, Ordering::Relaxed) {
+            warn!(
+                store = %self.settings.hosts(),
+                "the store does not tell changes, as behind PgBouncer in transaction mode: it is asked each second"
+            );
+        }
+        let cluster: &(dyn ToSql + Sync) = &self.settings.cluster.as_bytes();
+        let cluster = [(cluster, Type::BYTEA)];
+        let mut last: Option<i64> = None;
+        let mut ticks = interval(if listens { CHECK } else { POLL });
+        loop {
+            ticks.tick().await;
+            let read = |row: &Row| row.try_get::<_, i64>(0).unwrap_or_default();
+            let asked = if listens {
+                session.run("select 1::bigint", &[], &read)
+            } else {
+                session.run("select repmd.changes($1)", &cluster, &read)
+            };
+            // A refusal is a sign of life, too.
+            match timeout(session.patience, asked).await {
+                Err(_) => return,
+                Ok(Ok(answer)) if !listens => {
+                    let now = answer.first().copied();
+                    if last.is_some() && now != last {
+                        let _ = self.changes.send(Change::Missed);
+                    }
+                    last = now;
+                }
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Whether what another session notifies arrives here.
+    async fn hears_itself(&self, ears: &Ears) -> bool {
+        let notify = async {
+            let probe: &(dyn ToSql + Sync) = &&*ears.probe;
+            let statement = "select pg_catalog.pg_notify($1, '')";
+            loop {
+                if let Ok(session) = session_of(&self.quick).await
+                    && session.run(statement, &[(probe, Type::TEXT)], &|_| ()).await.is_ok()
+                {
+                    return;
+                }
+                sleep(BACKOFF.1).await;
+            }
+        };
+        notify.await;
+        timeout(PROBE, ears.probed.notified()).await.is_ok()
+    }
+}

@@ -1,0 +1,70 @@
+//! What the functions of the store tell, as [`Change`]s.
+
+use std::sync::Arc;
+
+use futures_util::stream::{self, BoxStream};
+use repmd_backend_api::{AliveName, Change, HostId};
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::connection::Connection;
+
+/// Changes that a slow watcher may be behind before it is told that it missed some.
+pub(crate) const CHANGES_MAX: usize = 1024;
+
+/// The changes that a notification tells: `+HOST/NAME`, `-HOST/NAME` or `xHOST/NAME`, with spaces between them. The
+/// name is in hexadecimal, because a database may be of any encoding. What cannot be read is skipped: anybody may
+/// notify.
+pub(crate) fn changes_of(text: &str) -> impl Iterator<Item = Change> {
+    text.split(' ').filter_map(|word| {
+        let (host, name) = word.get(1..)?.split_once('/')?;
+        let (host, name) = (HostId::parse(host).ok()?, AliveName::parse(&from_hex(name)?).ok()?);
+        match word.as_bytes()[0] {
+            b'+' => Some(Change::Registered(name, host)),
+            b'-' => Some(Change::Released(name, host)),
+            b'x' => Some(Change::Expired(name, host)),
+            _ => None,
+        }
+    })
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    let byte = |pair: &[u8]| match pair {
+        [high, low] => u8::try_from(digit(*high)? << 4 | digit(*low)?).ok(),
+        _ => None,
+    };
+    text.as_bytes().chunks(2).map(byte).collect()
+}
+
+/// What comes from now on. As long as somebody watches, the connection is kept.
+pub(crate) fn stream_of(connection: Arc<Connection>) -> BoxStream<'static, Change> {
+    let changes = connection.changes();
+    Box::pin(stream::unfold((connection, changes), |(connection, mut changes)| async {
+        match changes.recv().await {
+            Ok(change) => Some((change, (connection, changes))),
+            Err(RecvError::Lagged(_)) => Some((Change::Missed, (connection, changes))),
+            Err(RecvError::Closed) => None,
+        }
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_of_a_notification_is_skipped() {
+        let (name, host) = (AliveName::parse("é".as_bytes()).unwrap(), HostId::parse("db-1").unwrap());
+        let text =
+            "+db-1/c3a9 -DB-1/c3a9 xdb-1/c3a9 ?db-1/c3a9 +db-1/c3 +db-1/c3a +db-1/zz +db 1/61 é + +/ +db-1/";
+        let changes: Vec<_> = changes_of(text).collect();
+        assert_eq!(
+            changes,
+            [
+                Change::Registered(name.clone(), host.clone()),
+                Change::Released(name.clone(), host.clone()),
+                Change::Expired(name, host),
+            ]
+        );
+    }
+}
