@@ -16,8 +16,6 @@ struct State {
     /// Since the round began.
     touched: HashSet<u64>,
     released: HashSet<u64>,
-    /// The highest number of a claim that was ever seen.
-    highest: Option<u64>,
 }
 
 impl Calls {
@@ -26,7 +24,6 @@ impl Calls {
         let numbers: Vec<_> = numbers.collect();
         let mut state = self.state();
         for number in &numbers {
-            state.highest = state.highest.max(Some(*number));
             *state.under_way.entry(*number).or_default() += 1;
         }
         Call { calls: self, numbers }
@@ -92,11 +89,6 @@ impl Round<'_> {
     pub(crate) fn is_released(&self, number: u64) -> bool {
         self.0.state().released.contains(&number)
     }
-
-    /// The highest number of a claim that this handle knows.
-    pub(crate) fn highest(&self) -> Option<u64> {
-        self.0.state().highest
-    }
 }
 
 impl Drop for Round<'_> {
@@ -126,7 +118,6 @@ mod tests {
         let late = calls.make([9].into_iter());
         assert_eq!(round.in_doubt(), HashSet::from([2, 3, 9]));
         assert!(round.is_released(3) && !round.is_released(2));
-        assert_eq!(round.highest(), Some(9));
         drop((round, late));
         let round = calls.round();
         assert!(round.in_doubt().is_empty() && !round.is_released(3));

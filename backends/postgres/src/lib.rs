@@ -32,7 +32,7 @@ mod watch;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -70,6 +70,8 @@ pub struct Postgres {
     settings: Arc<Settings>,
     instance: RwLock<Arc<Instance>>,
     calls: Calls,
+    /// The leases of the last round that another owner has, by the numbers of their claims.
+    contested: Mutex<HashSet<u64>>,
 }
 
 /// A value of a statement and its type.
@@ -86,7 +88,8 @@ impl Postgres {
     pub fn open(settings: Settings, instance: Arc<Instance>) -> Self {
         let settings = Arc::new(settings);
         let connection = Arc::new(Connection::open(Arc::clone(&settings)));
-        Self { connection, settings, instance: RwLock::new(instance), calls: Calls::default() }
+        let (instance, calls) = (RwLock::new(instance), Calls::default());
+        Self { connection, settings, instance, calls, contested: Mutex::default() }
     }
 
     /// Whether the store tells changes, once that is known. Where it does not, it is asked each second.
@@ -203,40 +206,54 @@ impl Postgres {
         Ok(renewed.collect())
     }
 
-    /// Whether the store knows what it should of the daemon, but for what is in doubt.
-    async fn is_held(&self, leases: &[Lease], in_doubt: &HashSet<u64>) -> Result<bool, BackendError> {
+    /// What the store has of this daemon but for what is in doubt, and the latest claim of all that it has.
+    async fn held(&self, in_doubt: &HashSet<u64>) -> Result<(Option<Digest>, Option<i64>), BackendError> {
         let id = record::encode_id(self.instance().id);
         let without: Vec<_> = in_doubt.iter().copied().map(record::encode_number).collect();
         let arguments: [Parameter<'_>; 2] = [(&&id[..], Type::BYTEA), (&without, Type::INT8_ARRAY)];
-        let answer = self.call(Lane::Bulk, "held", &arguments, Digest::read).await;
+        let read = |row: &Row| (Digest::read(row), row.try_get(2).ok().flatten());
+        let answer = self.call(Lane::Bulk, "held", &arguments, read).await;
         let answer = answer.map_err(|failure| failure.when(|| "compare what is held".to_owned()))?;
-        let certain = leases.iter().filter(|lease| !in_doubt.contains(&lease.token.number));
-        Ok(answer.first().copied().flatten() == Some(Digest::of(certain)))
+        Ok(answer.into_iter().next().unwrap_or_default())
     }
 
-    /// Sends all that is held, and ends whatever else the store has of this daemon.
-    async fn restore(&self, leases: Vec<Lease>, round: &Round<'_>) -> Result<Vec<Renewed>, BackendError> {
+    /// Sends all that is held, and ends whatever else the store had of this daemon, up to its claim `latest`.
+    async fn restore(
+        &self,
+        leases: Vec<Lease>,
+        latest: Option<i64>,
+        round: &Round<'_>,
+    ) -> Result<Vec<Renewed>, BackendError> {
         let (released, held): (Vec<_>, Vec<_>) =
             leases.into_iter().partition(|lease| round.is_released(lease.token.number));
-        let call = self.calls.make(held.iter().map(|lease| lease.token.number));
+        let sending = self.calls.make(held.iter().map(|lease| lease.token.number));
         let mut renewed = self.publish_all(&held).await?;
-        drop(call);
-        renewed.extend(released.iter().map(|lease| Renewed { token: lease.token, renewal: Renewal::Held }));
-        let instance = self.instance();
-        let id = record::encode_id(instance.id);
-        // Those in doubt are among the calls of this round, as are those that were just sent. A claim of later is
-        // above all of them: this statement may come late.
-        let kept: Vec<_> = round.in_doubt().into_iter().map(record::encode_number).collect();
-        let highest = round.highest().map_or(-1, record::encode_number);
-        let arguments: [Parameter<'_>; 4] = [
-            (&&id[..], Type::BYTEA),
-            (&instance.host.as_str(), Type::TEXT),
-            (&kept, Type::INT8_ARRAY),
-            (&highest, Type::INT8),
-        ];
-        let kept = self.call(Lane::Bulk, "keep", &arguments, |_| ()).await;
-        kept.map_err(|failure| failure.when(|| "end what is not held".to_owned()))?;
+        if let Some(latest) = latest {
+            let instance = self.instance();
+            let id = record::encode_id(instance.id);
+            // Those that were just sent are among them. What is claimed from now on is later than `latest`: this
+            // statement may be late itself.
+            let kept: Vec<_> = round.in_doubt().into_iter().map(record::encode_number).collect();
+            let arguments: [Parameter<'_>; 4] = [
+                (&&id[..], Type::BYTEA),
+                (&instance.host.as_str(), Type::TEXT),
+                (&kept, Type::INT8_ARRAY),
+                (&latest, Type::INT8),
+            ];
+            let kept = self.call(Lane::Bulk, "keep", &arguments, |_| ()).await;
+            kept.map_err(|failure| failure.when(|| "end what is not held".to_owned()))?;
+        }
+        drop(sending);
+        self.note_contested(&renewed);
+        renewed.extend(released.iter().map(held_still));
         Ok(renewed)
+    }
+
+    /// Remembers which leases another owner has.
+    fn note_contested(&self, renewed: &[Renewed]) {
+        let is_contested = |renewed: &&Renewed| matches!(renewed.renewal, Renewal::Conflict { .. });
+        let contested = renewed.iter().filter(is_contested).map(|renewed| renewed.token.number).collect();
+        *self.contested.lock().unwrap_or_else(PoisonError::into_inner) = contested;
     }
 
     /// Clears away what has run out, beside all else.
@@ -250,6 +267,10 @@ impl Postgres {
             let _ = timeout(SWEEP, swept).await;
         });
     }
+}
+
+fn held_still(lease: &Lease) -> Renewed {
+    Renewed { token: lease.token, renewal: Renewal::Held }
 }
 
 /// What the functions are told of a daemon.
@@ -346,18 +367,25 @@ impl RegistryBackend for Postgres {
         if is_time_to_sweep {
             self.sweep();
         }
-        let in_doubt = round.in_doubt();
-        let is_held = match known {
-            None => false,
-            Some(known) if known == Digest::of(leases.iter()) => true,
-            Some(_) if in_doubt.is_empty() => false,
-            Some(_) => self.is_held(&leases, &in_doubt).await?,
-        };
-        if is_held {
-            let held = |lease: &Lease| Renewed { token: lease.token, renewal: Renewal::Held };
-            return Ok(leases.iter().map(held).collect());
+        // Those that another owner has are none that the store should have.
+        let contested = self.contested.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (tried_again, held): (Vec<_>, Vec<_>) =
+            leases.iter().cloned().partition(|lease| contested.contains(&lease.token.number));
+        if known != Some(Digest::of(held.iter())) {
+            let in_doubt = round.in_doubt();
+            let (now, latest) = self.held(&in_doubt).await?;
+            let certain = held.iter().filter(|lease| !in_doubt.contains(&lease.token.number));
+            if known.is_none() || now != Some(Digest::of(certain)) {
+                return self.restore(leases, latest, &round).await;
+            }
         }
-        self.restore(leases, &round).await
+        let mut renewed: Vec<_> = held.iter().map(held_still).collect();
+        if !tried_again.is_empty() {
+            let again = self.publish_all(&tried_again).await?;
+            self.note_contested(&again);
+            renewed.extend(again);
+        }
+        Ok(renewed)
     }
 
     async fn publish(&self, leases: &[Lease]) -> Result<Vec<Renewed>, BackendError> {

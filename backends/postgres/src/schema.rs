@@ -48,8 +48,10 @@ pub(crate) struct Looked {
 pub(crate) async fn look(client: &Client) -> Result<Looked, Fault> {
     let rows = client
         .query_typed(
+            // From the table itself: what the session remembers of names is not looked up again within a transaction.
             "select pg_catalog.pg_is_in_recovery() or pg_catalog.current_setting('transaction_read_only') = 'on', \
-             pg_catalog.to_regclass('repmd.schema') is not null",
+             exists (select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace \
+             where n.nspname = 'repmd' and c.relname = 'schema')",
             &[],
         )
         .await?;
@@ -64,7 +66,8 @@ pub(crate) async fn make(client: &Client, looked: &Looked, user: &str) -> Result
     }
     // A connection that is dropped half-way takes all of it back.
     let made = async {
-        client.batch_execute(&format!("begin; select pg_catalog.pg_advisory_xact_lock({LOCK})")).await?;
+        let begin = "begin; set local statement_timeout = '20s'; set local lock_timeout = '20s'";
+        client.batch_execute(&format!("{begin}; select pg_catalog.pg_advisory_xact_lock({LOCK})")).await?;
         // Somebody else may have made them meanwhile.
         if !(look(client).await?.has_tables && is_usable(client).await?) {
             client

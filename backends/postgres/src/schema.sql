@@ -19,6 +19,9 @@ do $$
 begin
   if to_regnamespace('repmd') is null then
     create schema repmd;
+  elsif to_regclass('repmd.hosts') is not null then
+    -- In the order in which registrations lock them.
+    lock table repmd.hosts, repmd.daemons, repmd.names, repmd.aliases;
   end if;
 end
 $$;
@@ -329,15 +332,16 @@ begin
 end
 $$;
 
--- How many names a daemon has, and their digest, without those of some claims.
+-- How many names a daemon has, and their digest, without those of some claims; and its latest claim of all.
 create or replace function repmd.held(
-    p_cluster bytea, p_id bytea, p_without bigint[], out names bigint, out digest bigint)
+    p_cluster bytea, p_id bytea, p_without bigint[], out names bigint, out digest bigint, out latest bigint)
   returns record
   language sql stable set search_path = pg_catalog, pg_temp as $$
   select d.names - (select count(*) from repmd.names n
                      where n.cluster = p_cluster and n.daemon = p_id and n.number = any (p_without)),
          d.digest - (select coalesce(sum(n.mark # (n.creation << 8)), 0)::bigint from repmd.names n
-                      where n.cluster = p_cluster and n.daemon = p_id and n.number = any (p_without))
+                      where n.cluster = p_cluster and n.daemon = p_id and n.number = any (p_without)),
+         (select max(n.number) from repmd.names n where n.cluster = p_cluster and n.daemon = p_id)
     from repmd.daemons d where d.cluster = p_cluster and d.id = p_id
 $$;
 
@@ -462,6 +466,7 @@ $$;
 -- Lets a daemon count as alive no longer.
 create or replace function repmd.retire(p_cluster bytea, p_id bytea) returns void
   language sql set search_path = pg_catalog, pg_temp as $$
+  delete from repmd.notes n where n.cluster = p_cluster and n.daemon = p_id;
   update repmd.daemons d set retired = true where d.cluster = p_cluster and d.id = p_id
 $$;
 

@@ -20,6 +20,12 @@ impl Certificates {
     /// Makes them in `folder`.
     #[must_use]
     pub fn create(folder: &Path) -> Self {
+        Self::create_for(folder, "a client")
+    }
+
+    /// The same, with a certificate for this client.
+    #[must_use]
+    pub fn create_for(folder: &Path, client: &str) -> Self {
         // The client library takes the process's provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let write = |name: &str, text: &str| {
@@ -34,9 +40,11 @@ impl Certificates {
         let key = KeyPair::generate().expect("a key can be made");
         let authority = CertifiedIssuer::self_signed(params, key).expect("the authority signs itself");
         let issue = |name: &str, hosts: &[&str]| {
-            let hosts: Vec<_> = hosts.iter().map(|host| (*host).to_owned()).collect();
             let key = KeyPair::generate().expect("a key can be made");
-            let params = CertificateParams::new(hosts).expect("the hosts are names");
+            let names: Vec<_> = hosts.iter().map(|host| (*host).to_owned()).collect();
+            let mut params = CertificateParams::new(names).expect("the hosts are names");
+            // By this PostgreSQL knows who logs in.
+            params.distinguished_name.push(DnType::CommonName, hosts[0]);
             let certificate = params.signed_by(&key, &authority).expect("the authority signs");
             let pem = (certificate.pem(), key.serialize_pem());
             (write(&format!("{name}.crt"), &pem.0), write(&format!("{name}.key"), &pem.1))
@@ -44,7 +52,7 @@ impl Certificates {
         Self {
             authority: write("ca.crt", &authority.pem()),
             server: issue("server", &["127.0.0.1", "localhost"]),
-            client: issue("client", &["a client"]),
+            client: issue("client", &[client]),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Real Redis and Valkey servers for tests: alone, with TLS, clustered, behind Sentinel.
+//! Real Redis, Valkey and PostgreSQL servers for tests: alone, with TLS, clustered, behind Sentinel, with a standby.
 //!
 //! With the feature `containers` the servers of [`Release::Installed`] come from containers where an engine
 //! answers and has, or can pull, the image; without either they are the `redis-server` of this machine.
@@ -9,6 +9,7 @@ mod certificates;
 mod cluster;
 #[cfg(feature = "containers")]
 mod container;
+mod postgres;
 mod release;
 mod running;
 mod sentinel;
@@ -22,6 +23,7 @@ use repmd_test_support::{wait_for, wait_until};
 use tempfile::TempDir;
 
 pub use certificates::Certificates;
+pub use postgres::Postgres;
 pub use release::Release;
 use server::Server;
 

@@ -1,0 +1,6 @@
+//! The registry against real servers.
+
+#![allow(clippy::unwrap_used, reason = "the lint knows a test by its attribute, and helpers have none")]
+
+mod conformance;
+mod daemon;

@@ -1,0 +1,356 @@
+//! A PostgreSQL server, alone or with standbys.
+
+use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use repmd_test_support::{free_port, wait_for, wait_until};
+use rustix::process::{Pid, Signal, getuid, kill_process};
+use tempfile::TempDir;
+
+use crate::PATIENCE;
+use crate::certificates::Certificates;
+
+/// Who may do everything there.
+const OWNER: &str = "postgres";
+
+/// The role of the daemons, and the database that it owns.
+const ROLE: &str = "repmd";
+
+/// As a test needs it: nothing is kept longer than the test.
+const OPTIONS: &[&str] = &["fsync=off", "max_connections=200", "shared_buffers=32MB", "timezone=UTC"];
+
+/// A server of the release that is installed on this machine.
+#[derive(Debug)]
+pub struct Postgres {
+    port: u16,
+    options: Vec<String>,
+    certificates: Option<Certificates>,
+    running: Option<Child>,
+    // Last: it goes when no server writes to it any longer.
+    folder: TempDir,
+}
+
+impl Postgres {
+    /// A server with the role and the database of the daemons, which are called `repmd`; the role needs no password,
+    /// and owns the database.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same, with more settings, as in `fsync=on`.
+    #[must_use]
+    pub fn start_with(settings: &[&str]) -> Self {
+        let mut server = Self::new(settings, None, new_folder());
+        server.fill();
+        server.revive();
+        server
+    }
+
+    /// A server that takes nothing but TLS over the network, and asks for a client's certificate for the role.
+    #[must_use]
+    pub fn tls() -> Self {
+        let folder = new_folder();
+        let certificates = Certificates::create_for(folder.path(), ROLE);
+        let (certificate, key) = &certificates.server;
+        std::fs::set_permissions(key, PermissionsExt::from_mode(0o600)).expect("the file is ours");
+        let settings = [
+            "ssl=on".to_owned(),
+            format!("ssl_cert_file={}", certificate.display()),
+            format!("ssl_key_file={}", key.display()),
+            format!("ssl_ca_file={}", certificates.authority.display()),
+        ];
+        let settings: Vec<_> = settings.iter().map(String::as_str).collect();
+        let mut server = Self::new(&settings, Some(certificates), folder);
+        server.fill();
+        server.let_in("hostssl all repmd all cert\nhost all postgres all trust");
+        server.revive();
+        server
+    }
+
+    fn new(settings: &[&str], certificates: Option<Certificates>, folder: TempDir) -> Self {
+        let options = OPTIONS.iter().chain(settings).map(|option| (*option).to_owned()).collect();
+        Self { port: free_port(), options, certificates, running: None, folder }
+    }
+
+    /// Makes an empty database cluster.
+    fn fill(&self) {
+        let data = self.data();
+        // It fails where there is none.
+        let _ = std::fs::remove_dir_all(&data);
+        let mut initdb = program("initdb");
+        initdb.args(["--auth=trust", "--no-sync", "--no-locale", "--encoding=UTF8", "--username", OWNER]);
+        run(initdb.arg("-D").arg(data));
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Its URL, as a daemon takes it.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.url_for(ROLE)
+    }
+
+    /// [`Postgres::url`] with another login, as in `user:password`.
+    #[must_use]
+    pub fn url_for(&self, login: &str) -> String {
+        format!("postgres://{login}@127.0.0.1:{}/{ROLE}", self.port)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A folder that goes when the server does.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The certificates of a server with TLS.
+    #[must_use]
+    pub fn certificates(&self) -> &Certificates {
+        self.certificates.as_ref().expect("this server has no TLS")
+    }
+
+    /// Runs statements as the owner of the server, and returns their rows: fields with `|` between them.
+    #[must_use]
+    pub fn query(&self, statements: &str) -> String {
+        self.try_query(ROLE, statements).unwrap_or_else(|error| panic!("{statements}: {error}"))
+    }
+
+    /// Runs statements as the owner of the server.
+    pub fn run(&self, statements: &str) {
+        let _ = self.query(statements);
+    }
+
+    /// Runs statements in a database.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub fn try_query(&self, database: &str, statements: &str) -> Result<String, String> {
+        let port = self.port.to_string();
+        let mut psql = Command::new(bin().join("psql"));
+        psql.args([
+            "-XAtq",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &port,
+            "-U",
+            OWNER,
+            "-d",
+            database,
+        ]);
+        let output = psql.env("PGCONNECT_TIMEOUT", "5").arg("-c").arg(statements).output();
+        let output = output.expect("psql is installed");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
+    /// Who may log in and how, from now on, in the words of `pg_hba.conf`.
+    pub fn let_in(&self, rules: &str) {
+        let rules = format!("local all all trust\n{rules}\nhost replication all all trust\n");
+        std::fs::write(self.data().join("pg_hba.conf"), rules).expect("the folder takes a file");
+        if self.running.is_some() {
+            self.run("select pg_reload_conf()");
+        }
+    }
+
+    /// Starts it again unless it runs, and waits until it answers.
+    pub fn revive(&mut self) {
+        if self.running.is_some() {
+            return;
+        }
+        let log = self.folder.path().join("log");
+        let log_file = File::options().create(true).append(true).open(&log).expect("the folder takes a file");
+        let mut postgres = program("postgres");
+        postgres.arg("-D").arg(self.data()).args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-k"]);
+        postgres.arg(self.folder.path());
+        for option in &self.options {
+            postgres.args(["-c", option]);
+        }
+        let errors = log_file.try_clone().expect("a descriptor can be copied");
+        let child = postgres.stdin(Stdio::null()).stdout(log_file).stderr(errors).spawn();
+        self.running = Some(child.unwrap_or_else(|error| panic!("cannot start {postgres:?}: {error}")));
+        wait_for("PostgreSQL answers", PATIENCE, || {
+            let running = self.running.as_mut().expect("it was started");
+            if let Some(status) = running.try_wait().expect("a child can be waited for") {
+                panic!(
+                    "PostgreSQL ended at once: {status}\n{}",
+                    std::fs::read_to_string(&log).unwrap_or_default()
+                );
+            }
+            self.try_query("postgres", "select 1").ok()
+        });
+        let is_new = self.try_query("postgres", "select from pg_database where datname = 'repmd'").is_ok()
+            && self.try_query(ROLE, "select 1").is_err();
+        if is_new {
+            for statement in ["create role repmd login", "create database repmd owner repmd"] {
+                self.try_query("postgres", statement).unwrap_or_else(|error| panic!("{statement}: {error}"));
+            }
+        }
+    }
+
+    /// Ends it at once, as a crash does: nothing is written that was not.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.running.take() {
+            // Those that stand still do not hear.
+            signal(&child, Signal::CONT);
+            signal(&child, Signal::QUIT);
+            let _ = child.wait();
+        }
+    }
+
+    /// Kills it and starts it again at once, empty and on the same port.
+    pub fn restart_empty(&mut self) {
+        self.kill();
+        self.fill();
+        self.revive();
+    }
+
+    /// Stalls it: it accepts connections and bytes, and does nothing.
+    pub fn pause(&self) {
+        signal(self.child(), Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        signal(self.child(), Signal::CONT);
+    }
+
+    /// The processor time that it has used, with all its processes.
+    #[must_use]
+    pub fn cpu(&self) -> Duration {
+        let of = |pid: u32, with_children: bool| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let ticks = fields(&stat).skip(11).take(if with_children { 4 } else { 2 });
+            ticks.filter_map(|ticks| ticks.parse::<u64>().ok()).sum::<u64>()
+        };
+        let postmaster = self.child().id();
+        let ticks = of(postmaster, true) + children(postmaster).map(|pid| of(pid, false)).sum::<u64>();
+        // The kernel counts in hundredths.
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// A standby of this server, which follows it.
+    #[must_use]
+    pub fn standby(&self) -> Self {
+        let mut standby = Self::new(&[], None, new_folder());
+        standby.options.clone_from(&self.options);
+        let mut copy = program("pg_basebackup");
+        copy.args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &self.port.to_string(),
+            "-U",
+            OWNER,
+            "-c",
+            "fast",
+            "-R",
+            "--no-sync",
+        ]);
+        run(copy.arg("-D").arg(standby.data()));
+        standby.revive();
+        standby.wait_until_caught_up(self);
+        standby
+    }
+
+    /// Waits until it has what `primary` had.
+    pub fn wait_until_caught_up(&self, primary: &Self) {
+        let written = primary.query("select pg_current_wal_lsn()");
+        wait_until("the standby has caught up", PATIENCE, || {
+            self.query(&format!("select pg_last_wal_replay_lsn() >= '{written}'")) == "t"
+        });
+    }
+
+    /// Makes a standby the primary.
+    pub fn promote(&self) {
+        assert_eq!(self.query("select pg_promote()"), "t");
+    }
+
+    fn child(&self) -> &Child {
+        self.running.as_ref().expect("the server runs")
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn new_folder() -> TempDir {
+    tempfile::Builder::new().prefix("repmd-store").tempdir().expect("a folder can be made")
+}
+
+/// Where Debian has the programs of the newest release that is installed.
+fn bin() -> PathBuf {
+    let releases = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().filter_map(Result::ok);
+    let newest =
+        releases.map(|release| release.path().join("bin")).filter(|bin| bin.join("postgres").exists());
+    newest.max().expect("PostgreSQL is missing: `./test` installs it, or `apt-get install postgresql`")
+}
+
+/// One of its programs. They refuse to run as root, so root is somebody else in a namespace of their own, with the
+/// same files.
+fn program(name: &str) -> Command {
+    let program = bin().join(name);
+    if !getuid().is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-user=65534", "--map-group=65534"]).arg(program);
+    command
+}
+
+fn run(command: &mut Command) {
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Sends it to all processes of a server, the first one at last: it would start others in their place.
+fn signal(server: &Child, signal: Signal) {
+    let postmaster = server.id();
+    let stops = signal == Signal::STOP;
+    let send = |pid: u32| {
+        if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+            // It fails where that one has ended.
+            let _ = kill_process(pid, signal);
+        }
+    };
+    if stops {
+        send(postmaster);
+    }
+    if signal != Signal::QUIT {
+        children(postmaster).for_each(send);
+    }
+    if !stops {
+        send(postmaster);
+    }
+}
+
+fn children(of: u32) -> impl Iterator<Item = u32> {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
+    processes.filter_map(move |process| {
+        let pid = process.file_name().to_str()?.parse().ok()?;
+        let stat = std::fs::read_to_string(process.path().join("stat")).ok()?;
+        (fields(&stat).nth(1)?.parse() == Ok(of)).then_some(pid)
+    })
+}
+
+/// What follows the name of a process, which may have spaces: its state, its parent, and so on.
+fn fields(stat: &str) -> impl Iterator<Item = &str> {
+    stat.rsplit(')').next().unwrap_or_default().split_whitespace()
+}
