@@ -2,5 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "the lint knows a test by its attribute, and helpers have none")]
 
+mod arrangements;
 mod conformance;
 mod daemon;
+mod faults;
+mod foreign;
+mod statements;
