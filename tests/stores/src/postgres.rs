@@ -29,6 +29,8 @@ pub struct Postgres {
     options: Vec<String>,
     certificates: Option<Certificates>,
     running: Option<Child>,
+    clock: Option<&'static str>,
+    disk: Option<u32>,
     // Last: it goes when no server writes to it any longer.
     folder: TempDir,
 }
@@ -71,9 +73,29 @@ impl Postgres {
         server
     }
 
+    /// A server whose clock is off, as `faketime` is told: `-1d`.
+    #[must_use]
+    pub fn start_off(clock: &'static str) -> Self {
+        let mut server = Self::new(&[], None, new_folder());
+        server.clock = Some(clock);
+        server.fill();
+        server.revive();
+        server
+    }
+
+    /// A server whose disk has so many MiB. It is gone when it is killed. Needs root.
+    #[must_use]
+    pub fn start_small(mebibytes: u32) -> Self {
+        // What is filled into a new table needs no place in the log as well.
+        let mut server = Self::new(&["wal_level=minimal", "max_wal_senders=0"], None, new_folder());
+        server.disk = Some(mebibytes);
+        server.revive();
+        server
+    }
+
     fn new(settings: &[&str], certificates: Option<Certificates>, folder: TempDir) -> Self {
         let options = OPTIONS.iter().chain(settings).map(|option| (*option).to_owned()).collect();
-        Self { port: free_port(), options, certificates, running: None, folder }
+        Self { port: free_port(), options, certificates, running: None, clock: None, disk: None, folder }
     }
 
     /// Makes an empty database cluster.
@@ -173,7 +195,15 @@ impl Postgres {
         }
         let log = self.folder.path().join("log");
         let log_file = File::options().create(true).append(true).open(&log).expect("the folder takes a file");
-        let mut postgres = program("postgres");
+        let mut postgres = match self.disk {
+            None => program("postgres"),
+            Some(mebibytes) => on_disk(&self.data(), mebibytes),
+        };
+        if let Some(clock) = self.clock {
+            let library = format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH);
+            assert!(Path::new(&library).exists(), "{library} is missing: `apt-get install libfaketime`");
+            postgres.env("LD_PRELOAD", library).env("FAKETIME", clock);
+        }
         postgres.arg("-D").arg(self.data()).args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-k"]);
         postgres.arg(self.folder.path());
         for option in &self.options {
@@ -311,6 +341,22 @@ fn program(name: &str) -> Command {
     }
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-user=65534", "--map-group=65534"]).arg(program);
+    command
+}
+
+/// A command that makes a small disk at `data`, which only it sees, and a database cluster there, and starts a server on
+/// it with more arguments.
+fn on_disk(data: &Path, mebibytes: u32) -> Command {
+    std::fs::create_dir_all(data).expect("a folder can be made");
+    let namespace = "unshare --user --map-user=65534 --map-group=65534";
+    let script = format!(
+        "mount -t tmpfs -o size={mebibytes}m,mode=700 none {data} && {namespace} {bin}/initdb --auth=trust --no-sync \
+         --no-locale --encoding=UTF8 --username {OWNER} -D {data} && exec {namespace} {bin}/postgres \"$@\"",
+        data = data.display(),
+        bin = bin().display(),
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-ec", &script, "postgres"]);
     command
 }
 

@@ -41,7 +41,8 @@ async fn is_denied(url: &str, why: &str) {
 async fn many_daemons_that_start_together_make_the_tables_once() {
     let server = Server::start();
     let daemons: Vec<_> = (0..16).map(|number| Daemon::on(&server, &format!("h{number}"))).collect();
-    let registered = daemons.iter().map(|daemon| until_ok("it registers", async || daemon.register("x", 1).await));
+    let registered =
+        daemons.iter().map(|daemon| until_ok("it registers", async || daemon.register("x", 1).await));
     join_all(registered).await;
     assert_eq!(daemons[0].names(&Scope::Cluster).await.len(), 16);
     assert_eq!(server.query("select version from repmd.schema"), "1");
@@ -85,17 +86,18 @@ async fn a_role_that_may_not_make_the_tables_says_so_and_uses_those_of_the_scrip
         server.run(&script());
     }
     is_denied(&server.url(), "permission denied for schema repmd").await;
-    let grants = script().lines().filter_map(|line| line.strip_prefix("--   grant ")).fold(
-        String::new(),
-        |grants, line| grants + "grant " + line + "\n",
-    );
+    let grants = script()
+        .lines()
+        .filter_map(|line| line.strip_prefix("--   grant "))
+        .fold(String::new(), |grants, line| grants + "grant " + line + "\n");
     assert_eq!(grants.lines().count(), 2, "{grants}");
     server.run(&grants);
     works(&server.url()).await;
     // And no more than that.
     let port = server.port().to_string();
     for statement in ["truncate repmd.names", "drop function repmd.find", "create table repmd.x ()"] {
-        let arguments = ["-Xq", "-h", "127.0.0.1", "-p", &port, "-U", "repmd", "-d", "repmd", "-c", statement];
+        let arguments =
+            ["-Xq", "-h", "127.0.0.1", "-p", &port, "-U", "repmd", "-d", "repmd", "-c", statement];
         assert!(!Command::new("psql").args(arguments).output().unwrap().status.success(), "{statement}");
     }
 }
@@ -178,7 +180,8 @@ impl Bouncer {
         std::fs::write(&folder, settings).unwrap();
         let mut command = Command::new("unshare");
         command.args(["--user", "--map-user=65534", "--map-group=65534", "/usr/sbin/pgbouncer"]).arg(&folder);
-        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let process =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         Self { process, port }
     }
 
@@ -198,8 +201,10 @@ impl Drop for Bouncer {
 async fn behind_pgbouncer_in_transaction_mode_changes_are_asked_for() {
     let server = Server::start();
     let bouncer = Bouncer::before(&server, "transaction");
-    let daemons: Vec<_> =
-        (0..4).map(|number| format!("h{number}")).map(|host| Daemon::with(&bouncer.url(), &host, &host, TTL)).collect();
+    let daemons: Vec<_> = (0..4)
+        .map(|number| format!("h{number}"))
+        .map(|host| Daemon::with(&bouncer.url(), &host, &host, TTL))
+        .collect();
     for daemon in &daemons {
         let (first, _) = until_ok("it registers", async || daemon.register("rabbit", 1).await).await;
         assert_eq!(daemon.renew(&[first]).await.unwrap(), [Renewal::Held]);

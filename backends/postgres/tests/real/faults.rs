@@ -194,7 +194,8 @@ async fn a_fail_over_that_loses_the_last_writes_is_healed_by_the_next_renewal() 
     standby.wait_until_caught_up(&primary);
     standby.run("alter system set primary_conninfo = ''");
     standby.run("select pg_reload_conf()");
-    until("it no longer follows", async || standby.query("select count(*) from pg_stat_wal_receiver") == "0").await;
+    until("it no longer follows", async || standby.query("select count(*) from pg_stat_wal_receiver") == "0")
+        .await;
     let lost = daemon.register("hare", 2).await.unwrap();
     let replaced = daemon.register("rabbit", 3).await.unwrap();
     primary.kill();
@@ -240,11 +241,25 @@ async fn a_host_whose_row_somebody_locks_is_waited_for_no_longer_than_two_second
     let port = server.port();
     let locked = std::thread::spawn(move || {
         let text = "begin; select from repmd.hosts for update; select pg_sleep(4)";
-        let arguments = ["-XAtq", "-h", "127.0.0.1", "-p", &port.to_string(), "-U", "postgres", "-d", "repmd", "-c", text];
+        let arguments = [
+            "-XAtq",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &port.to_string(),
+            "-U",
+            "postgres",
+            "-d",
+            "repmd",
+            "-c",
+            text,
+        ];
         std::process::Command::new("psql").args(arguments).output().unwrap()
     });
     until("it is locked", async || {
-        server.query("select count(*) from pg_stat_activity where query like '%pg_sleep(4)' and state = 'active'") == "1"
+        server.query(
+            "select count(*) from pg_stat_activity where query like '%pg_sleep(4)' and state = 'active'",
+        ) == "1"
     })
     .await;
     let started = Instant::now();
@@ -258,4 +273,58 @@ async fn a_host_whose_row_somebody_locks_is_waited_for_no_longer_than_two_second
     assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
     locked.join().unwrap();
     until_ok("it registers", async || daemon.register("other", 2).await).await;
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_new_names_and_keeps_what_there_is() {
+    let server = Server::start_small(160);
+    let daemon = Daemon::on(&server, "a");
+    let lease = daemon.register("rabbit", 1).await.unwrap();
+    let fill = "create table fill as select repeat(md5(i::text), 20) from generate_series(1, 1000000) i";
+    let mut rows = 200_000;
+    while 0 < rows {
+        let fill = fill.replace("1000000", &rows.to_string()).replace("fill", &format!("fill{rows}"));
+        let _ = server.try_query("repmd", &fill);
+        rows /= 2;
+    }
+    let mut number = 0;
+    let error = loop {
+        number += 1;
+        assert!(number < 20_000, "the disk is not full");
+        match daemon.register(&format!("hare{number}"), 1).await {
+            Ok(lease) => daemon.backend.release(&lease).await.unwrap(),
+            Err(error) => break error,
+        }
+    };
+    let BackendError::Denied { source, .. } = &error else { panic!("{error:?}") };
+    assert!(source.to_string().contains("No space left on device"), "{source}");
+    assert_eq!(daemon.ports("rabbit", &Scope::Cluster).await, [1]);
+    assert_eq!(daemon.renew(from_ref(&lease)).await.unwrap(), [Renewal::Held]);
+    for table in server.query("select relname from pg_class where relname ~ '^fill[0-9]+$'").lines() {
+        server.run(&format!("drop table {table}"));
+    }
+    server.run("checkpoint");
+    until_ok("it registers", async || daemon.register("mole", 2).await).await;
+}
+
+#[tokio::test]
+async fn a_clock_of_the_server_that_is_off_by_a_day_changes_nothing() {
+    for clock in ["-1d", "+1d"] {
+        let server = Server::start_off(clock);
+        let short = Duration::from_millis(1200);
+        let (daemon, other) =
+            (Daemon::with(&server.url(), "a", "a", short), Daemon::with(&server.url(), "b", "b", short));
+        let lease = daemon.register("rabbit", 1).await.unwrap();
+        other.register("hare", 2).await.unwrap();
+        for _ in 0..4 {
+            tokio::time::sleep(short / 3).await;
+            assert_eq!(daemon.renew(from_ref(&lease)).await.unwrap(), [Renewal::Held]);
+        }
+        assert_eq!(daemon.names(&Scope::Cluster).await, ["rabbit@a"]);
+        let report =
+            repmd_backend_postgres::Postgres::inspect(crate::daemon::settings(&server.url(), short)).await;
+        let report = report.unwrap();
+        let off = report.clock.duration_since(report.asked_at).unwrap_or_else(|error| error.duration());
+        assert!(Duration::from_secs(86_000) < off, "{clock}: {off:?}");
+    }
 }

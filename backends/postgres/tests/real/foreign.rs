@@ -85,7 +85,9 @@ async fn a_note_that_is_longer_than_a_note_is_left_out() {
     }
     assert_eq!(daemon.backend.notes().await.unwrap().items.len(), 2);
     without_checks(&server);
-    server.run("update repmd.notes set note = note || 'x' where daemon = (select daemon from repmd.notes limit 1)");
+    server.run(
+        "update repmd.notes set note = note || 'x' where daemon = (select daemon from repmd.notes limit 1)",
+    );
     let notes = daemon.backend.notes().await.unwrap();
     assert_eq!((notes.items.len(), notes.unreadable), (1, 1), "{:?}", notes.examples);
 }
@@ -95,8 +97,10 @@ async fn a_database_of_another_encoding_holds_every_name() {
     let server = Server::start();
     for encoding in ["LATIN1", "SQL_ASCII"] {
         let database = format!("other{}", encoding.to_lowercase());
-        let make = format!("create database {database} owner repmd encoding '{encoding}' template template0 \
-                            lc_collate 'C' lc_ctype 'C'");
+        let make = format!(
+            "create database {database} owner repmd encoding '{encoding}' template template0 \
+                            lc_collate 'C' lc_ctype 'C'"
+        );
         server.try_query("postgres", &make).unwrap();
         let url = server.url().trim_end_matches("repmd").to_owned() + &database;
         let daemon = Daemon::with(&url, "ä 😈", "a", TTL);

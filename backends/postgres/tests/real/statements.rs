@@ -46,8 +46,10 @@ async fn a_renewal_notices_what_is_missing_or_changed_or_too_much() {
         "delete from repmd.daemons".to_owned(),
         "delete from repmd.hosts; delete from repmd.names".to_owned(),
         "update repmd.daemons set digest = 0".to_owned(),
-        format!("insert into repmd.names select cluster, host, 'mole'::bytea, daemon, 1000, 7, 8, 9, 9, 77, 0, 6, 5, \
-                 '', 0 from repmd.names where {rabbit}"),
+        format!(
+            "insert into repmd.names select cluster, host, 'mole'::bytea, daemon, 1000, 7, 8, 9, 9, 77, 0, 6, 5, \
+                 '', 0 from repmd.names where {rabbit}"
+        ),
         "update repmd.daemons set renewed_at = renewed_at - interval '1 hour'".to_owned(),
     ] {
         server.run(&change);
@@ -56,7 +58,8 @@ async fn a_renewal_notices_what_is_missing_or_changed_or_too_much() {
         assert_eq!(daemon.ports("rabbit", &Scope::Cluster).await, [1], "{change}");
         let found = daemon.find("rabbit", &Scope::Cluster).await.unwrap().items;
         assert_eq!(found[0].registration, leases[0].registration, "{change}");
-        let counted = "select names, digest = (select sum(mark # (creation << 8)) from repmd.names) from repmd.daemons";
+        let counted =
+            "select names, digest = (select sum(mark # (creation << 8)) from repmd.names) from repmd.daemons";
         // One whose sum somebody has changed is renewed in whole each time, and mended by the next change.
         if !change.contains("digest = 0") {
             assert_eq!(server.query(counted), "2|t", "{change}");
@@ -87,7 +90,10 @@ async fn a_renewal_writes_one_row_whatever_the_number_of_names() {
         }
         costs.push((written() - before) / RENEWALS);
     }
-    assert!(costs[1] < 400 && costs[1] < costs[0] * 3 / 2, "bytes of the log for 1 and for 200 names: {costs:?}");
+    assert!(
+        costs[1] < 400 && costs[1] < costs[0] * 3 / 2,
+        "bytes of the log for 1 and for 200 names: {costs:?}"
+    );
     // The server counts late.
     until("the new rows are beside the old ones", async || {
         let beside = "select n_tup_hot_upd from pg_stat_user_tables where relname = 'daemons'";
