@@ -48,6 +48,19 @@ impl<'a> Kinds<'a> {
         kind.open(&place, instance).map_err(|error| in_words(&error))
     }
 
+    /// What an operator may run in a store of this kind beforehand; `kind` is what its URLs begin with.
+    ///
+    /// # Errors
+    /// Which kinds have something to run.
+    pub fn schema(self, kind: &str) -> Result<String, String> {
+        let found = self.of(kind).and_then(|kind| kind.schema());
+        found.ok_or_else(|| {
+            let with = self.0.iter().filter(|kind| kind.schema().is_some());
+            let names: Vec<_> = with.filter_map(|kind| kind.schemes().first()).copied().collect();
+            format!("no store of kind {kind:?} has to be prepared; these have: {}", names.join(", "))
+        })
+    }
+
     /// Asks the store that checked settings name how it is, within a few seconds. `None`: they name none.
     ///
     /// # Errors

@@ -4,8 +4,10 @@ use std::process::ExitCode;
 
 use repmd::kinds::Kinds;
 use repmd_backend_memory::MemoryKind;
+use repmd_backend_postgres::PostgresKind;
 use repmd_backend_redis::RedisKind;
 
 fn main() -> ExitCode {
-    repmd::cli::main(std::env::args_os(), &|name| std::env::var(name).ok(), Kinds(&[&MemoryKind, &RedisKind]))
+    let kinds = Kinds(&[&MemoryKind, &RedisKind, &PostgresKind]);
+    repmd::cli::main(std::env::args_os(), &|name| std::env::var(name).ok(), kinds)
 }

@@ -59,7 +59,7 @@ pub const TABLE: &[Setting] = &[
         key: "backend",
         variables: &["REPMD_BACKEND"],
         value: "BACKEND",
-        help: "Where registrations live: `memory`, or a store that daemons share, such as redis://10.0.0.9",
+        help: "Where registrations live: `memory`, or a store that daemons share, such as redis://10.0.0.9 or postgres://10.0.0.9",
         default: "memory",
     },
     Setting {

@@ -19,6 +19,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use regex::Regex;
+use repmd_test_stores::Postgres;
 use repmd_test_support::{Machine, Root, in_own_network, release};
 
 /// The first command of a page may have to build the program.
@@ -93,6 +94,11 @@ fn the_recipe_for_elixir_releases_is_as_it_says() {
 }
 
 #[test]
+fn the_recipe_for_postgresql_is_as_it_says() {
+    play_with_postgres("docs/recipes/postgresql.md");
+}
+
+#[test]
 fn every_command_of_the_book_is_run_or_says_why_it_is_not() {
     let contents = fs::read_to_string(project().join("docs/SUMMARY.md")).unwrap();
     let of_book = Regex::new(r"\]\(([^)]+)\)").unwrap();
@@ -127,29 +133,40 @@ fn project() -> &'static Path {
 
 /// Plays a page from the project's folder.
 fn play(page: &str) {
+    in_own_network(|| play_here(page));
+}
+
+/// The same, where there is a PostgreSQL at its usual port.
+fn play_with_postgres(page: &str) {
     in_own_network(|| {
-        let programs = tempfile::tempdir().unwrap();
-        let root = Root::of("bookworm");
-        for program in FROM_ROOT {
-            let path = programs.path().join(program);
-            let script = format!("#!/bin/sh\nexec chroot '{}' {program} \"$@\"\n", root.path().display());
-            fs::write(&path, script).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        let path = std::env::var("PATH").unwrap();
-        let mut command = Command::new("unshare");
-        command.args(["--pid", "--fork", "--kill-child", "bash", "--noprofile", "--norc"]);
-        command.current_dir(project()).env("PATH", format!("{}:{path}", programs.path().display()));
-        // What cargo tells its tests is no matter to the programs of a page.
-        for (name, _) in std::env::vars_os() {
-            let name = name.to_string_lossy();
-            if ["CARGO_PKG", "CARGO_BIN", "REPMD_", "ERL_"].iter().any(|prefix| name.starts_with(prefix)) {
-                command.env_remove(&*name);
-            }
-        }
-        let log = programs.path().join("server.log");
-        perform(page, &mut Shell::start(command), &log, &|file| file.to_owned());
+        let _server = Postgres::start_on(5432);
+        play_here(page);
     });
+}
+
+fn play_here(page: &str) {
+    let programs = tempfile::tempdir().unwrap();
+    let root = Root::of("bookworm");
+    for program in FROM_ROOT {
+        let path = programs.path().join(program);
+        let script = format!("#!/bin/sh\nexec chroot '{}' {program} \"$@\"\n", root.path().display());
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_repmd"), programs.path().join("repmd")).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child", "bash", "--noprofile", "--norc"]);
+    command.current_dir(project()).env("PATH", format!("{}:{path}", programs.path().display()));
+    // What cargo tells its tests is no matter to the programs of a page.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if ["CARGO_PKG", "CARGO_BIN", "REPMD_", "ERL_"].iter().any(|prefix| name.starts_with(prefix)) {
+            command.env_remove(&*name);
+        }
+    }
+    let log = programs.path().join("server.log");
+    perform(page, &mut Shell::start(command), &log, &|file| file.to_owned());
 }
 
 /// Plays a page on a Debian machine with Erlang, RabbitMQ and Redis, where repmd is installed or its package

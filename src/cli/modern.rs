@@ -56,6 +56,7 @@ pub(super) fn main(arguments: Vec<OsString>, environment: Environment<'_>, kinds
         "upgrade" => upgrade::main(matches, environment),
         "policy" => policy::main(matches, environment, kinds),
         "doctor" => doctor::main(matches, environment, kinds),
+        "schema" => schema(matches, kinds),
         "completions" => completions(matches),
         "man" => man(matches),
         other => unreachable!("clap knows no command {other}"),
@@ -200,6 +201,11 @@ fn command() -> Command {
                 .arg(Arg::new("node").value_name("NAME@HOST").help("A node that should be reached from here"))
                 .arg(json("Write the findings as JSON")),
         ))
+        .subcommand(
+            Command::new("schema")
+                .about("Write what makes the tables of a store, for whoever may run it there")
+                .arg(Arg::new("kind").value_name("KIND").required(true).help("What its URLs begin with, such as postgres")),
+        )
         .subcommand(
             Command::new("completions")
                 .about("Write completions for a shell")
@@ -467,6 +473,11 @@ fn describe(name: &str, found: &PortReply) -> String {
         text += &format!(", extra \"{}\"", found.extra.escape_ascii());
     }
     text + "\n"
+}
+
+fn schema(matches: &ArgMatches, kinds: Kinds<'_>) -> Result<ExitCode, Failure> {
+    let kind = matches.get_one::<String>("kind").expect("clap demands a kind");
+    say(kinds.schema(kind)?.as_bytes()).map(|()| ExitCode::SUCCESS)
 }
 
 fn completions(matches: &ArgMatches) -> Result<ExitCode, Failure> {

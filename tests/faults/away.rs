@@ -3,11 +3,11 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use repmd_test_stores::Store;
+use repmd_test_stores::{PgBouncer, Postgres, Store};
 
 use crate::asker::Asker;
 use crate::link::Link;
-use crate::stage::{Host, Plan, Stage};
+use crate::stage::{Backing, Host, Plan, Stage};
 use crate::{INTERVAL, SLACK, SOON, TTL};
 
 const NAMES: u16 = 50;
@@ -20,7 +20,7 @@ fn port_of(host: usize) -> u16 {
 const HOSTS: [&str; 3] = ["a", "b", "c"];
 
 /// Three hosts with their nodes, which all know of each other.
-fn three_hosts(stage: &Stage) -> (Vec<Host>, Vec<repmd_test_support::Peer>) {
+fn three_hosts(stage: &Stage<impl Backing>) -> (Vec<Host>, Vec<repmd_test_support::Peer>) {
     let hosts = HOSTS.map(|host| stage.host(host));
     let mut nodes = Vec::new();
     for (number, host) in hosts.iter().enumerate() {
@@ -46,7 +46,15 @@ fn wait_until_all_are_found(hosts: &[Host], deadline: Duration) {
 
 #[test]
 fn redis_killed_and_started_empty_disturbs_no_host_and_has_all_names_back_within_one_interval() {
-    let mut stage = Stage::redis();
+    killed_and_started_empty(Stage::redis());
+}
+
+#[test]
+fn postgres_killed_and_started_empty_disturbs_no_host_and_has_all_names_back_within_one_interval() {
+    killed_and_started_empty(Stage::postgres());
+}
+
+fn killed_and_started_empty(mut stage: Stage<impl Backing>) {
     let (hosts, _nodes) = three_hosts(&stage);
     let asker = Asker::start(&hosts[0], "n7", port_of(0) + 7);
     stage.store.kill();
@@ -55,7 +63,7 @@ fn redis_killed_and_started_empty_disturbs_no_host_and_has_all_names_back_within
     let _second = hosts[0].register_within_a_second("second", 2);
     assert_eq!(hosts[1].find("n3@c"), Some(port_of(2) + 3), "from memory");
     hosts.iter().for_each(|host| host.wait_until_degraded("the registry is away"));
-    stage.store.revive();
+    stage.store.revive_empty();
     wait_until_all_are_found(&hosts, INTERVAL + SLACK);
     for (name, port) in [("first@a", 1), ("second@a", 2)] {
         assert!(hosts[2].wait_until_it_finds(name, Some(port)) < INTERVAL + SLACK);
@@ -71,7 +79,15 @@ fn redis_killed_and_started_empty_disturbs_no_host_and_has_all_names_back_within
 /// As long as in the promise, which is many leases here.
 #[test]
 fn redis_stalled_for_30_s_disturbs_no_host_and_no_node_that_boots() {
-    let mut stage = Stage::redis();
+    stalled_for_30_s(Stage::redis());
+}
+
+#[test]
+fn postgres_stalled_for_30_s_disturbs_no_host_and_no_node_that_boots() {
+    stalled_for_30_s(Stage::postgres());
+}
+
+fn stalled_for_30_s(mut stage: Stage<impl Backing>) {
     let (hosts, _nodes) = three_hosts(&stage);
     let asker = Asker::start(&hosts[0], "n7", port_of(0) + 7);
     let stalled = Instant::now();
@@ -107,6 +123,13 @@ fn a_daemon_starts_without_its_store_serves_and_publishes_when_it_comes() {
 }
 
 #[test]
+fn a_daemon_starts_without_its_postgres_serves_and_publishes_when_it_comes() {
+    let mut stage = Stage::postgres();
+    stage.store.kill();
+    serves_and_publishes_later(&mut stage, Postgres::revive);
+}
+
+#[test]
 fn a_store_that_takes_connections_and_never_answers_is_as_one_that_is_not_there() {
     let mut stage = Stage::redis();
     stage.store.kill();
@@ -119,7 +142,7 @@ fn a_store_that_takes_connections_and_never_answers_is_as_one_that_is_not_there(
 }
 
 /// The store is not there yet; `come` brings it.
-fn serves_and_publishes_later(stage: &mut Stage, come: impl FnOnce(&mut Store)) {
+fn serves_and_publishes_later<S: Backing>(stage: &mut Stage<S>, come: impl FnOnce(&mut S)) {
     let (a, b) = (stage.host("a"), stage.host("b"));
     let mut nodes = vec![a.register_within_a_second("n", 1000)];
     let asker = Asker::start(&a, "n", 1000);
@@ -166,4 +189,26 @@ fn a_store_that_takes_a_second_and_a_half_for_an_answer_loses_no_name() {
     }
     assert_eq!(slow.logged(&["the registry is away"]), 0, "{}", slow.log());
     assert!(!slow.status().starts_with("Degraded"), "{}", slow.status());
+}
+
+/// Nobody tells the daemons of changes there, and they find them.
+#[test]
+fn a_postgres_behind_pgbouncer_in_transaction_mode_is_asked_for_changes() {
+    let stage = Stage::postgres();
+    let bouncer = PgBouncer::before(&stage.store, "transaction");
+    let [a, b] = ["a", "b"].map(|host| Plan::new(&bouncer.url(), host).start());
+    let node = a.register("n", 1000);
+    b.wait_until_it_finds("n@a", Some(1000));
+    let started = Instant::now();
+    while b.logged(&["WARN", "the store does not tell changes"]) == 0 {
+        assert!(started.elapsed() < SOON, "{}", b.log());
+    }
+    let _moved = a.register("moved", 2000);
+    assert!(b.wait_until_it_finds("moved@a", Some(2000)) < 2 * INTERVAL);
+    drop(node);
+    assert!(b.wait_until_it_finds("n@a", None) < 2 * INTERVAL + SLACK);
+    for host in [&a, &b] {
+        host.wait_until_well();
+        assert_eq!(host.logged(&["the store does not tell changes"]), 1, "{}", host.log());
+    }
 }

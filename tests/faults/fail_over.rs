@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
-use repmd_test_stores::Store;
+use repmd_test_stores::{Postgres, Store};
+use repmd_test_support::wait_until;
 
-use crate::stage::Stage;
+use crate::stage::{Backing, Stage};
 use crate::{INTERVAL, SLACK};
 
 /// All daemons of these tests are of this cluster.
@@ -20,7 +21,97 @@ fn a_promoted_replica_of_a_redis_cluster_is_healed_within_one_interval() {
     fails_over(Store::cluster);
 }
 
-fn fails_over(store: fn() -> Store) {
+#[test]
+fn a_fail_over_of_postgres_that_loses_writes_is_healed_within_one_interval() {
+    fails_over(Pair::start);
+}
+
+/// A store whose primary has a follower.
+trait Followed: Backing {
+    /// Waits until the follower has what there is.
+    fn wait_until_copied(&self);
+    /// Cuts it off from what is written from now on.
+    fn stop_replicating(&self);
+    /// Kills the primary, and lets the follower take its place.
+    fn fail_over(&mut self);
+}
+
+impl Followed for Store {
+    fn wait_until_copied(&self) {
+        let copied: i64 = self.query(KEY, &["WAIT", "1", "10000"]);
+        assert_eq!(copied, 1, "the replica has what there is");
+    }
+
+    fn stop_replicating(&self) {
+        Self::stop_replicating(self);
+    }
+
+    fn fail_over(&mut self) {
+        Self::fail_over(self, KEY);
+    }
+}
+
+/// A PostgreSQL and its standby.
+struct Pair {
+    primary: Postgres,
+    standby: Postgres,
+}
+
+impl Pair {
+    fn start() -> Self {
+        let primary = Postgres::start();
+        let standby = primary.standby();
+        Self { primary, standby }
+    }
+}
+
+impl Backing for Pair {
+    fn url(&self) -> String {
+        // The one that is no primary comes first.
+        let ports = (self.standby.port(), self.primary.port());
+        format!("postgres://repmd@127.0.0.1:{},127.0.0.1:{}/repmd?target_session_attrs=read-write", ports.0, ports.1)
+    }
+
+    fn kill(&mut self) {
+        self.primary.kill();
+    }
+
+    fn revive_empty(&mut self) {
+        self.primary.restart_empty();
+    }
+
+    fn pause(&mut self) {
+        self.primary.pause();
+    }
+
+    fn resume(&mut self) {
+        self.primary.resume();
+    }
+
+    fn tell(&self, commands: &str) {
+        self.primary.tell(commands);
+    }
+}
+
+impl Followed for Pair {
+    fn wait_until_copied(&self) {
+        self.standby.wait_until_caught_up(&self.primary);
+    }
+
+    fn stop_replicating(&self) {
+        self.standby.tell("alter system set primary_conninfo = ''; select pg_reload_conf()");
+        wait_until("the standby no longer follows", crate::SOON, || {
+            self.standby.query("select count(*) from pg_stat_wal_receiver") == "0"
+        });
+    }
+
+    fn fail_over(&mut self) {
+        self.primary.kill();
+        self.standby.promote();
+    }
+}
+
+fn fails_over<S: Followed>(store: fn() -> S) {
     let mut stage = Stage::new(store);
     let first = stage.plan("a").set("instance-name", "first").start();
     let second = stage.plan("a").set("instance-name", "second").start();
@@ -29,8 +120,7 @@ fn fails_over(store: fn() -> Store) {
     for asked in [&first, &other] {
         asked.wait_until_well();
     }
-    let copied: i64 = stage.store.query(KEY, &["WAIT", "1", "10000"]);
-    assert_eq!(copied, 1, "the replica has what there is");
+    stage.store.wait_until_copied();
     stage.store.stop_replicating();
     let _lost = first.register_some("lost", 2000, 10);
     let _twice = first.register("twice", 3000);
@@ -38,7 +128,7 @@ fn fails_over(store: fn() -> Store) {
     // The first daemon stands still meanwhile, so that the second is there before it.
     let mut newcomer = None;
     first.while_halted(|| {
-        stage.store.fail_over(KEY);
+        stage.store.fail_over();
         second.wait_until_well();
         newcomer = second.try_register("twice", 4000);
     });

@@ -2,21 +2,16 @@
 
 use std::time::Instant;
 
-use repmd_test_stores::Store;
-
 use crate::INTERVAL;
 use crate::asker::Asker;
-use crate::stage::{Plan, Stage};
+use crate::stage::{Backing, Plan, Stage};
 
 /// Whom the daemon logs in as, and the rights that it needs.
 const USER: &str = "ACL SETUSER repmd on >right ~repmd:{default}:* &repmd:{default}:* -@all \
                     +@read +@write +@scripting +@pubsub +time +hello";
 
-fn tell(store: &Store, commands: &str) {
-    for command in commands.split("; ") {
-        let _: redis::Value = store.query("", &command.split_whitespace().collect::<Vec<_>>());
-    }
-}
+/// The same of PostgreSQL: the role owns its database, and needs a password.
+const ROLE: &str = "alter role repmd password 'right'";
 
 /// A trouble, and how it shows.
 struct Trouble<'a> {
@@ -31,15 +26,27 @@ struct Trouble<'a> {
 /// The trouble comes while the daemon runs, and then is there when another starts.
 fn is_told_once_and_passes(trouble: &Trouble<'_>) {
     let stage = Stage::redis();
-    tell(&stage.store, USER);
-    let plan = Plan::new(&stage.store.url_for("repmd:right@"), "a");
+    stage.store.tell(USER);
+    let url = stage.store.url_for("repmd:right@");
+    is_told_once(&stage, &url, trouble);
+}
+
+fn is_told_once_of_postgres(trouble: &Trouble<'_>) {
+    let stage = Stage::postgres();
+    stage.store.tell(ROLE);
+    stage.store.let_in("host all repmd all scram-sha-256\nhost all postgres all trust");
+    is_told_once(&stage, &stage.store.url_for("repmd:right"), trouble);
+}
+
+fn is_told_once(stage: &Stage<impl Backing>, url: &str, trouble: &Trouble<'_>) {
+    let plan = Plan::new(url, "a");
     let daemon = plan.start();
     let early = daemon.register("early", 1000);
-    let other = Plan::new(&stage.store.url_for("repmd:right@"), "b").start();
+    let other = Plan::new(url, "b").start();
     other.wait_until_it_finds("early@a", Some(1000));
     let asker = Asker::start(&daemon, "early", 1000);
 
-    tell(&stage.store, trouble.begin);
+    stage.store.tell(trouble.begin);
     let _late = daemon.register_within_a_second("late", 2000);
     daemon.wait_until_degraded(trouble.shows);
     let told = Instant::now();
@@ -55,11 +62,11 @@ fn is_told_once_and_passes(trouble: &Trouble<'_>) {
     assert!((1..=4).contains(&errors), "{errors} of {lines} lines:\n{log}");
     assert_eq!(daemon.logged(&["the registry is away"]), 0, "it answers:\n{log}");
     // One that starts now serves too.
-    let starting = Plan::new(&stage.store.url_for("repmd:right@"), "c").start();
+    let starting = Plan::new(url, "c").start();
     let _of_c = starting.register_within_a_second("n", 5000);
     starting.wait_until_degraded(trouble.shows);
 
-    tell(&stage.store, trouble.mend);
+    stage.store.tell(trouble.mend);
     for daemon in [&daemon, &starting] {
         daemon.wait_until_well();
     }
@@ -73,8 +80,8 @@ fn is_told_once_and_passes(trouble: &Trouble<'_>) {
 #[test]
 fn a_store_that_refuses_everything_is_not_asked_again_and_again() {
     let stage = Stage::redis();
-    tell(&stage.store, USER);
-    tell(&stage.store, "ACL SETUSER repmd -evalsha -eval");
+    stage.store.tell(USER);
+    stage.store.tell("ACL SETUSER repmd -evalsha -eval");
     let daemon = Plan::new(&stage.store.url_for("repmd:right@"), "a").start();
     let _node = daemon.register_within_a_second("n", 1000);
     daemon.wait_until_degraded("permissions");
@@ -135,7 +142,7 @@ fn a_right_that_was_taken_away_is_told_once_and_harms_no_host() {
 fn an_entry_that_is_none_costs_its_own_name_alone() {
     let stage = Stage::redis();
     let (a, b) = (stage.host("a"), stage.host("b"));
-    tell(&stage.store, "RPUSH repmd:{default}:node:a/odd x");
+    stage.store.tell("RPUSH repmd:{default}:node:a/odd x");
     let _nodes = a.register_some("n", 1000, 10);
     let _odd = a.register_within_a_second("odd", 2000);
     a.wait_until_degraded("odd");
@@ -144,7 +151,37 @@ fn an_entry_that_is_none_costs_its_own_name_alone() {
     std::thread::sleep(3 * INTERVAL);
     assert!((1..=2).contains(&a.logged(&["odd@a", "read"])), "{}", a.log());
     assert!(b.finds_all("n", "a", 1000, 10));
-    tell(&stage.store, "DEL repmd:{default}:node:a/odd");
+    stage.store.tell("DEL repmd:{default}:node:a/odd");
     a.wait_until_well();
     b.wait_until_it_finds("odd@a", Some(2000));
+}
+
+#[test]
+fn a_password_of_postgres_that_is_wrong_now_is_told_once_and_harms_no_host() {
+    is_told_once_of_postgres(&Trouble {
+        // Who is in is asked nothing again.
+        begin: "alter role repmd password 'changed'; select pg_terminate_backend(pid) from pg_stat_activity where \
+                usename = 'repmd'",
+        shows: "password authentication failed",
+        mend: "alter role repmd password 'right'",
+    });
+}
+
+#[test]
+fn a_right_in_postgres_that_was_taken_away_is_told_once_and_harms_no_host() {
+    is_told_once_of_postgres(&Trouble {
+        begin: "alter table repmd.daemons owner to postgres",
+        shows: "permission denied for table daemons",
+        mend: "alter table repmd.daemons owner to repmd",
+    });
+}
+
+#[test]
+fn a_postgres_that_became_read_only_is_told_once_and_harms_no_host() {
+    is_told_once_of_postgres(&Trouble {
+        begin: "alter role repmd set default_transaction_read_only = on; select pg_terminate_backend(pid) from \
+                pg_stat_activity where usename = 'repmd'",
+        shows: "is read-only",
+        mend: "alter role repmd reset default_transaction_read_only",
+    });
 }

@@ -8,15 +8,81 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::{Duration, Instant};
 
-use repmd_test_stores::Store;
+use repmd_test_stores::{Postgres, Store};
 use repmd_test_support::{Daemon, Peer, alive2, free_port, lookup_port, wait_until};
 use tempfile::TempDir;
 
 use crate::{SOON, TTL};
 
+/// What befalls a store of any kind.
+pub(crate) trait Backing {
+    fn url(&self) -> String;
+    fn kill(&mut self);
+    /// Starts it again after it was killed; nothing is left of what was in it.
+    fn revive_empty(&mut self);
+    fn pause(&mut self);
+    fn resume(&mut self);
+    /// Runs commands that only an administrator may, with `; ` between them.
+    fn tell(&self, commands: &str);
+}
+
+impl Backing for Store {
+    fn url(&self) -> String {
+        self.url()
+    }
+
+    fn kill(&mut self) {
+        self.kill();
+    }
+
+    fn revive_empty(&mut self) {
+        self.revive();
+    }
+
+    fn pause(&mut self) {
+        self.pause();
+    }
+
+    fn resume(&mut self) {
+        self.resume();
+    }
+
+    fn tell(&self, commands: &str) {
+        for command in commands.split("; ") {
+            let _: redis::Value = self.query("", &command.split_whitespace().collect::<Vec<_>>());
+        }
+    }
+}
+
+impl Backing for Postgres {
+    fn url(&self) -> String {
+        self.url()
+    }
+
+    fn kill(&mut self) {
+        self.kill();
+    }
+
+    fn revive_empty(&mut self) {
+        self.restart_empty();
+    }
+
+    fn pause(&mut self) {
+        Self::pause(self);
+    }
+
+    fn resume(&mut self) {
+        Self::resume(self);
+    }
+
+    fn tell(&self, commands: &str) {
+        commands.split("; ").for_each(|command| self.run(command));
+    }
+}
+
 /// A store for one test. Tests that wait run beside each other; one that measures runs alone.
-pub(crate) struct Stage {
-    pub(crate) store: Store,
+pub(crate) struct Stage<S = Store> {
+    pub(crate) store: S,
     _turn: Turn,
 }
 
@@ -29,11 +95,6 @@ enum Turn {
 static TURNS: RwLock<()> = RwLock::new(());
 
 impl Stage {
-    pub(crate) fn new(start: fn() -> Store) -> Self {
-        let turn = Turn::Beside(TURNS.read().unwrap_or_else(PoisonError::into_inner));
-        Self { store: start(), _turn: turn }
-    }
-
     pub(crate) fn redis() -> Self {
         Self::new(Store::redis)
     }
@@ -42,6 +103,20 @@ impl Stage {
     pub(crate) fn alone() -> Self {
         let turn = Turn::Alone(TURNS.write().unwrap_or_else(PoisonError::into_inner));
         Self { store: Store::redis(), _turn: turn }
+    }
+
+}
+
+impl Stage<Postgres> {
+    pub(crate) fn postgres() -> Self {
+        Self::new(Postgres::start)
+    }
+}
+
+impl<S: Backing> Stage<S> {
+    pub(crate) fn new(start: fn() -> S) -> Self {
+        let turn = Turn::Beside(TURNS.read().unwrap_or_else(PoisonError::into_inner));
+        Self { store: start(), _turn: turn }
     }
 
     /// A daemon of `host` that is to be started.

@@ -59,4 +59,10 @@ pub trait Kind: fmt::Debug + Send + Sync {
     /// # Errors
     /// As [`RegistryBackend::find`].
     async fn inspect(&self, place: &Place) -> Result<Option<StoreReport>, BackendError>;
+
+    /// What an operator may run in the store beforehand, in the store's own language, where the daemon's login may not
+    /// make what it needs. `None`: nothing has to be made.
+    fn schema(&self) -> Option<String> {
+        None
+    }
 }

@@ -132,7 +132,7 @@ impl More {
         if connections_max - connections < LEFT_MIN {
             report.findings.push(StoreFinding {
                 severity: Severity::Warning,
-                id: "store-full",
+                id: "store-connections",
                 saw: used,
                 fix: "each daemon needs two: raise max_connections, or put PgBouncer before the server"
                     .to_owned(),

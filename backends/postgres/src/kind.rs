@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use repmd_backend_api::{BackendError, Instance, Kind, Place, RegistryBackend, StoreReport};
 
+use crate::schema;
 use crate::settings::SCHEMES;
 use crate::{Postgres, Settings, SettingsError};
 
@@ -43,5 +44,9 @@ impl Kind for PostgresKind {
             // A file that it names is gone since it was checked.
             Err(error) => Err(BackendError::Unavailable { waited: Duration::ZERO, source: error.into() }),
         }
+    }
+
+    fn schema(&self) -> Option<String> {
+        Some(schema::script())
     }
 }

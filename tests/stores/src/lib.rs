@@ -23,7 +23,7 @@ use repmd_test_support::{wait_for, wait_until};
 use tempfile::TempDir;
 
 pub use certificates::Certificates;
-pub use postgres::Postgres;
+pub use postgres::{PgBouncer, Postgres};
 pub use release::Release;
 use server::Server;
 

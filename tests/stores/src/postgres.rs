@@ -1,5 +1,6 @@
 //! A PostgreSQL server, alone or with standbys.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -69,6 +70,16 @@ impl Postgres {
         let mut server = Self::new(&settings, Some(certificates), folder);
         server.fill();
         server.let_in("hostssl all repmd all cert\nhost all postgres all trust");
+        server.revive();
+        server
+    }
+
+    /// A server that listens on this port.
+    #[must_use]
+    pub fn start_on(port: u16) -> Self {
+        let mut server = Self::new(&[], None, new_folder());
+        server.port = port;
+        server.fill();
         server.revive();
         server
     }
@@ -320,6 +331,48 @@ impl Drop for Postgres {
     }
 }
 
+/// PgBouncer before a server: it gives the sessions, or each of their transactions, connections of its choice.
+#[derive(Debug)]
+pub struct PgBouncer {
+    process: Child,
+    port: u16,
+}
+
+impl PgBouncer {
+    /// One whose `pool_mode` is `mode`.
+    #[must_use]
+    pub fn before(server: &Postgres, mode: &str) -> Self {
+        let port = free_port();
+        let settings = server.folder().join(format!("pgbouncer-{port}.ini"));
+        let text = format!(
+            "[databases]\n{ROLE} = host=127.0.0.1 port={} user={ROLE}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = {mode}\ndefault_pool_size = 5\n",
+            server.port()
+        );
+        std::fs::write(&settings, text).expect("the folder takes a file");
+        let path = "/usr/sbin/pgbouncer";
+        assert!(Path::new(path).exists(), "{path} is missing: `./test` installs it, or `apt-get install pgbouncer`");
+        let mut command = as_nobody(path);
+        command.arg(settings).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let process = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        Self { process, port }
+    }
+
+    /// Its URL, as a daemon takes it.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("postgres://{ROLE}@127.0.0.1:{}/{ROLE}", self.port)
+    }
+}
+
+impl Drop for PgBouncer {
+    fn drop(&mut self) {
+        // It fails when the process has ended.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
 fn new_folder() -> TempDir {
     tempfile::Builder::new().prefix("repmd-store").tempdir().expect("a folder can be made")
 }
@@ -335,7 +388,10 @@ fn bin() -> PathBuf {
 /// One of its programs. They refuse to run as root, so root is somebody else in a namespace of their own, with the
 /// same files.
 fn program(name: &str) -> Command {
-    let program = bin().join(name);
+    as_nobody(bin().join(name))
+}
+
+fn as_nobody(program: impl AsRef<OsStr>) -> Command {
     if !getuid().is_root() {
         return Command::new(program);
     }

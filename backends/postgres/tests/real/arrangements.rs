@@ -1,15 +1,14 @@
 //! Each way to a server.
 
 use std::net::IpAddr;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use repmd_backend_api::{BackendError, Change, RegistryBackend, Renewal, Scope, Severity};
 use repmd_backend_postgres::{Postgres, script};
-use repmd_test_stores::Postgres as Server;
-use repmd_test_support::free_port;
+use repmd_test_stores::{PgBouncer, Postgres as Server};
 use tokio::time::timeout;
 
 use crate::daemon::{Daemon, PATIENCE, TTL, settings, tls_url, until, until_ok};
@@ -158,49 +157,10 @@ async fn the_local_address_is_that_of_the_connection_and_known_while_it_is_open(
     until("it is known again", async || daemon.backend.local_address().is_some()).await;
 }
 
-/// PgBouncer, which gives each transaction a connection of its choice.
-struct Bouncer {
-    process: Child,
-    port: u16,
-}
-
-impl Bouncer {
-    fn before(server: &Server, mode: &str) -> Self {
-        let port = free_port();
-        let (folder, users) = (server.folder().join(mode), server.folder().join("users"));
-        std::fs::write(&users, "\"repmd\" \"\"\n").unwrap();
-        let settings = format!(
-            "[databases]\nrepmd = host=127.0.0.1 port={} dbname=repmd\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
-             listen_port = {port}\nunix_socket_dir =\nauth_type = any\nauth_file = {}\npool_mode = {mode}\n\
-             default_pool_size = 5\n[databases]\nrepmd = host=127.0.0.1 port={} dbname=repmd user=repmd\n",
-            server.port(),
-            users.display(),
-            server.port()
-        );
-        std::fs::write(&folder, settings).unwrap();
-        let mut command = Command::new("unshare");
-        command.args(["--user", "--map-user=65534", "--map-group=65534", "/usr/sbin/pgbouncer"]).arg(&folder);
-        let process =
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        Self { process, port }
-    }
-
-    fn url(&self) -> String {
-        format!("postgres://repmd@127.0.0.1:{}/repmd", self.port)
-    }
-}
-
-impl Drop for Bouncer {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 #[tokio::test]
 async fn behind_pgbouncer_in_transaction_mode_changes_are_asked_for() {
     let server = Server::start();
-    let bouncer = Bouncer::before(&server, "transaction");
+    let bouncer = PgBouncer::before(&server, "transaction");
     let daemons: Vec<_> = (0..4)
         .map(|number| format!("h{number}"))
         .map(|host| Daemon::with(&bouncer.url(), &host, &host, TTL))
@@ -232,7 +192,7 @@ async fn behind_pgbouncer_in_transaction_mode_changes_are_asked_for() {
 #[tokio::test]
 async fn behind_pgbouncer_in_session_mode_changes_are_told() {
     let server = Server::start();
-    let bouncer = Bouncer::before(&server, "session");
+    let bouncer = PgBouncer::before(&server, "session");
     let daemon = Daemon::with(&bouncer.url(), "a", "a", TTL);
     until_ok("it registers", async || daemon.register("rabbit", 1).await).await;
     assert!(daemon.backend.listens().await);
@@ -248,11 +208,11 @@ async fn a_report_of_a_store_says_what_is_well_and_what_is_not() {
     let off = report.clock.duration_since(report.asked_at).unwrap_or_else(|error| error.duration());
     assert!(off < Duration::from_secs(2), "{off:?}");
     let bad = Server::start_with(&["fsync=off", "max_connections=12"]);
-    let bouncer = Bouncer::before(&bad, "transaction");
+    let bouncer = PgBouncer::before(&bad, "transaction");
     until_ok("it is inspected", async || Postgres::inspect(settings(&bouncer.url(), TTL)).await).await;
     let report = Postgres::inspect(settings(&bouncer.url(), TTL)).await.unwrap();
     let mut ids: Vec<_> = report.findings.iter().map(|finding| (finding.severity, finding.id)).collect();
     ids.sort_unstable();
-    let all = ["store-full", "store-without-fsync", "store-without-listen"];
+    let all = ["store-connections", "store-without-fsync", "store-without-listen"];
     assert_eq!(ids, all.map(|id| (Severity::Warning, id)));
 }
