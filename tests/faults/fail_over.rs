@@ -69,7 +69,10 @@ impl Backing for Pair {
     fn url(&self) -> String {
         // The one that is no primary comes first.
         let ports = (self.standby.port(), self.primary.port());
-        format!("postgres://repmd@127.0.0.1:{},127.0.0.1:{}/repmd?target_session_attrs=read-write", ports.0, ports.1)
+        format!(
+            "postgres://repmd@127.0.0.1:{},127.0.0.1:{}/repmd?target_session_attrs=read-write",
+            ports.0, ports.1
+        )
     }
 
     fn kill(&mut self) {

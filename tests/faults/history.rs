@@ -18,13 +18,12 @@ use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
 use repmd::protocol::{Request, decode_names_reply, decode_port_reply, encode_request};
 use repmd_backend_api::{AliveName, Change, Creation, HostId, Instance, RegistryBackend, Scope, Search};
-use repmd_backend_redis::{Redis, Settings};
 use repmd_history::{Answer, Bounds, History, Mirrored, Moment, Outcome, Span, Tenure, Told, Trouble};
 use repmd_test_support::{Peer, alive2, free_port};
 use rustix::process::Signal;
 
 use crate::link::Link;
-use crate::stage::{Host, Plan, Stage};
+use crate::stage::{Backing, Host, Plan, Stage, open_registry};
 use crate::{INTERVAL, SLACK, SOON, TTL};
 
 /// The daemons: their instance names and hosts. Two serve one host.
@@ -66,7 +65,7 @@ struct Slot {
 }
 
 impl World {
-    fn new(stage: &Stage) -> Self {
+    fn new(stage: &Stage<impl Backing>) -> Self {
         let url = stage.store.url();
         let daemons = DAEMONS.map(|(name, host)| {
             // On the usual address the number stands for its test.
@@ -317,7 +316,7 @@ impl World {
         self.history().troubles[number].until = Some(until);
     }
 
-    fn fail_somehow(&self, stage: &mut Stage) {
+    fn fail_somehow(&self, stage: &mut Stage<impl Backing>) {
         let daemon = self.below(DAEMONS.len() as u64) as usize;
         let slot = &self.daemons[daemon];
         match self.below(12) {
@@ -355,7 +354,7 @@ impl World {
                 let lost = self.now();
                 stage.store.kill();
                 self.pause(2000);
-                stage.store.revive();
+                stage.store.revive_empty();
                 self.history().losses.push(lost);
             }),
             _ => self.upgrade(daemon),
@@ -396,9 +395,8 @@ impl World {
     fn mirror(&self, url: &str) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let watcher = Instance::new("watcher", HostId::parse("watcher").unwrap());
-            let settings = Settings::from_url(url, "default", TTL).unwrap();
-            let store = Redis::open(settings, Arc::new(watcher));
+            let store = open_registry(url, "watcher");
+            let store = &*store;
             let mut changes = store.watch();
             let mut mirror = None;
             let quiet = Duration::from_secs(1);
@@ -407,7 +405,7 @@ impl World {
                 match change {
                     Ok(Some(Change::Registered(name, host) | Change::Released(name, host))) => {
                         let Some(known) = &mut mirror else { continue };
-                        match find(&store, &name, &host).await {
+                        match find(store, &name, &host).await {
                             Some(Some(port)) => drop(BTreeMap::insert(known, format!("{name}@{host}"), port)),
                             Some(None) => drop(known.remove(&format!("{name}@{host}"))),
                             None => mirror = None,
@@ -419,7 +417,7 @@ impl World {
                     Ok(Some(Change::Missed)) => mirror = None,
                     Ok(None) => changes = store.watch(),
                     Err(_quiet) => {
-                        let Some(list) = list(&store).await else { continue };
+                        let Some(list) = list(store).await else { continue };
                         let known = mirror.get_or_insert_with(|| list.clone());
                         // A change may be under way.
                         let again = tokio::time::timeout(quiet / 4, changes.next()).await;
@@ -442,20 +440,20 @@ impl World {
     }
 }
 
-async fn find(store: &Redis, name: &AliveName, host: &HostId) -> Option<Option<u16>> {
+async fn find(store: &dyn RegistryBackend, name: &AliveName, host: &HostId) -> Option<Option<u16>> {
     let search = Search { name, scope: &Scope::Host(host.clone()), near: host, most: 9 };
     let found = tokio::time::timeout(SOON, store.find(&search)).await.ok()?.ok()?;
     Some(found.items.first().map(|found| found.registration.node.port))
 }
 
-async fn list(store: &Redis) -> Option<BTreeMap<String, u16>> {
+async fn list(store: &dyn RegistryBackend) -> Option<BTreeMap<String, u16>> {
     let seen = tokio::time::timeout(SOON, store.list(&Scope::Cluster)).await.ok()?.ok()?;
     let named = seen.items.iter().map(|found| &found.registration);
     Some(named.map(|node| (node.node_name().to_string(), node.node.port)).collect())
 }
 
 /// Plays for so long, then mends everything, and returns the world and the memory of a daemon over time.
-fn play(mut stage: Stage, length: Duration) -> (World, Vec<u64>) {
+fn play(mut stage: Stage<impl Backing>, length: Duration) -> (World, Vec<u64>) {
     let world = World::new(&stage);
     let (url, mut memory) = (stage.store.url(), Vec::new());
     std::thread::scope(|scope| {
@@ -540,6 +538,11 @@ fn judge(world: &World) {
 #[test]
 fn no_answer_is_wrong_through_kills_pauses_cuts_and_upgrades() {
     judge(&play(Stage::redis(), Duration::from_secs(6)).0);
+}
+
+#[test]
+fn no_answer_is_wrong_through_kills_pauses_cuts_and_upgrades_with_postgres() {
+    judge(&play(Stage::postgres(), Duration::from_secs(6)).0);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 /// Carries bytes between a daemon and its store. While it is cut, what is sent waits for it to heal, as on a
 /// network that has fallen apart.
 pub(crate) struct Link {
+    url: String,
     port: u16,
     state: Arc<State>,
 }
@@ -23,9 +24,16 @@ struct State {
 impl Link {
     /// A link to the store at `url`.
     pub(crate) fn to(url: &str) -> Self {
-        let store = url.strip_prefix("redis://").expect("one server").to_owned();
+        let (scheme, rest) = url.split_once("://").expect("a URL");
+        let (login, rest) =
+            rest.split_once('@').map_or((String::new(), rest), |(login, rest)| (format!("{login}@"), rest));
+        let (store, path) =
+            rest.split_once('/').map_or((rest, String::new()), |(store, path)| (store, format!("/{path}")));
+        let store = store.to_owned();
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let link = Self { port: listener.local_addr().unwrap().port(), state: Arc::default() };
+        let port = listener.local_addr().unwrap().port();
+        let link =
+            Self { url: format!("{scheme}://{login}127.0.0.1:{port}{path}"), state: Arc::default(), port };
         let state = Arc::clone(&link.state);
         std::thread::spawn(move || {
             for near in listener.incoming() {
@@ -43,7 +51,7 @@ impl Link {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        self.url.clone()
     }
 
     pub(crate) fn cut(&self) {

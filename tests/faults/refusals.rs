@@ -159,8 +159,8 @@ fn an_entry_that_is_none_costs_its_own_name_alone() {
 #[test]
 fn a_password_of_postgres_that_is_wrong_now_is_told_once_and_harms_no_host() {
     is_told_once_of_postgres(&Trouble {
-        // Who is in is asked nothing again.
-        begin: "alter role repmd password 'changed'; select pg_terminate_backend(pid) from pg_stat_activity where \
+        // Who is in is asked nothing again. A session that ends within its first second is no trouble that is waited for.
+        begin: "select pg_sleep(1.1); alter role repmd password 'changed'; select pg_terminate_backend(pid) from pg_stat_activity where \
                 usename = 'repmd'",
         shows: "password authentication failed",
         mend: "alter role repmd password 'right'",
@@ -179,7 +179,7 @@ fn a_right_in_postgres_that_was_taken_away_is_told_once_and_harms_no_host() {
 #[test]
 fn a_postgres_that_became_read_only_is_told_once_and_harms_no_host() {
     is_told_once_of_postgres(&Trouble {
-        begin: "alter role repmd set default_transaction_read_only = on; select pg_terminate_backend(pid) from \
+        begin: "select pg_sleep(1.1); alter role repmd set default_transaction_read_only = on; select pg_terminate_backend(pid) from \
                 pg_stat_activity where usename = 'repmd'",
         shows: "is read-only",
         mend: "alter role repmd reset default_transaction_read_only",

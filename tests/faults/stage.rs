@@ -8,6 +8,9 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::{Duration, Instant};
 
+use repmd_backend_api::{HostId, Instance, Kind, Place, RegistryBackend};
+use repmd_backend_postgres::PostgresKind;
+use repmd_backend_redis::RedisKind;
 use repmd_test_stores::{Postgres, Store};
 use repmd_test_support::{Daemon, Peer, alive2, free_port, lookup_port, wait_until};
 use tempfile::TempDir;
@@ -24,6 +27,15 @@ pub(crate) trait Backing {
     fn resume(&mut self);
     /// Runs commands that only an administrator may, with `; ` between them.
     fn tell(&self, commands: &str);
+}
+
+/// A handle to the registry at `url`, as a daemon of `host` has one.
+pub(crate) fn open_registry(url: &str, host: &str) -> Arc<dyn RegistryBackend> {
+    let kinds: [&dyn Kind; 2] = [&RedisKind, &PostgresKind];
+    let (scheme, _) = url.split_once(':').unwrap();
+    let kind = kinds.into_iter().find(|kind| kind.schemes().contains(&scheme)).unwrap();
+    let place = Place { url: url.to_owned(), cluster: "default".to_owned(), lease_ttl: TTL };
+    kind.open(&place, Arc::new(Instance::new(host, HostId::parse(host).unwrap()))).unwrap()
 }
 
 impl Backing for Store {
@@ -104,7 +116,6 @@ impl Stage {
         let turn = Turn::Alone(TURNS.write().unwrap_or_else(PoisonError::into_inner));
         Self { store: Store::redis(), _turn: turn }
     }
-
 }
 
 impl Stage<Postgres> {

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 use repmd_backend_api::{
-    AliveName, BackendError, Claim, Holdings, HostId, Instance, InstanceId, Lease, Node, RegistryBackend, Scope, Search,
+    AliveName, BackendError, Claim, Holdings, HostId, Instance, InstanceId, Lease, Node, RegistryBackend,
+    Scope, Search,
 };
 use repmd_backend_postgres::{Postgres, Settings};
 use repmd_test_stores::Postgres as Server;
@@ -65,6 +66,8 @@ async fn main() {
         println!("{count} registrations by {STORM} daemons at a time: {rate:.0} a second");
         tell("  each", &mut took);
 
+        // Some have waited for longer than a lease.
+        join_all(daemons.iter().map(Daemon::renew)).await;
         let before = (Instant::now(), own_cpu(), server.cpu(), written(&server));
         let mut took: Vec<_> = join_all(daemons.iter().enumerate().map(async |(index, daemon)| {
             tokio::time::sleep(INTERVAL * u32::try_from(index).expect("a few") / DAEMONS as u32).await;
@@ -142,7 +145,10 @@ fn sync_disk(server: &Server) {
     let mut took = Vec::new();
     for _ in 0..500 {
         let started = Instant::now();
-        file.rewind().and_then(|()| file.write_all(&[7; 8192])).and_then(|()| file.sync_data()).expect("a file");
+        file.rewind()
+            .and_then(|()| file.write_all(&[7; 8192]))
+            .and_then(|()| file.sync_data())
+            .expect("a file");
         took.push(started.elapsed());
     }
     tell("the disk, a page written through", &mut took);

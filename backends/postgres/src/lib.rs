@@ -37,10 +37,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::try_join;
+use futures_util::poll;
 use futures_util::stream::BoxStream;
 use repmd_backend_api::{
-    AliveName, BackendError, Change, Claim, Found, Holdings, Instance, InstanceId, Lease, NOTE_BYTES_MAX,
-    NodeName, Note, Promises, Registration, RegistryBackend, Renewal, Renewed, Scope, Search, Seen, liveness,
+    AliveName, BackendError, Change, Claim, Found, Holdings, HostId, Instance, InstanceId, Lease,
+    NOTE_BYTES_MAX, NodeName, Note, Promises, Registration, RegistryBackend, Renewal, Renewed, Scope, Search,
+    Seen, liveness,
 };
 use tokio::time::timeout;
 use tokio_postgres::Row;
@@ -61,7 +63,7 @@ const BATCH: usize = 500;
 const NAMES_MAX: i64 = 500_000;
 const DAEMONS_MAX: i64 = 16_384;
 
-/// How long a sweep may take: nobody waits for it.
+/// How long a sweep may take, or telling a change: nobody waits for it.
 const SWEEP: Duration = Duration::from_secs(5);
 
 /// A registry in PostgreSQL.
@@ -165,7 +167,12 @@ impl Postgres {
             Some((record::decode_number(row.try_get(0).ok()?), record::decode_holder(holder)))
         };
         let answer = self.call(Lane::Bulk, "publish", &arguments, taken).await;
-        let answer = answer.map_err(|failure| failure.when(|| format!("publish {} names", leases.len())))?;
+        let answer = answer.map_err(|failure| {
+            failure.when(|| match leases.len() {
+                0 => "renew".to_owned(),
+                names => format!("publish {names} names"),
+            })
+        })?;
         Ok(answer.into_iter().flatten().collect())
     }
 
@@ -256,6 +263,24 @@ impl Postgres {
         *self.contested.lock().unwrap_or_else(PoisonError::into_inner) = contested;
     }
 
+    /// Tells the watchers that a name was registered or released. Whoever called does not wait for it, and what is told
+    /// later is told after it.
+    async fn tell(&self, sign: char, host: &HostId, name: &AliveName) {
+        let (connection, cluster) = (Arc::clone(&self.connection), self.settings.cluster.clone());
+        let change = watch::told(sign, host, name);
+        let mut telling = Box::pin(async move {
+            let (cluster, changes) = (cluster.as_bytes(), [change]);
+            let parameters: [Parameter<'_>; 2] = [(&cluster, Type::BYTEA), (&&changes[..], Type::TEXT_ARRAY)];
+            let told = connection.run(Lane::Bulk, "select repmd.tell($1, $2)", &parameters, |_| ());
+            // A speed-up: others see the change within a second without it.
+            let _ = timeout(SWEEP, told).await;
+        });
+        // It is sent by the first look at it.
+        if poll!(&mut telling).is_pending() {
+            tokio::spawn(telling);
+        }
+    }
+
     /// Clears away what has run out, beside all else.
     fn sweep(&self) {
         let (connection, cluster) = (Arc::clone(&self.connection), self.settings.cluster.clone());
@@ -344,6 +369,7 @@ impl RegistryBackend for Postgres {
                     key: format!("repmd.names {}/{}", instance.host, node.name),
                     source: error::reason(&unreadable),
                 })?;
+                self.tell('+', &instance.host, &node.name).await;
                 Ok(claim.granted(Arc::clone(&instance), creation))
             }
             _ => Err(BackendError::Corrupt {
@@ -401,8 +427,13 @@ impl RegistryBackend for Postgres {
         let number = record::encode_number(lease.token.number);
         let arguments: [Parameter<'_>; 4] =
             [(&&id[..], Type::BYTEA), (&host, Type::TEXT), (&name, Type::BYTEA), (&number, Type::INT8)];
-        let ended = self.call(Lane::Quick, "release", &arguments, |_| ()).await;
-        ended.map_err(|failure| failure.when(|| format!("release {}", lease.registration.node_name())))?;
+        let ended =
+            self.call(Lane::Quick, "release", &arguments, |row| row.try_get(0).unwrap_or(false)).await;
+        let ended = ended
+            .map_err(|failure| failure.when(|| format!("release {}", lease.registration.node_name())))?;
+        if ended.contains(&true) {
+            self.tell('-', &instance.host, &node.name).await;
+        }
         Ok(())
     }
 

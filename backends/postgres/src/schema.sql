@@ -163,7 +163,9 @@ create or replace function repmd.channel(p_cluster bytea) returns text
   select 'repmd_' || left(encode(sha256(p_cluster), 'hex'), 40)
 $$;
 
--- Tells the watchers, with as few notifications as it takes: one is shorter than 8000 bytes.
+-- Tells the watchers, with as few notifications as it takes: one is shorter than 8000 bytes. A transaction that notifies
+-- holds a lock of the whole server until it has committed, so none of those waits for the disk: what a crash takes of
+-- them, renewals bring back. A registration does wait, and is told afterwards, by another transaction.
 create or replace function repmd.tell(p_cluster bytea, p_changes text[]) returns void
   language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
@@ -171,6 +173,7 @@ declare
   v_text text := '';
   v_change text;
 begin
+  perform set_config('synchronous_commit', 'off', true);
   foreach v_change in array coalesce(p_changes, '{}') loop
     if 7900 < length(v_text) + length(v_change) then
       perform pg_notify(v_channel, v_text);
@@ -304,7 +307,6 @@ begin
       p_protocol, p_highest_version, p_lowest_version, p_extra, p_registered_at);
   update repmd.hosts h set creation = register.creation, changes = h.changes + 1, seen_at = clock_timestamp()
    where h.cluster = p_cluster and h.host = p_host;
-  perform repmd.tell(p_cluster, array[repmd.change('+', p_host, p_name)]);
   outcome := 'held';
 end
 $$;
@@ -445,11 +447,13 @@ begin
 end
 $$;
 
--- Ends one registration, unless its name has another owner.
+-- Ends one registration, unless its name has another owner; whether it did. The disk is not waited for: what comes back
+-- after a crash, the next renewal ends.
 create or replace function repmd.release(p_cluster bytea, p_id bytea, p_host text, p_name bytea, p_number bigint)
   returns boolean
   language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
+  perform set_config('synchronous_commit', 'off', true);
   perform repmd.lock_host(p_cluster, p_host);
   delete from repmd.names n
    where n.cluster = p_cluster and n.host = p_host and n.name = p_name and n.daemon = p_id and n.number = p_number;
@@ -458,7 +462,6 @@ begin
   end if;
   update repmd.hosts h set changes = h.changes + 1, seen_at = clock_timestamp()
    where h.cluster = p_cluster and h.host = p_host;
-  perform repmd.tell(p_cluster, array[repmd.change('-', p_host, p_name)]);
   return true;
 end
 $$;

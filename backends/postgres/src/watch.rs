@@ -27,6 +27,12 @@ pub(crate) fn changes_of(text: &str) -> impl Iterator<Item = Change> {
     })
 }
 
+/// A change, as [`changes_of`] reads it.
+pub(crate) fn told(sign: char, host: &HostId, name: &AliveName) -> String {
+    let name: String = name.as_str().bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("{sign}{host}/{name}")
+}
+
 fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digit = |digit: u8| char::from(digit).to_digit(16);
     let byte = |pair: &[u8]| match pair {
@@ -57,6 +63,7 @@ mod tests {
         let (name, host) = (AliveName::parse("é".as_bytes()).unwrap(), HostId::parse("db-1").unwrap());
         let text =
             "+db-1/c3a9 -DB-1/c3a9 xdb-1/c3a9 ?db-1/c3a9 +db-1/c3 +db-1/c3a +db-1/zz +db 1/61 é + +/ +db-1/";
+        assert!(text.starts_with(&told('+', &host, &name)));
         let changes: Vec<_> = changes_of(text).collect();
         assert_eq!(
             changes,

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -351,11 +352,16 @@ impl PgBouncer {
         );
         std::fs::write(&settings, text).expect("the folder takes a file");
         let path = "/usr/sbin/pgbouncer";
-        assert!(Path::new(path).exists(), "{path} is missing: `./test` installs it, or `apt-get install pgbouncer`");
+        assert!(
+            Path::new(path).exists(),
+            "{path} is missing: `./test` installs it, or `apt-get install pgbouncer`"
+        );
         let mut command = as_nobody(path);
         command.arg(settings).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let process = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
-        Self { process, port }
+        let bouncer = Self { process, port };
+        wait_until("PgBouncer listens", PATIENCE, || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        bouncer
     }
 
     /// Its URL, as a daemon takes it.
