@@ -9,7 +9,7 @@ use repmd_test_support::{Daemon, Peer, free_port, lookup_port, run, wait_until};
 
 use crate::{Done, SOON, done, register, repmd};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "serve",
     "check-config",
     "names",
@@ -20,6 +20,7 @@ const COMMANDS: [&str; 12] = [
     "nodes",
     "events",
     "doctor",
+    "schema",
     "completions",
     "man",
 ];
@@ -369,6 +370,22 @@ fn a_hosts_file_that_cannot_be_written_stops_the_start() {
     assert_eq!(result.exit, 1);
     let said = "hosts-file: cannot write beside /nowhere/hosts: No such file or directory";
     assert!(result.stderr.contains(said), "{}", result.stderr);
+}
+
+#[test]
+fn the_schema_of_a_store_is_written_for_those_that_have_one() {
+    let result = done(&mut repmd(["schema", "postgres"]));
+    assert_eq!((result.exit, &*result.stderr), (0, ""));
+    assert!(
+        result.stdout.starts_with("begin;\n")
+            && result.stdout.contains("create table if not exists repmd.names")
+    );
+    for kind in ["redis", "memory", "oracle", "x\u{1b}"] {
+        let result = done(&mut repmd(["schema", kind]));
+        let expected = "has to be prepared; these have: postgres";
+        assert!(result.exit == 2 && result.stderr.contains(expected), "{}", result.stderr);
+        assert!(result.stdout.is_empty() && !result.stderr.contains('\u{1b}'));
+    }
 }
 
 #[test]

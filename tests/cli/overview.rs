@@ -220,7 +220,8 @@ fn nothing_that_another_program_answers_in_the_daemons_place_crashes_a_command_o
 #[test]
 fn everything_that_the_doctor_finds_is_documented_with_its_fix_and_nothing_else() {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/doctor.md")).unwrap();
-    let (own, of_redis) = page.split_once("\n## Redis and Valkey\n").unwrap();
+    let (own, of_stores) = page.split_once("\n## Redis and Valkey\n").unwrap();
+    let (of_redis, of_postgres) = of_stores.split_once("\n## PostgreSQL\n").unwrap();
     fn rows(page: &str) -> Vec<(&str, &str, &str)> {
         let rows = page.lines().filter_map(|line| line.strip_prefix("| `")).map(|row| {
             let cells: Vec<_> = row.trim_end_matches(" |").split(" | ").collect();
@@ -239,4 +240,7 @@ fn everything_that_the_doctor_finds_is_documented_with_its_fix_and_nothing_else(
     let troubles = repmd_backend_redis::TROUBLES.iter();
     let troubles = troubles.map(|trouble| (trouble.id, word(trouble.severity), trouble.fix));
     assert_eq!(rows(of_redis), troubles.collect::<Vec<_>>());
+    let troubles = repmd_backend_postgres::TROUBLES.iter();
+    let troubles = troubles.map(|trouble| (trouble.id, word(trouble.severity), trouble.fix));
+    assert_eq!(rows(of_postgres), troubles.collect::<Vec<_>>());
 }

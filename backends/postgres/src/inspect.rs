@@ -21,6 +21,43 @@ const TRIES: usize = 5;
 /// Connections that should be left: each daemon has two.
 const LEFT_MIN: i64 = 10;
 
+/// Something that can be wrong with a PostgreSQL. docs/doctor.md has the same table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// What it is called.
+    pub id: &'static str,
+    /// How bad it is.
+    pub severity: Severity,
+    /// What fixes it.
+    pub fix: &'static str,
+}
+
+const CONNECTIONS: Trouble = Trouble {
+    id: "store-connections",
+    severity: Severity::Warning,
+    fix: "each daemon needs two: raise max_connections, or put PgBouncer before the server",
+};
+const NO_FSYNC: Trouble = Trouble {
+    id: "store-without-fsync",
+    severity: Severity::Warning,
+    fix: "set fsync = on; for speed, synchronous_commit = off is enough, and safe here",
+};
+const NO_LISTEN: Trouble = Trouble {
+    id: "store-without-listen",
+    severity: Severity::Warning,
+    fix: "let daemons reach the server itself, or PgBouncer with pool_mode=session, if a second is too late",
+};
+
+/// All that [`Postgres::inspect`] finds.
+pub const TROUBLES: &[Trouble] = &[CONNECTIONS, NO_FSYNC, NO_LISTEN];
+
+impl Trouble {
+    fn seen(self, saw: String) -> StoreFinding {
+        let Self { id, severity, fix } = self;
+        StoreFinding { id, severity, saw, fix: fix.to_owned() }
+    }
+}
+
 const LOOK: &str = "select (extract(epoch from clock_timestamp()) * 1000000)::bigint";
 
 const MORE: &str = "select current_setting('server_version'), current_setting('fsync') = 'on', \
@@ -78,16 +115,8 @@ impl Postgres {
         if listens {
             report.fine.push("it tells changes as they happen".to_owned());
         } else {
-            report.findings.push(StoreFinding {
-                severity: Severity::Warning,
-                id: "store-without-listen",
-                saw: "the store does not tell changes: what a session notifies does not arrive at another one that \
-                      listens"
-                    .to_owned(),
-                fix: "daemons ask for changes each second instead, which is well unless that is too late for you; \
-                      let them reach the server itself, or PgBouncer with pool_mode=session"
-                    .to_owned(),
-            });
+            let saw = "the store does not tell changes: what one session notifies does not reach another that listens";
+            report.findings.push(NO_LISTEN.seen(saw.to_owned()));
         }
         Ok(report)
     }
@@ -130,13 +159,7 @@ impl More {
         ));
         let used = format!("{connections} of {connections_max} connections are used");
         if connections_max - connections < LEFT_MIN {
-            report.findings.push(StoreFinding {
-                severity: Severity::Warning,
-                id: "store-connections",
-                saw: used,
-                fix: "each daemon needs two: raise max_connections, or put PgBouncer before the server"
-                    .to_owned(),
-            });
+            report.findings.push(CONNECTIONS.seen(used));
         } else {
             report.fine.push(used);
         }
@@ -145,13 +168,8 @@ impl More {
                 .fine
                 .push(format!("it writes through to its disk, synchronous_commit is {synchronous_commit}"));
         } else {
-            report.findings.push(StoreFinding {
-                severity: Severity::Warning,
-                id: "store-without-fsync",
-                saw: "fsync is off: the database may be damaged when its machine ends".to_owned(),
-                fix: "set fsync = on; for speed, synchronous_commit = off is enough, and safe here"
-                    .to_owned(),
-            });
+            let saw = "fsync is off: the database may be damaged when its machine ends";
+            report.findings.push(NO_FSYNC.seen(saw.to_owned()));
         }
     }
 }
