@@ -139,7 +139,12 @@ fn play(page: &str) {
 /// The same, where there is a PostgreSQL at its usual port.
 fn play_with_postgres(page: &str) {
     in_own_network(|| {
-        let _server = Postgres::start_on(5432);
+        let server = Postgres::start_on(5432);
+        server.let_in("host all postgres all trust\nhost all all all scram-sha-256");
+        // The page makes them.
+        for statement in ["drop database repmd", "drop role repmd"] {
+            server.try_query("postgres", statement).unwrap();
+        }
         play_here(page);
     });
 }

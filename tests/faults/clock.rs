@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::stage::{Plan, Stage};
+use repmd_test_stores::Postgres;
+
+use crate::stage::{Backing, Plan, Stage};
 use crate::{INTERVAL, SLACK, TTL};
 
 /// The clock of the daemon's machine, as `faketime` shifts it. Time still passes as it does.
@@ -17,7 +19,15 @@ fn shifted(plan: Plan, by: &str) -> Plan {
 
 #[test]
 fn clocks_that_are_off_by_a_day_change_nothing() {
-    let stage = Stage::redis();
+    change_nothing(Stage::redis());
+}
+
+#[test]
+fn clocks_of_daemons_and_of_their_postgres_that_are_off_by_a_day_change_nothing() {
+    change_nothing(Stage::new(|| Postgres::start_off("-12h")));
+}
+
+fn change_nothing(stage: Stage<impl Backing>) {
     let plan = |host: &str, by: &str| shifted(stage.plan(host), by);
     let first = plan("a", "-1d").set("instance-name", "first");
     let a = first.start();

@@ -23,6 +23,7 @@ pub fn script() -> String {
     format!(
         "begin;\n\
          select pg_catalog.pg_advisory_xact_lock({LOCK});\n\
+         set local client_min_messages = warning;\n\
          set local search_path = pg_catalog;\n\n\
          {TEXT}\n\
          {}\n\
@@ -71,7 +72,10 @@ pub(crate) async fn make(client: &Client, looked: &Looked, user: &str) -> Result
         // Somebody else may have made them meanwhile.
         if !(look(client).await?.has_tables && is_usable(client).await?) {
             client
-                .batch_execute(&format!("set local search_path = pg_catalog; {TEXT}\n{}", version()))
+                .batch_execute(&format!(
+                    "set local client_min_messages = warning; set local search_path = pg_catalog; {TEXT}\n{}",
+                    version()
+                ))
                 .await?;
         }
         Ok(client.batch_execute("commit").await?)

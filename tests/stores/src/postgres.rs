@@ -75,10 +75,10 @@ impl Postgres {
         server
     }
 
-    /// A server that listens on this port.
+    /// A server that listens on this port, and writes through to its disk as one does that nobody has set up for tests.
     #[must_use]
     pub fn start_on(port: u16) -> Self {
-        let mut server = Self::new(&[], None, new_folder());
+        let mut server = Self::new(&["fsync=on"], None, new_folder());
         server.port = port;
         server.fill();
         server.revive();
