@@ -53,7 +53,7 @@ impl<'a> Kinds<'a> {
     /// # Errors
     /// Which kinds have something to run.
     pub fn schema(self, kind: &str) -> Result<String, String> {
-        let found = self.of(kind).and_then(|kind| kind.schema());
+        let found = self.of(kind).and_then(Kind::schema);
         found.ok_or_else(|| {
             let with = self.0.iter().filter(|kind| kind.schema().is_some());
             let names: Vec<_> = with.filter_map(|kind| kind.schemes().first()).copied().collect();

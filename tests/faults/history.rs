@@ -10,14 +10,14 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::sync::{Mutex, MutexGuard, RwLock};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
 use repmd::protocol::{Request, decode_names_reply, decode_port_reply, encode_request};
-use repmd_backend_api::{AliveName, Change, Creation, HostId, Instance, RegistryBackend, Scope, Search};
+use repmd_backend_api::{AliveName, Change, Creation, HostId, RegistryBackend, Scope, Search};
 use repmd_history::{Answer, Bounds, History, Mirrored, Moment, Outcome, Span, Tenure, Told, Trouble};
 use repmd_test_support::{Peer, alive2, free_port};
 use rustix::process::Signal;

@@ -26,7 +26,7 @@ fn serve(machine: &Machine, machine_id: &str) -> Daemon {
     command.args(["--mount", "sh", "-c", script]).arg(&file).arg(env!("CARGO_BIN_EXE_repmd"));
     let addresses: Vec<_> = machine.addresses.iter().map(ToString::to_string).collect();
     command.args(["serve", "--log", "error", "--lease-ttl", "3s", "--advertise", &addresses.join(",")]);
-    command.args(["--backend", &format!("redis://{}", machine.store)]);
+    command.args(["--backend", &machine.store]);
     machine.network.inside(|| Daemon::spawn(command, EPMD_PORT))
 }
 

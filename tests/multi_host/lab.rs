@@ -3,12 +3,15 @@
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
 
+use repmd_test_stores::Postgres;
 use repmd_test_support::{Daemon, ErlangNode, Network, Root, http, lookup_port, run, wait_for};
 use rustix::process::Signal;
 
 use crate::{EPMD_PORT, RELEASE, SOON};
 
 const STORE_PORT: u16 = 6379;
+
+const POSTGRES_PORT: u16 = 5432;
 
 /// A resolver that knows nothing, and asks nobody.
 pub(crate) const NO_DNS: &str = "{lookup, [file]}. ";
@@ -39,7 +42,12 @@ pub(crate) enum Epmd {
 /// The switches of both networks, and the store.
 pub(crate) struct Lab {
     middle: Network,
-    store: Daemon,
+    store: Running,
+}
+
+enum Running {
+    Redis(Daemon),
+    Postgres(Postgres),
 }
 
 /// A machine, or a container of one.
@@ -49,7 +57,8 @@ pub(crate) struct Machine {
     pub(crate) network: Network,
     /// Where others reach it.
     pub(crate) addresses: Vec<IpAddr>,
-    pub(crate) store: SocketAddr,
+    /// The URL of the store.
+    pub(crate) store: String,
 }
 
 impl Lab {
@@ -59,10 +68,28 @@ impl Lab {
     }
 
     pub(crate) fn with<const COUNT: usize>(families: Families) -> (Self, [Machine; COUNT]) {
+        let (middle, machines) = Self::plug(families, STORE_PORT, |store| format!("redis://{store}"));
+        let store = Running::Redis(start_store(&middle));
+        (Self { middle, store }, machines)
+    }
+
+    /// With PostgreSQL in the place of Redis.
+    pub(crate) fn with_postgres<const COUNT: usize>() -> (Self, [Machine; COUNT]) {
+        let url = |store| format!("postgres://repmd@{store}/repmd");
+        let (middle, machines) = Self::plug(Families::Both, POSTGRES_PORT, url);
+        let store = Running::Postgres(middle.inside(|| Postgres::start_for_all(POSTGRES_PORT)));
+        (Self { middle, store }, machines)
+    }
+
+    fn plug<const COUNT: usize>(
+        families: Families,
+        port: u16,
+        url: impl Fn(SocketAddr) -> String,
+    ) -> (Network, [Machine; COUNT]) {
         let middle = Network::empty();
         middle.switch("lan");
         middle.switch("store");
-        let store = SocketAddr::new(Wire::Store.give(&middle, "store", 254, families)[0], STORE_PORT);
+        let store = SocketAddr::new(Wire::Store.give(&middle, "store", 254, families)[0], port);
         let machines = std::array::from_fn(|index| {
             let (host, network) = (["a", "b", "c", "d"][index], Network::empty());
             for wire in [Wire::Lan, Wire::Store] {
@@ -70,17 +97,24 @@ impl Lab {
             }
             let addresses = Wire::Lan.give(&network, Wire::Lan.device(), 1 + index, families);
             Wire::Store.give(&network, Wire::Store.device(), 1 + index, families);
-            Machine { host, network, addresses, store }
+            Machine { host, network, addresses, store: url(store) }
         });
-        let store = start_store(&middle);
-        (Self { middle, store }, machines)
+        (middle, machines)
     }
 
     /// Kills the store, and starts it with nothing in it.
     pub(crate) fn restart_store(&mut self) {
-        self.store.signal(Signal::KILL);
-        self.store.wait(SOON);
-        self.store = start_store(&self.middle);
+        match &mut self.store {
+            Running::Redis(daemon) => {
+                daemon.signal(Signal::KILL);
+                daemon.wait(SOON);
+                *daemon = start_store(&self.middle);
+            }
+            Running::Postgres(server) => self.middle.inside(|| {
+                server.kill();
+                *server = Postgres::start_for_all(POSTGRES_PORT);
+            }),
+        }
     }
 
     pub(crate) fn cut(&self, wire: Wire, machine: &Machine) {
@@ -161,7 +195,7 @@ impl Machine {
         let addresses: Vec<_> = self.addresses.iter().map(ToString::to_string).collect();
         let mut command = Command::new(env!("CARGO_BIN_EXE_repmd"));
         command.args(["serve", "--log", "error", "--host", self.host, "--advertise", &addresses.join(",")]);
-        command.args(["--backend", &format!("redis://{}", self.store)]).args(flags);
+        command.args(["--backend", &self.store]).args(flags);
         command
     }
 

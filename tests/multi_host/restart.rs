@@ -5,11 +5,11 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use repmd::protocol::{Request, decode_port_reply, encode_request};
-use repmd_test_support::Peer;
+use repmd_test_support::{Peer, wait_until};
 use rustix::process::Signal;
 
 use crate::lab::{Epmd, Lab, Machine, NO_DNS};
-use crate::{EPMD_PORT, SOON, on_port};
+use crate::{EPMD_PORT, Module, SOON, on_port, ping};
 
 const LOOK_UPS: u32 = 300;
 
@@ -87,4 +87,25 @@ fn no_look_up_fails_when_a_daemon_restarts_in_order_and_its_socket_is_kept() {
         daemon = a.serve_on(&socket);
     });
     assert!(failures.is_empty(), "{failures:#?}");
+}
+
+/// Nobody resolves the hosts: what leads from one node to the other is in the store.
+#[test]
+fn nodes_of_two_machines_reach_each_other_by_a_postgres_also_when_it_comes_back_empty() {
+    let (mut lab, [a, b]) = Lab::with_postgres();
+    let _daemons = [&a, &b].map(|machine| machine.serve(Epmd::Repmd, &[]));
+    let module = Module::compile();
+    let mut first = a.node("first@a", NO_DNS, &module.flags());
+    let mut second = b.node("second@b", NO_DNS, &module.flags());
+    a.wait_for("second@b");
+    assert_eq!(ping(&mut first, "second@b"), "pong");
+    assert_eq!(second.eval("nodes()"), "[first@a]");
+    lab.restart_store();
+    assert_eq!(second.eval("nodes()"), "[first@a]");
+    drop(first);
+    let mut third = a.node("third@a", NO_DNS, &module.flags());
+    b.wait_for("third@a");
+    a.wait_for("second@b");
+    wait_until("the one that ended is gone", SOON, || b.find("first@a").is_none());
+    assert_eq!(ping(&mut third, "second@b"), "pong");
 }

@@ -17,7 +17,7 @@ fn container(machine: &Machine, host: &'static str, number: u8, published: u16) 
     let address = machine.addresses[0];
     let (from, to) = (format!("-d {address} -p tcp --dport {published}"), format!("172.20.0.{number}:9100"));
     machine.iptables(&format!("-t nat -A PREROUTING {from} -j DNAT --to {to}"));
-    Machine { host, network, addresses: vec![address], store: machine.store }
+    Machine { host, network, addresses: vec![address], store: machine.store.clone() }
 }
 
 /// Makes a machine one with containers, as an engine does: it forwards, and hides their addresses.

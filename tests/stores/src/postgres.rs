@@ -31,6 +31,7 @@ pub struct Postgres {
     options: Vec<String>,
     certificates: Option<Certificates>,
     running: Option<Child>,
+    address: &'static str,
     clock: Option<&'static str>,
     disk: Option<u32>,
     // Last: it goes when no server writes to it any longer.
@@ -85,6 +86,17 @@ impl Postgres {
         server
     }
 
+    /// A server that listens on all addresses of this network, and lets everybody in.
+    #[must_use]
+    pub fn start_for_all(port: u16) -> Self {
+        let mut server = Self::new(&[], None, new_folder());
+        (server.port, server.address) = (port, "0.0.0.0");
+        server.fill();
+        server.let_in("host all all all trust");
+        server.revive();
+        server
+    }
+
     /// A server whose clock is off, as `faketime` is told: `-1d`.
     #[must_use]
     pub fn start_off(clock: &'static str) -> Self {
@@ -107,7 +119,16 @@ impl Postgres {
 
     fn new(settings: &[&str], certificates: Option<Certificates>, folder: TempDir) -> Self {
         let options = OPTIONS.iter().chain(settings).map(|option| (*option).to_owned()).collect();
-        Self { port: free_port(), options, certificates, running: None, clock: None, disk: None, folder }
+        Self {
+            port: free_port(),
+            options,
+            certificates,
+            running: None,
+            address: "127.0.0.1",
+            clock: None,
+            disk: None,
+            folder,
+        }
     }
 
     /// Makes an empty database cluster.
@@ -216,7 +237,7 @@ impl Postgres {
             assert!(Path::new(&library).exists(), "{library} is missing: `apt-get install libfaketime`");
             postgres.env("LD_PRELOAD", library).env("FAKETIME", clock);
         }
-        postgres.arg("-D").arg(self.data()).args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-k"]);
+        postgres.arg("-D").arg(self.data()).args(["-h", self.address, "-p", &self.port.to_string(), "-k"]);
         postgres.arg(self.folder.path());
         for option in &self.options {
             postgres.args(["-c", option]);
