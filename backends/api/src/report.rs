@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 pub struct StoreReport {
     /// How long a request takes there and back.
     pub latency: Duration,
-    /// What time it has.
-    pub clock: SystemTime,
+    /// What time it has. `None`: it does not say.
+    pub clock: Option<SystemTime>,
     /// How it was when [`StoreReport::clock`] was asked for, by this machine's clock.
     pub asked_at: SystemTime,
     /// What is well, a line each, such as `12 of 64 MiB are used`.

@@ -1,8 +1,8 @@
-//! Real Redis, Valkey and PostgreSQL servers for tests: alone, with TLS, clustered, behind Sentinel, with a standby.
+//! Real Redis, Valkey, PostgreSQL and etcd servers for tests: alone, with TLS, clustered, behind Sentinel, with a standby.
 //!
-//! With the feature `containers` the servers of [`Release::Installed`] come from containers where an engine
-//! answers and has, or can pull, the image; without either they are the `redis-server` of this machine.
-//! They listen on free ports of 127.0.0.1, keep nothing on disk, and end with the [`Store`] that holds
+//! With the feature `containers` the servers of [`Release::Installed`] and [`Release::InstalledEtcd`] come from containers where an engine
+//! answers and has, or can pull, the image; without either they are the `redis-server` and `etcd` of this machine.
+//! They listen on free ports of 127.0.0.1, keep nothing on disk but what is removed with them, and end with the [`Store`] that holds
 //! them. Everything here panics with what went wrong: a test without its store has failed.
 
 mod certificates;
@@ -10,6 +10,7 @@ mod cluster;
 #[cfg(feature = "containers")]
 mod container;
 mod postgres;
+mod etcd;
 mod release;
 mod running;
 mod sentinel;
@@ -24,6 +25,7 @@ use tempfile::TempDir;
 
 pub use certificates::Certificates;
 pub use postgres::{PgBouncer, Postgres};
+pub use etcd::{Etcd, EtcdKind};
 pub use release::Release;
 use server::Server;
 

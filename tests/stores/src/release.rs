@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-/// A release of Redis or Valkey.
+#[cfg(feature = "containers")]
+use crate::container::Image;
+
+/// A release of Redis, Valkey or etcd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Release {
     /// The one that is installed on this machine, or else Redis 7.0, from Debian 12.
@@ -14,6 +17,10 @@ pub enum Release {
     Redis8,
     /// Valkey 8.1, from Debian 13.
     Valkey8,
+    /// The etcd that is installed on this machine, or else etcd 3.4, from Debian 12.
+    InstalledEtcd,
+    /// etcd 3.5, from Debian 13.
+    Etcd35,
 }
 
 impl Release {
@@ -22,21 +29,51 @@ impl Release {
     /// Other releases come from a Debian root in the tests' cache. Their own loader and libraries run them,
     /// so that they see the files of this machine and need no rights.
     pub(crate) fn command(self) -> Command {
-        let (suite, program) = match self {
-            Self::Installed => match installed() {
+        self.command_of(self.program())
+    }
+
+    /// Its image, where a container does as well.
+    #[cfg(feature = "containers")]
+    pub(crate) fn image(self) -> Option<Image> {
+        match self {
+            Self::Installed => Some(Image::REDIS),
+            Self::InstalledEtcd => Some(Image::ETCD),
+            Self::Redis6 | Self::Redis8 | Self::Valkey8 | Self::Etcd35 => None,
+        }
+    }
+
+    /// The command that asks an etcd.
+    pub(crate) fn etcdctl(self) -> Command {
+        self.command_of("etcdctl")
+    }
+
+    fn program(self) -> &'static str {
+        match self {
+            Self::Installed | Self::Redis6 | Self::Redis8 => "redis-server",
+            Self::Valkey8 => "valkey-server",
+            Self::InstalledEtcd | Self::Etcd35 => "etcd",
+        }
+    }
+
+    fn command_of(self, program: &str) -> Command {
+        let (suite, installable) = match self {
+            Self::Installed => match installed(&["redis-server", "valkey-server"]) {
                 Some(program) => return Command::new(program),
-                None => ("bookworm", "redis-server"),
+                None => ("bookworm", "redis-server by `apt-get install redis-server`"),
             },
-            Self::Redis6 => ("bullseye", "redis-server"),
-            Self::Redis8 => ("trixie", "redis-server"),
-            Self::Valkey8 => ("trixie", "valkey-server"),
+            Self::InstalledEtcd => match installed(&[program]) {
+                Some(program) => return Command::new(program),
+                None => ("bookworm", "etcd by `apt-get install etcd-server etcd-client`"),
+            },
+            Self::Redis6 => ("bullseye", "redis-server by `apt-get install redis-server`"),
+            Self::Redis8 | Self::Valkey8 => ("trixie", "redis-server by `apt-get install redis-server`"),
+            Self::Etcd35 => ("trixie", "etcd by `apt-get install etcd-server etcd-client`"),
         };
         let root = cache().join(suite);
         let program = root.join("usr/bin").join(program);
         assert!(
             program.exists(),
-            "{} is missing: `./test` makes it; redis-server by `apt-get install redis-server`, or a Docker \
-             engine, would do for some of the tests",
+            "{} is missing: `./test` makes it; {installable}, or a Docker engine, would do for some of the tests",
             program.display()
         );
         let machine = format!("{}-linux-gnu", std::env::consts::ARCH);
@@ -56,11 +93,10 @@ impl Release {
     }
 }
 
-fn installed() -> Option<PathBuf> {
+fn installed(programs: &[&str]) -> Option<PathBuf> {
     let folders = std::env::var_os("PATH").unwrap_or_default();
-    let programs = ["redis-server", "valkey-server"];
     std::env::split_paths(&folders)
-        .flat_map(|folder| programs.map(|program| folder.join(program)))
+        .flat_map(|folder| programs.iter().map(move |program| folder.join(program)).collect::<Vec<_>>())
         .find(|program| program.exists())
 }
 

@@ -22,8 +22,8 @@ impl Running {
     /// Starts the server of a release. What it says goes to `log`; it may write to `folder`.
     pub(crate) fn start(release: Release, arguments: &[String], folder: &Path, log: &Path) -> Self {
         #[cfg(feature = "containers")]
-        if release == Release::Installed {
-            match Contained::start(arguments, folder) {
+        if let Some(image) = release.image() {
+            match Contained::start(image, arguments, folder) {
                 Ok(container) => return Self::Container(Box::new(container)),
                 Err(error) => eprintln!("no container ({error}): the installed server is used"),
             }
@@ -32,7 +32,8 @@ impl Running {
         let _ = folder;
         let mut command: Command = release.command();
         let log = File::options().create(true).append(true).open(log).expect("the folder takes a file");
-        command.args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).stdout(log);
+        let errors = log.try_clone().expect("a descriptor is free");
+        command.args(arguments).stdin(Stdio::null()).stderr(errors).stdout(log);
         let child = command.spawn();
         Self::Process(child.unwrap_or_else(|error| panic!("cannot start {command:?}: {error}")))
     }

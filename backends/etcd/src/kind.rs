@@ -1,0 +1,47 @@
+//! Registries in etcd, for settings.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use repmd_backend_api::{BackendError, Instance, Kind, Place, RegistryBackend, StoreReport};
+
+use crate::settings::SCHEMES;
+use crate::{Etcd, Settings, SettingsError};
+
+/// `etcd://` and `etcds://`: one etcd of one or more members.
+#[derive(Clone, Copy, Debug)]
+pub struct EtcdKind;
+
+fn settings(place: &Place) -> Result<Settings, SettingsError> {
+    Settings::from_url(&place.url, &place.cluster, place.lease_ttl)
+}
+
+#[async_trait]
+impl Kind for EtcdKind {
+    fn schemes(&self) -> &'static [&'static str] {
+        &SCHEMES
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn check(&self, url: &str) -> Result<(), String> {
+        let checked = Settings::from_url(url, "any", Duration::from_secs(15));
+        checked.map(drop).map_err(|SettingsError { part, expected }| format!("{expected} as {part}"))
+    }
+
+    fn open(&self, place: &Place, instance: Arc<Instance>) -> Result<Arc<dyn RegistryBackend>, String> {
+        Ok(Arc::new(Etcd::open(settings(place).map_err(|error| error.to_string())?, instance)))
+    }
+
+    async fn inspect(&self, place: &Place) -> Result<Option<StoreReport>, BackendError> {
+        let started = Instant::now();
+        match settings(place) {
+            Ok(settings) => Etcd::inspect(&settings).await.map(Some),
+            // A file that it names is gone since it was checked.
+            Err(error) => Err(BackendError::Unavailable { waited: started.elapsed(), source: error.into() }),
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What changes in the store, as [`Change`]s, and as far as it is this daemon's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{self, BoxStream};
+use repmd_backend_api::Change;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::{sleep, timeout};
+
+use crate::connection::{Session, Sessions, random};
+use crate::error::Fault;
+use crate::proto::{Event, WatchCreateRequest, end_of};
+use crate::store::Store;
+
+/// Changes that a slow watcher may be behind before it is told that it missed some.
+const CHANGES_MAX: usize = 1024;
+
+/// How long a watch may take to begin.
+const BEGIN: Duration = Duration::from_secs(2);
+
+/// Waits before a watch is begun again: they double from the first to the last.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// The kind of an event that deletes.
+const DELETION: i32 = 1;
+
+/// What is told to all who watch.
+#[derive(Clone, Debug)]
+pub(crate) struct Changes(broadcast::Sender<Change>);
+
+impl Changes {
+    pub(crate) fn new() -> Self {
+        Self(broadcast::channel(CHANGES_MAX).0)
+    }
+
+    fn tell(&self, change: Change) {
+        // It fails when nobody watches.
+        let _ = self.0.send(change);
+    }
+
+    /// What comes from now on. As long as somebody watches, `kept` is.
+    pub(crate) fn stream<T: Send + Sync + 'static>(&self, kept: Arc<T>) -> BoxStream<'static, Change> {
+        Box::pin(stream::unfold((kept, self.0.subscribe()), |(kept, mut changes)| async {
+            match changes.recv().await {
+                Ok(change) => Some((change, (kept, changes))),
+                Err(RecvError::Lagged(_)) => Some((Change::Missed, (kept, changes))),
+                Err(RecvError::Closed) => None,
+            }
+        }))
+    }
+}
+
+/// Watches, on each connection that there is, until there will be none.
+pub(crate) async fn run(store: Arc<Store>, changes: Changes) {
+    let mut watcher = Watcher { store, changes, next: None };
+    let mut sessions: Sessions = watcher.store.connection.sessions();
+    let mut backoff = BACKOFF.0;
+    while let Some(session) = sessions.next().await {
+        if watcher.watch(&session).await {
+            backoff = BACKOFF.0;
+        }
+        sleep(backoff.mul_f64(0.5 + 0.5 * random() as f64 / u64::MAX as f64)).await;
+        backoff = (backoff * 2).min(BACKOFF.1);
+    }
+}
+
+struct Watcher {
+    store: Arc<Store>,
+    changes: Changes,
+    /// The first revision that was not told yet.
+    next: Option<i64>,
+}
+
+impl Watcher {
+    /// Tells what happens until the watch ends. Whether it has begun.
+    async fn watch(&mut self, session: &Session) -> bool {
+        // Where a store went back, what is next there was told of another history; and it does not say so.
+        let from = match self.next {
+            Some(next) if next <= session.revision + 1 => next,
+            Some(_) => {
+                self.changes.tell(Change::Missed);
+                session.revision + 1
+            }
+            None => session.revision + 1,
+        };
+        if self.next.is_some() {
+            // Meanwhile the store may have lost what this daemon has there.
+            self.store.holding.doubt();
+        }
+        let nodes = self.store.keys.nodes();
+        let request = WatchCreateRequest {
+            key: nodes.clone().into(),
+            range_end: end_of(&nodes),
+            // 0 is "from now on": for a session that could not ask for the revision.
+            start_revision: if session.revision == 0 { 0 } else { from },
+            fragment: true,
+        };
+        let begun = timeout(BEGIN, session.hear(session.line.watch(request))).await;
+        let Ok(Ok(mut answers)) = begun else { return false };
+        let mut has_begun = false;
+        loop {
+            let answer = tokio::select! {
+                answer = answers.message() => answer,
+                () = session.over() => return has_begun,
+            };
+            let answer = match answer.map_err(Fault::from) {
+                Ok(Some(answer)) => answer,
+                // The server stops, has no leader, or does not allow it.
+                Ok(None) | Err(_) => return has_begun,
+            };
+            if answer.canceled {
+                // What was next is gone from the store, or it is not allowed.
+                self.next = Some(session.revision + 1);
+                self.changes.tell(Change::Missed);
+                self.store.holding.doubt();
+                if has_begun || 0 < answer.compact_revision {
+                    self.next = Some(answer.compact_revision.max(session.revision + 1));
+                }
+                return has_begun;
+            }
+            if answer.created {
+                has_begun = true;
+                self.next = self.next.or(Some(from));
+            }
+            for event in &answer.events {
+                self.hear(event);
+            }
+        }
+    }
+
+    fn hear(&mut self, event: &Event) {
+        let Some(kv) = &event.kv else { return };
+        self.next = self.next.max(Some(kv.mod_revision.saturating_add(1)));
+        let Some((name, host)) = self.store.keys.read_node(&kv.key) else { return };
+        if host == self.store.holding.instance().host {
+            self.store.holding.hear(&name, kv.mod_revision, kv.lease);
+        }
+        self.changes.tell(match event.kind {
+            DELETION => Change::Released(name, host),
+            _ => Change::Registered(name, host),
+        });
+    }
+}
