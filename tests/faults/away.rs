@@ -54,7 +54,7 @@ fn postgres_killed_and_started_empty_disturbs_no_host_and_has_all_names_back_wit
     killed_and_started_empty(Stage::postgres());
 }
 
-fn killed_and_started_empty(mut stage: Stage<impl Backing>) {
+pub(crate) fn killed_and_started_empty(mut stage: Stage<impl Backing>) {
     let (hosts, _nodes) = three_hosts(&stage);
     let asker = Asker::start(&hosts[0], "n7", port_of(0) + 7);
     stage.store.kill();
@@ -76,7 +76,6 @@ fn killed_and_started_empty(mut stage: Stage<impl Backing>) {
     }
 }
 
-/// As long as in the promise, which is many leases here.
 #[test]
 fn redis_stalled_for_30_s_disturbs_no_host_and_no_node_that_boots() {
     stalled_for_30_s(Stage::redis());
@@ -87,7 +86,7 @@ fn postgres_stalled_for_30_s_disturbs_no_host_and_no_node_that_boots() {
     stalled_for_30_s(Stage::postgres());
 }
 
-fn stalled_for_30_s(mut stage: Stage<impl Backing>) {
+pub(crate) fn stalled_for_30_s(mut stage: Stage<impl Backing>) {
     let (hosts, _nodes) = three_hosts(&stage);
     let asker = Asker::start(&hosts[0], "n7", port_of(0) + 7);
     let stalled = Instant::now();
@@ -117,9 +116,12 @@ fn stalled_for_30_s(mut stage: Stage<impl Backing>) {
 
 #[test]
 fn a_daemon_starts_without_its_store_serves_and_publishes_when_it_comes() {
-    let mut stage = Stage::redis();
+    comes_later(Stage::redis());
+}
+
+pub(crate) fn comes_later(mut stage: Stage<impl Backing>) {
     stage.store.kill();
-    serves_and_publishes_later(&mut stage, Store::revive);
+    serves_and_publishes_later(&mut stage, Backing::revive_empty);
 }
 
 #[test]
@@ -131,13 +133,16 @@ fn a_daemon_starts_without_its_postgres_serves_and_publishes_when_it_comes() {
 
 #[test]
 fn a_store_that_takes_connections_and_never_answers_is_as_one_that_is_not_there() {
-    let mut stage = Stage::redis();
+    is_silent_first(Stage::redis());
+}
+
+pub(crate) fn is_silent_first(mut stage: Stage<impl Backing>) {
     stage.store.kill();
     let port = stage.store.url().rsplit_once(':').unwrap().1.parse::<u16>().unwrap();
     let mut silent = Some(TcpListener::bind(("127.0.0.1", port)).unwrap());
     serves_and_publishes_later(&mut stage, move |store| {
         silent.take();
-        store.revive();
+        store.revive_empty();
     });
 }
 

@@ -10,6 +10,7 @@ mod away;
 mod clock;
 mod daemons;
 mod entries;
+mod etcd;
 mod fail_over;
 mod floods;
 mod fresh;

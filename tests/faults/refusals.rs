@@ -14,13 +14,13 @@ const USER: &str = "ACL SETUSER repmd on >right ~repmd:{default}:* &repmd:{defau
 const ROLE: &str = "alter role repmd password 'right'";
 
 /// A trouble, and how it shows.
-struct Trouble<'a> {
+pub(crate) struct Trouble<'a> {
     /// Brings it about.
-    begin: &'a str,
+    pub(crate) begin: &'a str,
     /// What the service manager shows of it.
-    shows: &'a str,
+    pub(crate) shows: &'a str,
     /// Mends it.
-    mend: &'a str,
+    pub(crate) mend: &'a str,
 }
 
 /// The trouble comes while the daemon runs, and then is there when another starts.
@@ -38,7 +38,8 @@ fn is_told_once_of_postgres(trouble: &Trouble<'_>) {
     is_told_once(&stage, &stage.store.url_for("repmd:right"), trouble);
 }
 
-fn is_told_once(stage: &Stage<impl Backing>, url: &str, trouble: &Trouble<'_>) {
+/// The same for any store, whose login is in `url`.
+pub(crate) fn is_told_once(stage: &Stage<impl Backing>, url: &str, trouble: &Trouble<'_>) {
     let plan = Plan::new(url, "a");
     let daemon = plan.start();
     let early = daemon.register("early", 1000);

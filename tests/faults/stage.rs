@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use std::time::{Duration, Instant};
 
 use repmd_backend_api::{HostId, Instance, Kind, Place, RegistryBackend};
+use repmd_backend_etcd::EtcdKind;
 use repmd_backend_postgres::PostgresKind;
 use repmd_backend_redis::RedisKind;
-use repmd_test_stores::{Postgres, Store};
+use repmd_test_stores::{Etcd, Postgres, Store};
 use repmd_test_support::{Daemon, Peer, alive2, free_port, lookup_port, wait_until};
 use tempfile::TempDir;
 
@@ -31,7 +32,7 @@ pub(crate) trait Backing {
 
 /// A handle to the registry at `url`, as a daemon of `host` has one.
 pub(crate) fn open_registry(url: &str, host: &str) -> Arc<dyn RegistryBackend> {
-    let kinds: [&dyn Kind; 2] = [&RedisKind, &PostgresKind];
+    let kinds: [&dyn Kind; 3] = [&RedisKind, &PostgresKind, &EtcdKind];
     let (scheme, _) = url.split_once(':').unwrap();
     let kind = kinds.into_iter().find(|kind| kind.schemes().contains(&scheme)).unwrap();
     let place = Place { url: url.to_owned(), cluster: "default".to_owned(), lease_ttl: TTL };
@@ -98,6 +99,36 @@ pub(crate) struct Stage<S = Store> {
     _turn: Turn,
 }
 
+impl Backing for Etcd {
+    fn url(&self) -> String {
+        self.url()
+    }
+
+    fn kill(&mut self) {
+        self.kill();
+    }
+
+    fn revive_empty(&mut self) {
+        self.revive_empty();
+    }
+
+    fn pause(&mut self) {
+        self.pause();
+    }
+
+    fn resume(&mut self) {
+        self.resume();
+    }
+
+    /// As its root, whose password is `r00t`.
+    fn tell(&self, commands: &str) {
+        for command in commands.split("; ") {
+            let words = command.split_whitespace();
+            self.tell(&["--user", "root:r00t"].into_iter().chain(words).collect::<Vec<_>>());
+        }
+    }
+}
+
 #[expect(dead_code, reason = "held until the test ends")]
 enum Turn {
     Beside(RwLockReadGuard<'static, ()>),
@@ -124,8 +155,14 @@ impl Stage<Postgres> {
     }
 }
 
+impl Stage<Etcd> {
+    pub(crate) fn etcd() -> Self {
+        Self::new(Etcd::alone)
+    }
+}
+
 impl<S: Backing> Stage<S> {
-    pub(crate) fn new(start: fn() -> S) -> Self {
+    pub(crate) fn new(start: impl FnOnce() -> S) -> Self {
         let turn = Turn::Beside(TURNS.read().unwrap_or_else(PoisonError::into_inner));
         Self { store: start(), _turn: turn }
     }

@@ -263,7 +263,9 @@ impl Keeper {
                     }
                     // Such as a member that has lost the others: the next session may fare as badly.
                     let why = session.why.get().cloned();
-                    self.state.send_replace(why.map_or(State::Connecting, State::Down));
+                    let closed =
+                        || Fault::Connection { reason: "the store closes each connection".to_owned() };
+                    self.state.send_replace(State::Down(why.unwrap_or_else(closed)));
                 }
                 Err(fault) => {
                     self.state.send_replace(State::Down(fault));
@@ -306,7 +308,7 @@ impl Keeper {
                 answer.header.map_or(0, |header| header.revision)
             }
             // What is refused to this user is said to each call.
-            Err(fault) if fault.stays() && !fault.ends_session() => 0,
+            Err(fault @ Fault::Store { .. }) if fault.stays() && !fault.ends_session() => 0,
             Err(fault) => return Err(fault),
         };
         Ok(Session {

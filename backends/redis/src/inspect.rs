@@ -78,7 +78,7 @@ impl Redis {
             if report.as_ref().is_none_or(|report| latency < report.latency) {
                 let clock = Duration::from_secs(seconds) + Duration::from_micros(microseconds);
                 let (fine, findings) = judge(&memory);
-                let clock = SystemTime::UNIX_EPOCH + clock;
+                let clock = Some(SystemTime::UNIX_EPOCH + clock);
                 report = Some(StoreReport { latency, clock, asked_at, fine, findings });
             }
         }

@@ -50,13 +50,15 @@ fn report(report: &mut Report, store: StoreReport) {
     } else {
         report.fine(format!("answers within {latency:.1?}"));
     }
-    let (ahead, behind) = (clock.duration_since(asked_at), asked_at.duration_since(clock));
-    let skew = ahead.or(behind).unwrap_or_default();
-    if SKEW <= skew.saturating_sub(latency) {
-        let way = if asked_at < clock { "ahead of" } else { "behind" };
-        report.found(CLOCK_SKEW, format!("the store's clock is {skew:.0?} {way} this machine's"));
-    } else {
-        report.fine("its clock and this machine's agree");
+    if let Some(clock) = clock {
+        let (ahead, behind) = (clock.duration_since(asked_at), asked_at.duration_since(clock));
+        let skew = ahead.or(behind).unwrap_or_default();
+        if SKEW <= skew.saturating_sub(latency) {
+            let way = if asked_at < clock { "ahead of" } else { "behind" };
+            report.found(CLOCK_SKEW, format!("the store's clock is {skew:.0?} {way} this machine's"));
+        } else {
+            report.fine("its clock and this machine's agree");
+        }
     }
     fine.into_iter().for_each(|saw| report.fine(saw));
     for StoreFinding { severity, id, saw, fix } in findings {
