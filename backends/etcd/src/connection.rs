@@ -246,6 +246,7 @@ struct Keeper {
 impl Keeper {
     async fn run(mut self) {
         let mut backoff = BACKOFF.0;
+        let mut logged_in_again = false;
         loop {
             match self.connect_to_any().await {
                 Ok(session) => {
@@ -259,10 +260,17 @@ impl Keeper {
                     if USEFUL < since.elapsed() {
                         self.state.send_replace(State::Connecting);
                         backoff = BACKOFF.0;
+                        logged_in_again = false;
                         continue;
                     }
                     // Such as a member that has lost the others: the next session may fare as badly.
                     let why = session.why.get().cloned();
+                    if !logged_in_again && why.as_ref().is_some_and(Fault::is_old_login) {
+                        // The store's users were changed just now; whoever asks waits for another login.
+                        logged_in_again = true;
+                        self.state.send_replace(State::Connecting);
+                        continue;
+                    }
                     let closed =
                         || Fault::Connection { reason: "the store closes each connection".to_owned() };
                     self.state.send_replace(State::Down(why.unwrap_or_else(closed)));

@@ -69,7 +69,14 @@ impl Fault {
     /// is no longer one.
     pub(crate) fn ends_session(&self) -> bool {
         // When logins are switched on, those who had none before need one.
-        self.meaning() == Meaning::Elsewhere || self.says("user name is empty")
+        self.meaning() == Meaning::Elsewhere || self.is_old_login()
+    }
+
+    /// Whether the login is no longer one: it has run out, or the store's users were changed since.
+    pub(crate) fn is_old_login(&self) -> bool {
+        matches!(self, Self::Store { code: Code::Unauthenticated, .. })
+            || self.says("revision of auth store is old")
+            || self.says("user name is empty")
     }
 
     /// Of the faults of several members, the one that tells most: what stays, before what a member has said, before
