@@ -1,7 +1,7 @@
 //! What the registry costs: many daemons with their names against an etcd of their own, which writes to this machine's
 //! disk.
 //!
-//! `cargo run --release -p repmd-backend-etcd --example renewals`
+//! `cargo run --release -p repmd-backend-etcd --example leases`
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -64,7 +64,9 @@ async fn main() {
 
     store.restart_empty();
     let started = Instant::now();
-    while daemons[1].backend.list(&Scope::Cluster).await.is_err() {}
+    while daemons[1].backend.list(&Scope::Cluster).await.is_err() {
+        tokio::time::sleep(INTERVAL / 500).await;
+    }
     join_all(daemons.iter().map(Daemon::renew)).await;
     println!("{} daemons back after the store was emptied: {:.2?}", DAEMONS, started.elapsed());
 }
