@@ -150,7 +150,7 @@ fn meaning_of(code: Code, said: &str) -> Meaning {
         Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => Meaning::Passes,
         Code::ResourceExhausted if said.contains("too many requests") => Meaning::Passes,
         // An answer that was cut, or of another shape.
-        Code::OutOfRange | Code::NotFound => Meaning::Passes,
+        Code::OutOfRange | Code::NotFound | Code::Internal => Meaning::Passes,
         // A login that has run out, or is older than the last change of the users.
         Code::Unauthenticated => Meaning::Elsewhere,
         Code::InvalidArgument if said.contains("revision of auth store is old") => Meaning::Elsewhere,

@@ -127,7 +127,7 @@ impl Member {
             fine.push(format!("{address} answers"));
             return;
         }
-        let version: String = status.version.chars().filter(|c| c.is_ascii_graphic()).take(30).collect();
+        let version: String = status.version.chars().filter(char::is_ascii_graphic).take(30).collect();
         let (used, size) = (mebibytes(status.db_size_in_use), mebibytes(status.db_size));
         if status.leader == 0 {
             findings.push(finding(

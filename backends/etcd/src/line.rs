@@ -1,5 +1,6 @@
 //! Calls over one connection.
 
+use std::marker::PhantomData;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -18,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::body::Body;
 use tonic::client::Grpc;
-use tonic::{Request, Streaming};
-use tonic_prost::ProstCodec;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::{Request, Status, Streaming};
 use tower_service::Service;
 
 use crate::error::Fault;
@@ -133,7 +134,7 @@ impl Line {
     {
         let mut grpc = self.grpc();
         grpc.ready().await.map_err(|error| Fault::of_connection(&error))?;
-        let codec = ProstCodec::<Q, A>::default();
+        let codec = Protobuf::<Q, A>::default();
         let answer = grpc.unary(Request::new(question), PathAndQuery::from_static(path), codec).await?;
         Ok(answer.into_inner())
     }
@@ -144,7 +145,7 @@ impl Line {
         grpc.ready().await.map_err(|error| Fault::of_connection(&error))?;
         let questions: Vec<_> = leases.iter().map(|id| LeaseKeepAliveRequest { id: *id }).collect();
         let path = PathAndQuery::from_static("/etcdserverpb.Lease/LeaseKeepAlive");
-        let codec = ProstCodec::<LeaseKeepAliveRequest, LeaseKeepAliveResponse>::default();
+        let codec = Protobuf::<LeaseKeepAliveRequest, LeaseKeepAliveResponse>::default();
         let answers = grpc.streaming(Request::new(stream::iter(questions)), path, codec).await?;
         let mut answers = answers.into_inner();
         let mut left = vec![0; leases.len()];
@@ -164,7 +165,7 @@ impl Line {
         let mut grpc = self.grpc();
         grpc.ready().await.map_err(|error| Fault::of_connection(&error))?;
         let path = PathAndQuery::from_static("/etcdserverpb.Watch/Watch");
-        let codec = ProstCodec::<WatchRequest, WatchResponse>::default();
+        let codec = Protobuf::<WatchRequest, WatchResponse>::default();
         let answers = grpc.streaming(Request::new(never_over(from)), path, codec).await?;
         Ok(answers.into_inner())
     }
@@ -173,6 +174,48 @@ impl Line {
 /// The server ends a watch when its questions do.
 fn never_over(first: WatchCreateRequest) -> impl Stream<Item = WatchRequest> + Send {
     stream::iter([WatchRequest { create_request: Some(first) }]).chain(stream::pending())
+}
+
+/// How questions and answers are written.
+struct Protobuf<Q, A>(PhantomData<(Q, A)>);
+
+impl<Q, A> Default for Protobuf<Q, A> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<Q: Message + Send + 'static, A: Message + Default + Send + 'static> Codec for Protobuf<Q, A> {
+    type Encode = Q;
+    type Decode = A;
+    type Encoder = Protobuf<Q, A>;
+    type Decoder = Protobuf<Q, A>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        Self::default()
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        Self::default()
+    }
+}
+
+impl<Q: Message, A> Encoder for Protobuf<Q, A> {
+    type Item = Q;
+    type Error = Status;
+
+    fn encode(&mut self, question: Q, into: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        question.encode(into).map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
+impl<Q, A: Message + Default> Decoder for Protobuf<Q, A> {
+    type Item = A;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<A>, Status> {
+        A::decode(from).map(Some).map_err(|error| Status::internal(error.to_string()))
+    }
 }
 
 /// HTTP/2, as the client library of gRPC wants it.

@@ -10,7 +10,6 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{sleep, timeout};
 
 use crate::connection::{Session, Sessions, random};
-use crate::error::Fault;
 use crate::proto::{Event, WatchCreateRequest, end_of};
 use crate::store::Store;
 
@@ -105,11 +104,8 @@ impl Watcher {
                 answer = answers.message() => answer,
                 () = session.over() => return has_begun,
             };
-            let answer = match answer.map_err(Fault::from) {
-                Ok(Some(answer)) => answer,
-                // The server stops, has no leader, or does not allow it.
-                Ok(None) | Err(_) => return has_begun,
-            };
+            // Otherwise the server stops, has no leader, or does not allow it.
+            let Ok(Some(answer)) = answer else { return has_begun };
             if answer.canceled {
                 // What was next is gone from the store, or it is not allowed.
                 self.next = Some(session.revision + 1);

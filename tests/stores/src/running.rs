@@ -69,10 +69,14 @@ impl Running {
     pub(crate) fn cpu(&self) -> Duration {
         match self {
             Self::Process(child) => {
-                let path = format!("/proc/{}/schedstat", child.id());
-                let text = std::fs::read_to_string(path).expect("the server runs");
-                let nanoseconds = text.split_whitespace().next().and_then(|number| number.parse().ok());
-                Duration::from_nanos(nanoseconds.expect("schedstat starts with a number"))
+                let threads =
+                    std::fs::read_dir(format!("/proc/{}/task", child.id())).expect("the server runs");
+                let of_thread = |thread: std::fs::DirEntry| {
+                    // A thread that has ended meanwhile used little.
+                    let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+                    text.split_whitespace().next()?.parse().ok()
+                };
+                Duration::from_nanos(threads.flatten().filter_map(of_thread).sum())
             }
             #[cfg(feature = "containers")]
             Self::Container(_) => Duration::ZERO,
