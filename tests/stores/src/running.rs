@@ -74,7 +74,7 @@ impl Running {
                 let of_thread = |thread: std::fs::DirEntry| {
                     // A thread that has ended meanwhile used little.
                     let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
-                    text.split_whitespace().next()?.parse().ok()
+                    text.split_whitespace().next()?.parse::<u64>().ok()
                 };
                 Duration::from_nanos(threads.flatten().filter_map(of_thread).sum())
             }
