@@ -19,6 +19,10 @@ const DOWN: &str = "\u{E015}";
 const END: &str = "\u{E010}";
 const ENTER: &str = "\u{E007}";
 const ESCAPE: &str = "\u{E00C}";
+const LEFT: &str = "\u{E012}";
+const HOME: &str = "\u{E011}";
+const PAGE_UP: &str = "\u{E00E}";
+const PAGE_DOWN: &str = "\u{E00F}";
 
 /// Names a release build of the program, whose speed is that which counts.
 const RELEASE: &str = "REPMD_TEST_RELEASE";
@@ -172,6 +176,87 @@ fn the_page_works_by_keyboard_and_filters_as_one_types() {
     let nameless = "[...document.querySelectorAll('input, button, dialog, [role]:not([role=status])')].filter((one) => \
                     !one.labels?.length && !one.ariaLabel && !one.textContent.trim() && !one.hidden).length";
     assert_eq!(browser.eval(nameless), 0);
+}
+
+/// How many events the strip of the last hour has, by its rows.
+fn counts_of_the_hour(browser: &Browser) -> Vec<String> {
+    let counts = browser.eval("[...document.querySelectorAll('#lanes b')].map((count) => count.textContent)");
+    serde_json::from_value(counts).unwrap()
+}
+
+#[test]
+fn the_last_hour_is_a_strip_that_survives_a_reload_and_is_read_by_pointer_keyboard_and_table() {
+    let (port, admin) = (free_port(), free_port());
+    let _daemon = serve(port, admin, &[]);
+    // Before anybody looks: the page did not see it happen.
+    let _stays = register(port, "rabbit");
+    drop(register(port, "hare"));
+    let mut refused = Peer::connect(port);
+    refused.send(&alive2("rabbit", 4321)).unwrap();
+    assert_eq!(refused.read_to_end(SOON).len(), 6);
+    let browser = Browser::start();
+    let bars = |row: &str| browser.eval(&format!("document.querySelectorAll('#bars .{row}').length"));
+    for opening in 1..=2 {
+        browser.open(&format!("http://127.0.0.1:{admin}/"));
+        wait_until("the strip has it", SOON, || counts_of_the_hour(&browser) == ["2", "1", "1", "0"]);
+        // The two nodes may have been on both sides of a full minute.
+        assert!(
+            ["joined", "left", "trouble"].iter().all(|row| 1 <= bars(row).as_u64().unwrap()),
+            "{opening}"
+        );
+        assert_eq!((bars("links"), bars("unknown")), (0.into(), 1.into()));
+        assert!(text(&browser, "hour-says").ends_with("when this daemon started."));
+    }
+    let _late = register(port, "badger");
+    wait_until("it goes on", SOON, || counts_of_the_hour(&browser) == ["3", "1", "1", "0"]);
+
+    // The pointer is on the last minute in which something happened, and leaves.
+    let shown = || browser.eval("!document.getElementById('minute').hidden") == true;
+    assert!(!shown());
+    let point = "const bars = document.getElementById('bars'), last = [...bars.querySelectorAll('.joined')].pop(); \
+                 const { left, width } = last.getBoundingClientRect(); \
+                 bars.dispatchEvent(new PointerEvent('pointermove', { clientX: left + width / 2, bubbles: true }));";
+    browser.run(point, &json!([]));
+    assert!(
+        shown() && text(&browser, "minute").contains("badger@here registered"),
+        "{}",
+        text(&browser, "minute")
+    );
+    browser
+        .run("document.getElementById('bars').dispatchEvent(new PointerEvent('pointerleave'))", &json!([]));
+    assert!(!shown());
+
+    // By keyboard: a minute ago nothing is known, and the next minute with something is found from there.
+    browser.run("document.getElementById('bars').focus()", &json!([]));
+    let value = || {
+        browser
+            .eval("document.getElementById('bars').getAttribute('aria-valuetext')")
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let minute = || {
+        browser
+            .eval("Number(document.getElementById('bars').getAttribute('aria-valuenow'))")
+            .as_i64()
+            .unwrap()
+    };
+    let last = minute();
+    browser.keys(LEFT);
+    assert_eq!(minute(), last - 1);
+    browser.keys(HOME);
+    assert_eq!((minute(), value().ends_with("not known: the daemon had not started")), (-59, true));
+    browser.keys(PAGE_UP);
+    assert!(value().contains("joined") && shown(), "{}", value());
+    browser.keys(HOME);
+    browser.keys(&format!("{END}{PAGE_DOWN}{PAGE_UP}"));
+    browser.keys(ESCAPE);
+    assert!(!shown());
+
+    let rows = browser.eval("document.getElementById('hour-rows').textContent");
+    for words in ["rabbit@here registered", "hare@here left", "rabbit@here was refused: ", "1 refused"] {
+        assert!(rows.as_str().unwrap().contains(words), "{words}: {rows}");
+    }
 }
 
 #[test]

@@ -113,7 +113,7 @@ pub(super) async fn status(State(state): App) -> Response {
         uptime_ms: milliseconds(state.started.elapsed()),
         reasons: reasons(&state),
         notes: notes(&state),
-        last_trouble: registry.events().last_trouble().as_ref().map(events::trouble),
+        last_trouble: registry.events().last_trouble().as_ref().map(events::object),
         registry: RegistryStatus {
             backend: backend.map_or("memory", |setting| &setting.value),
             is_shared: registry.is_shared(),

@@ -102,42 +102,36 @@ impl Drop for Follower {
     }
 }
 
-/// An event of trouble as an object of its own, with the same keys for all kinds.
-pub(super) fn trouble(event: &Event) -> Value {
-    let (kind, data) = describe_at(event);
+/// An event as an object of its own, with the same keys for all kinds.
+pub(super) fn object(event: &Event) -> Value {
+    let data = data(event);
     json!({
-        "event": kind, "at": data["at"], "node": data["node"], "peer": data["peer"], "holder": data["holder"],
-        "reason": data["reason"],
+        "event": event.what.kind(), "at": data["at"], "node": data["node"], "peer": data["peer"],
+        "holder": data["holder"], "reason": data["reason"],
     })
 }
 
-fn describe_at(event: &Event) -> (&'static str, Value) {
-    let (kind, mut data) = describe(&event.what);
-    data["at"] = time_text(SystemTime::UNIX_EPOCH + event.at).into();
-    (kind, data)
-}
-
 fn shown(event: &Event) -> sse::Event {
-    let (kind, data) = describe_at(event);
-    let event = sse::Event::default().id(event.id.to_string()).event(kind);
-    event.json_data(data).expect("values of JSON are JSON")
+    let shown = sse::Event::default().id(event.id.to_string()).event(event.what.kind());
+    shown.json_data(data(event)).expect("values of JSON are JSON")
 }
 
-fn describe(what: &What) -> (&'static str, Value) {
+/// When it happened, and what belongs to it.
+fn data(event: &Event) -> Value {
     let text = |node: &NodeName| node.to_string();
-    match what {
-        What::Registered { node, port } => ("registered", json!({ "node": text(node), "port": port })),
-        What::Released { node } => ("released", json!({ "node": text(node) })),
-        What::Expired { node } => ("expired", json!({ "node": text(node) })),
-        What::Refused { node, holder } => ("refused", json!({ "node": text(node), "holder": holder })),
-        What::Conflict { node, holder } => ("conflict", json!({ "node": text(node), "holder": holder })),
-        What::LinkLost { node, peer } => ("link_lost", json!({ "node": text(node), "peer": text(peer) })),
-        What::LinkBack { node, peer } => ("link_back", json!({ "node": text(node), "peer": text(peer) })),
-        What::MeshPartial { node, peer } => {
-            ("mesh_partial", json!({ "node": text(node), "peer": text(peer) }))
+    let mut data = match &event.what {
+        What::Registered { node, port } => json!({ "node": text(node), "port": port }),
+        What::Released { node } | What::Expired { node } => json!({ "node": text(node) }),
+        What::Refused { node, holder } | What::Conflict { node, holder } => {
+            json!({ "node": text(node), "holder": holder })
         }
-        What::StoreLost { reason } => ("store_lost", json!({ "reason": reason })),
-        What::StoreBack { away_for } => ("store_back", json!({ "away_seconds": away_for.as_secs() })),
-        What::Missed => ("missed", json!({})),
-    }
+        What::LinkLost { node, peer } | What::LinkBack { node, peer } | What::MeshPartial { node, peer } => {
+            json!({ "node": text(node), "peer": text(peer) })
+        }
+        What::StoreLost { reason } => json!({ "reason": reason }),
+        What::StoreBack { away_for } => json!({ "away_seconds": away_for.as_secs() }),
+        What::Missed => json!({}),
+    };
+    data["at"] = time_text(SystemTime::UNIX_EPOCH + event.at).into();
+    data
 }

@@ -20,7 +20,7 @@ use crate::printable::in_words;
 const TOKEN_BYTES_MIN: usize = 16;
 
 /// What needs no token: whether the daemon is well, and a page that holds nothing of the cluster.
-const OPEN: [&str; 6] = ["/livez", "/readyz", "/", "/app.js", "/links.js", "/style.css"];
+const OPEN: [&str; 7] = ["/livez", "/readyz", "/", "/app.js", "/links.js", "/history.js", "/style.css"];
 
 /// A secret that operators have.
 pub struct Token(String);

@@ -6,6 +6,7 @@
 mod api;
 mod events;
 mod guard;
+mod history;
 mod links;
 mod lookup;
 pub mod metrics;

@@ -1,4 +1,4 @@
-//! The live page: four files that are part of the program.
+//! The live page: five files that are part of the program.
 
 use std::hash::{DefaultHasher, Hasher};
 
@@ -22,6 +22,10 @@ pub(super) async fn script(headers: HeaderMap) -> Response {
 
 pub(super) async fn links(headers: HeaderMap) -> Response {
     answer(&headers, "text/javascript; charset=utf-8", include_str!("page/links.js"))
+}
+
+pub(super) async fn history(headers: HeaderMap) -> Response {
+    answer(&headers, "text/javascript; charset=utf-8", include_str!("page/history.js"))
 }
 
 pub(super) async fn style(headers: HeaderMap) -> Response {

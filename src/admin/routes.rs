@@ -7,12 +7,12 @@ use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, get};
 
-use super::{State, api, events, guard, links, lookup, metrics, nodes, page};
+use super::{State, api, events, guard, history, links, lookup, metrics, nodes, page};
 
 /// A path, and what answers there.
 type Route = (&'static str, fn() -> MethodRouter<Arc<State>>);
 
-const TABLE: [Route; 14] = [
+const TABLE: [Route; 16] = [
     ("/livez", || get(api::live)),
     ("/readyz", || get(api::ready)),
     ("/metrics", || get(metrics::answer)),
@@ -23,9 +23,11 @@ const TABLE: [Route; 14] = [
     ("/api/v1/links", || get(links::list)),
     ("/api/v1/lookups/{name}", || get(lookup::answer)),
     ("/api/v1/events", || get(events::follow)),
+    ("/api/v1/history", || get(history::last_hour)),
     ("/", || get(page::index)),
     ("/app.js", || get(page::script)),
     ("/links.js", || get(page::links)),
+    ("/history.js", || get(page::history)),
     ("/style.css", || get(page::style)),
 ];
 

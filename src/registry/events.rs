@@ -8,6 +8,8 @@ use std::time::Duration;
 use repmd_backend_api::NodeName;
 use tokio::sync::watch;
 
+use super::history::{History, LastHour};
+
 /// Events that are kept for those who come back.
 pub const EVENTS_MAX: usize = 1024;
 
@@ -96,6 +98,24 @@ pub enum What {
 }
 
 impl What {
+    /// Its name, for those who ask by the API.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Registered { .. } => "registered",
+            Self::Released { .. } => "released",
+            Self::Expired { .. } => "expired",
+            Self::Refused { .. } => "refused",
+            Self::Conflict { .. } => "conflict",
+            Self::LinkLost { .. } => "link_lost",
+            Self::LinkBack { .. } => "link_back",
+            Self::MeshPartial { .. } => "mesh_partial",
+            Self::StoreLost { .. } => "store_lost",
+            Self::StoreBack { .. } => "store_back",
+            Self::Missed => "missed",
+        }
+    }
+
     /// Whether an operator may have to do something.
     fn is_trouble(&self) -> bool {
         match self {
@@ -131,12 +151,15 @@ impl What {
 /// The last events, and the number of the newest for those who wait for more.
 pub struct Events {
     clock: Arc<dyn Fn() -> Duration + Send + Sync>,
+    /// Since when they are noted.
+    since: Duration,
     kept: Mutex<Kept>,
     newest: watch::Sender<u64>,
 }
 
 struct Kept {
     events: VecDeque<Event>,
+    history: History,
     next_id: u64,
     /// Kept for longer than the others: nodes that come and go would push it out.
     last_trouble: Option<Event>,
@@ -145,9 +168,10 @@ struct Kept {
 impl Events {
     pub(super) fn new(clock: Arc<dyn Fn() -> Duration + Send + Sync>) -> Self {
         // From the clock, so that who remembers an event of an earlier run is not told that nothing happened.
-        let next_id = u64::try_from(clock().as_micros()).unwrap_or(0) + 1;
-        let kept = Kept { events: VecDeque::new(), next_id, last_trouble: None };
-        Self { clock, kept: Mutex::new(kept), newest: watch::Sender::new(next_id - 1) }
+        let since = clock();
+        let next_id = u64::try_from(since.as_micros()).unwrap_or(0) + 1;
+        let kept = Kept { events: VecDeque::new(), history: History::default(), next_id, last_trouble: None };
+        Self { clock, since, kept: Mutex::new(kept), newest: watch::Sender::new(next_id - 1) }
     }
 
     /// Takes note of an event, and wakes those who wait.
@@ -166,6 +190,7 @@ impl Events {
         if event.what.is_trouble() {
             kept.last_trouble = Some(event.clone());
         }
+        kept.history.note(&event);
         kept.events.push_back(event);
         drop(kept);
         self.newest.send_replace(id);
@@ -194,6 +219,13 @@ impl Events {
     #[must_use]
     pub fn last_trouble(&self) -> Option<Event> {
         self.lock().last_trouble.clone()
+    }
+
+    /// What happened in the last hour.
+    #[must_use]
+    pub fn last_hour(&self) -> LastHour {
+        let now = (self.clock)();
+        LastHour { now, since: self.since, minutes: self.lock().history.until(now) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {

@@ -183,6 +183,7 @@ fn the_page_is_served_with_a_policy_and_known_by_its_tag() {
         ("/", "text/html"),
         ("/app.js", "text/javascript"),
         ("/links.js", "text/javascript"),
+        ("/history.js", "text/javascript"),
         ("/style.css", "text/css"),
     ] {
         let reply = get(admin, path, &[]);

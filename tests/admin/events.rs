@@ -5,7 +5,7 @@ use repmd_test_support::{Peer, alive2, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::{SOON, register, serve};
+use crate::{SOON, json, register, serve};
 
 const PATH: &str = "/api/v1/events";
 
@@ -71,4 +71,47 @@ fn followers_are_bounded_and_others_still_get_answers() {
         drop(register(daemon.port(), "hare"));
         request("HEAD", admin, PATH, &[], "").status == 200
     });
+}
+
+/// How many events of a kind the last hour has, and of which nodes.
+fn in_the_last_hour(admin: u16, kind: &str) -> (u64, Vec<String>) {
+    let hour = json(admin, "/api/v1/history");
+    let of = |minute: &Value, list: &str| -> Vec<Value> {
+        let all = minute[list].as_array().unwrap().iter();
+        all.filter(|one| one["event"] == kind).cloned().collect()
+    };
+    let minutes = hour["minutes"].as_array().unwrap().iter();
+    minutes.fold((0, Vec::new()), |(count, mut nodes), minute| {
+        let counts = of(minute, "counts").iter().map(|one| one["count"].as_u64().unwrap()).sum::<u64>();
+        let events = of(minute, "events");
+        assert!(events.iter().all(|event| minute["at"].as_str() <= event["at"].as_str()), "{minute}");
+        nodes.extend(events.iter().map(|event| event["node"].as_str().unwrap().to_owned()));
+        (count + counts, nodes)
+    })
+}
+
+#[test]
+fn the_last_hour_has_what_happened_by_minutes_for_whoever_comes_later() {
+    let (daemon, admin) = serve(&[]);
+    let begin = json(admin, "/api/v1/history");
+    assert_eq!(begin["minutes"].as_array().unwrap().len(), 0);
+    assert!(begin["since"].as_str() <= begin["now"].as_str());
+
+    let node = register(daemon.port(), "rabbit");
+    let mut second = Peer::connect(daemon.port());
+    second.send(&alive2("rabbit", 4321)).unwrap();
+    assert_eq!(second.read_to_end(SOON).len(), 6);
+    drop(node);
+    wait_until("all of it is noted", SOON, || in_the_last_hour(admin, "released").0 == 1);
+    for kind in ["registered", "refused", "released"] {
+        assert_eq!(in_the_last_hour(admin, kind), (1, vec!["rabbit@here".to_owned()]), "{kind}");
+    }
+
+    // More than the last events that are kept for followers: each is counted, and memory has its bound.
+    let nodes = 1100;
+    (0..nodes).for_each(|number| drop(register(daemon.port(), &format!("n{number}"))));
+    wait_until("each is counted", SOON, || in_the_last_hour(admin, "released").0 == 1 + nodes);
+    let (count, kept) = in_the_last_hour(admin, "registered");
+    assert_eq!((count, &*kept[..2].join(" ")), (1 + nodes, "rabbit@here n0@here"));
+    assert!(kept.len() < 40, "{kept:?}");
 }

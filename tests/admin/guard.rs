@@ -21,7 +21,15 @@ fn with_a_token_only_its_bearer_sees_the_cluster() {
     let file = token_file(&format!("{TOKEN}\n"));
     let (_daemon, admin) = serve(&["--admin-token-file", file.path().to_str().unwrap()]);
     let bearer = format!("Bearer {TOKEN}");
-    for path in ["/metrics", "/api/v1/nodes", "/api/v1/status", "/api/v1/config", "/api/v1/nodes/a@b", "/x"] {
+    for path in [
+        "/metrics",
+        "/api/v1/nodes",
+        "/api/v1/status",
+        "/api/v1/config",
+        "/api/v1/nodes/a@b",
+        "/api/v1/history",
+        "/x",
+    ] {
         for wrong in ["", "Bearer", "Bearer ", "Bearer wrong", TOKEN, "Basic b3BlbjpzZXNhbWU="] {
             let reply = get(admin, path, &[("Authorization", wrong)]);
             assert_eq!(
@@ -33,7 +41,7 @@ fn with_a_token_only_its_bearer_sees_the_cluster() {
         assert_eq!(get(admin, path, &[]).status, 401, "{path}");
         assert_ne!(get(admin, path, &[("Authorization", &bearer)]).status, 401, "{path}");
     }
-    for path in ["/livez", "/readyz", "/", "/app.js", "/links.js", "/style.css"] {
+    for path in ["/livez", "/readyz", "/", "/app.js", "/links.js", "/history.js", "/style.css"] {
         assert_eq!(get(admin, path, &[]).status, 200, "{path}");
     }
 }

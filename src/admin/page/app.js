@@ -134,6 +134,7 @@ function takeEvent(text) {
   if (!event.event) return;
   state.lastEvent = event.id;
   showEvent(event.event, JSON.parse(event.data));
+  document.dispatchEvent(new Event('happened'));
   readNodes();
   if (event.event.startsWith('store_') || event.event === 'conflict') readStatus();
 }
@@ -378,15 +379,16 @@ const WORDS = {
   link_back: (data) => `is linked with ${data.peer} again`,
   mesh_partial: (data) => `has no link to ${data.peer}: the mesh is partial`,
   store_lost: (data) => `The store is away: ${data.reason}`,
-  store_back: (data) => `The store is back after ${age(data.away_seconds)}`,
+  store_back: (data) => data.away_seconds === undefined ? 'The store is back' : `The store is back after ${age(data.away_seconds)}`,
   missed: () => 'Some events were missed',
 };
+
+const eventWords = (kind, data) => [...(data.node ? [make('b', '', data.node), ' '] : []), WORDS[kind]?.(data) ?? kind];
 
 function showEvent(kind, data) {
   const time = make('time', '', new Date(data.at).toLocaleTimeString());
   time.dateTime = data.at;
-  const words = make('span', '', ...(data.node ? [make('b', '', data.node), ' '] : []), WORDS[kind]?.(data) ?? kind);
-  $('events').prepend(make('li', '', time, words));
+  $('events').prepend(make('li', '', time, make('span', '', ...eventWords(kind, data))));
   while ($('events').children.length > 50) $('events').lastChild.remove();
 }
 
