@@ -150,13 +150,9 @@ fn shown_node(node: &MeshNode, links: usize) -> ShownNode<'_> {
     ShownNode {
         node: node.registration.node_name().to_string(),
         host: node.host().as_str(),
-        node_type: match node.registration.node.node_type {
-            NodeType::NORMAL => "normal".to_owned(),
-            NodeType::HIDDEN => "hidden".to_owned(),
-            NodeType(other) => other.to_string(),
-        },
+        node_type: node.registration.node.node_type.to_string(),
         is_hidden: match (node.registration.node.node_type, node.is_published) {
-            (NodeType::HIDDEN, _) => Some(true),
+            (NodeType::HIDDEN | NodeType::C, _) => Some(true),
             (_, is_published) => is_published.map(|is_published| !is_published),
         },
         unseen: match &node.sight {

@@ -14,7 +14,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use repmd_backend_api::{HostId, NodeType, Registration};
+use repmd_backend_api::{HostId, Registration};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -281,11 +281,7 @@ impl Entry {
             port: node.port,
             advertised_port: *advertised_port,
             addresses: &instance.addresses,
-            node_type: match node.node_type {
-                NodeType::NORMAL => "normal".to_owned(),
-                NodeType::HIDDEN => "hidden".to_owned(),
-                NodeType(other) => other.to_string(),
-            },
+            node_type: node.node_type.to_string(),
             protocol: node.protocol,
             lowest_version: node.lowest_version,
             highest_version: node.highest_version,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
-use repmd_backend_api::AliveName;
+use repmd_backend_api::{AliveName, NodeType};
 use serde_json::{Value, json};
 
 use super::api::{Api, ApiError, in_path, is_named};
@@ -145,7 +145,7 @@ fn command() -> Command {
                         .value_parser(value_parser!(u16).range(1..))
                         .help("Where the node listens"),
                 )
-                .arg(Arg::new("hidden").long("hidden").action(ArgAction::SetTrue).help("It is a hidden node, as C nodes are"))
+                .arg(Arg::new("hidden").long("hidden").action(ArgAction::SetTrue).help("It is a hidden node"))
                 .arg(port()),
         )
         .subcommand(
@@ -437,7 +437,7 @@ fn to_json(name: &str, found: Option<&PortReply>, origin: Option<&Value>) -> Val
     let mut answer = json!({ "name": name, "is_found": found.is_some() });
     if let Some(found) = found {
         answer["port"] = found.port.into();
-        answer["type"] = kind(found.node_type).into();
+        answer["type"] = NodeType(found.node_type).to_string().into();
         answer["lowest_version"] = found.lowest_version.into();
         answer["highest_version"] = found.highest_version.into();
         answer["extra"] = String::from_utf8_lossy(&found.extra).into();
@@ -448,19 +448,11 @@ fn to_json(name: &str, found: Option<&PortReply>, origin: Option<&Value>) -> Val
     answer
 }
 
-/// As the API says it.
-fn kind(node_type: u8) -> String {
-    match node_type {
-        77 => "normal".to_owned(),
-        72 => "hidden".to_owned(),
-        other => other.to_string(),
-    }
-}
-
 fn describe(name: &str, found: &PortReply) -> String {
     let PortReply { port, lowest_version, highest_version, .. } = found;
-    let kind = match found.node_type {
-        77 | 72 => format!("{} node", kind(found.node_type)),
+    let kind = match NodeType(found.node_type) {
+        NodeType::C => "C node".to_owned(),
+        known @ (NodeType::NORMAL | NodeType::HIDDEN) => format!("{known} node"),
         other => format!("node of type {other}"),
     };
     let name = escaped(name);

@@ -1,56 +1,19 @@
 //! Nodes and clients that use `ei`, Erlang's C library.
 
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::net::Ipv4Addr;
 
 use repmd_backend_api::NodeType;
-use repmd_test_support::{COOKIE, Daemon, ErlangNode, Root, lookup_port, wait_until};
+use repmd_test_support::{CNode, COOKIE, CProgram, ErlangNode, lookup_port, wait_until};
 
 use crate::{SOON, otp, output_of, start_daemon, wait_for_node};
-
-/// Compiles the C node with the `ei` of a release.
-fn compile(root: &Root, folder: &Path) -> PathBuf {
-    let program = folder.join("c_node");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/c_node.c");
-    let mut command = Command::new("cc");
-    command.args(["-Wall", "-Werror", "-pthread", "-I"]).arg(root.path().join("usr/include"));
-    command.arg("-o").arg(&program).arg(source);
-    output_of(command.arg(root.path().join("usr/lib/libei.a")));
-    program
-}
-
-/// Killed on drop.
-struct CNode(Child);
-
-impl CNode {
-    fn start(program: &Path, name: &str, daemon: &Daemon) -> Self {
-        let mut command = Command::new(program);
-        command.args([name, COOKIE]).env("ERL_EPMD_PORT", daemon.port().to_string());
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("a compiled program starts");
-        let mut line = String::new();
-        let output = child.stdout.take().expect("standard output is a pipe");
-        BufReader::new(output).read_line(&mut line).expect("the program writes text");
-        let node = Self(child);
-        assert_eq!(line, "registered\n");
-        node
-    }
-}
-
-impl Drop for CNode {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 #[test]
 fn a_c_node_registers_is_found_and_its_name_goes_with_it() {
     let daemon = start_daemon();
-    let folder = tempfile::tempdir().unwrap();
-    let mut c_node = CNode::start(&compile(&otp(25), folder.path()), "c1", &daemon);
+    let (program, address) = (CProgram::compile(&otp(25)), Ipv4Addr::LOCALHOST.into());
+    let mut c_node = CNode::start(&program, ["c1", "localhost"], address, daemon.port(), None);
     let registered = lookup_port(daemon.port(), "c1").expect("a C node is registered when ei says so");
-    assert_ne!(NodeType(registered.node_type), NodeType::NORMAL);
+    assert_eq!(NodeType(registered.node_type), NodeType::C);
     assert_eq!((registered.highest_version, registered.lowest_version), (6, 6));
 
     let mut node = ErlangNode::start(&otp(25), "a", daemon.port());
@@ -60,7 +23,7 @@ fn a_c_node_registers_is_found_and_its_name_goes_with_it() {
     assert_eq!(node.eval("nodes(hidden)"), "[c1@localhost]");
     // `ei` has read four bytes of a reply of six, so its end is a reset.
     assert_eq!(node.eval("erlang:disconnect_node(c1@localhost)"), "true");
-    wait_until("the C node ends", SOON, || c_node.0.try_wait().unwrap().is_some());
+    wait_until("the C node ends", SOON, || c_node.has_ended());
     wait_until("its name is gone", SOON, || lookup_port(daemon.port(), "c1").is_none());
 }
 

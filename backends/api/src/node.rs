@@ -18,8 +18,22 @@ pub struct NodeType(pub u8);
 impl NodeType {
     /// An ordinary Erlang node; `erl -hidden` says this too.
     pub const NORMAL: Self = Self(77);
-    /// A hidden node, as C nodes call themselves.
+    /// A hidden node, by the protocol.
     pub const HIDDEN: Self = Self(72);
+    /// A hidden node in C, as `ei` calls itself.
+    pub const C: Self = Self(104);
+}
+
+/// `normal`, `hidden`, `c`, or the number.
+impl fmt::Display for NodeType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::NORMAL => f.write_str("normal"),
+            Self::HIDDEN => f.write_str("hidden"),
+            Self::C => f.write_str("c"),
+            Self(other) => other.fmt(f),
+        }
+    }
 }
 
 /// Most bytes of a node's extra.

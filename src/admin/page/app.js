@@ -291,7 +291,7 @@ function fill(element, item) {
   const [name, where, , held] = row.children;
   const badges = [];
   if (isTrouble(node)) badges.push(make('span', `badge ${node.state}`, node.state));
-  if (node.type !== 'normal') badges.push(make('span', 'badge', node.type === 'hidden' ? 'hidden' : `type ${node.type}`));
+  if (node.type !== 'normal') badges.push(make('span', 'badge', ({ hidden: 'hidden', c: 'C' })[node.type] ?? `type ${node.type}`));
   name.replaceChildren(node.name, ...badges);
   const ports = node.port === node.advertised_port ? node.port : `${node.port} → ${node.advertised_port}`;
   const [address] = node.addresses;

@@ -58,10 +58,11 @@ function describeLink(link) {
 const describeMissing = (pair) => `${pair.node} – ${pair.peer}: missing${pair.is_confirmed ? '' : ' since the last look'}`;
 
 const isHidden = (node) => node.is_hidden === true || node.type !== 'normal';
+const isC = (node) => node.type === 'c';
 
 function describeNode(node) {
   const words = [`${node.node}: ${node.links === 1 ? '1 link' : `${count(node.links)} links`}`];
-  if (isHidden(node)) words.push('a hidden node');
+  if (isHidden(node)) words.push(isC(node) ? 'a C node' : 'a hidden node');
   if (node.unseen !== null) words.push(node.unseen);
   return words.join(', ');
 }
@@ -143,9 +144,10 @@ function drawPicture() {
   }
   svg.append(...lines);
   for (const { node, angle, x, y } of places.values()) {
-    const kind = `node${isHidden(node) ? ' hidden-node' : ''}${node.unseen === null ? '' : ' unseen'}`;
+    const kind = `node${isC(node) ? ' c-node' : isHidden(node) ? ' hidden-node' : ''}${node.unseen === null ? '' : ' unseen'}`;
     const group = draw('g', { class: kind, 'data-says': describeNode(node), 'data-node': node.node });
-    group.append(isHidden(node)
+    group.append(isC(node) ? draw('path', { d: `M${x} ${y - 8}L${x + 8} ${y + 6}L${x - 8} ${y + 6}Z` })
+      : isHidden(node)
       ? draw('rect', { x: x - 6, y: y - 6, width: 12, height: 12, transform: `rotate(45 ${x} ${y})` })
       : draw('circle', { cx: x, cy: y, r: 7 }));
     if (!crowded) group.append(label(nameOf(node), 216, 222, angle, 'node-name'));

@@ -3,6 +3,7 @@
 //! Everything here panics with what went wrong: a test that cannot go on has failed.
 
 mod browser;
+mod c_node;
 mod daemon;
 mod erlang;
 pub mod http;
@@ -15,6 +16,7 @@ mod rabbitmq;
 mod root;
 
 pub use browser::Browser;
+pub use c_node::{CNode, CProgram};
 pub use daemon::{Daemon, epmd_program};
 pub use erlang::{COOKIE, ErlangNode};
 pub use machine::{Machine, release};
