@@ -76,7 +76,9 @@ fn look_at_the_page(links: usize) {
         browser.look(width, 990, is_dark);
         browser.open("http://127.0.0.1:4370/");
         browser.run("document.getElementById('show-links').click()", &serde_json::json!([]));
+        browser.run("document.querySelector('#mesh summary').click()", &serde_json::json!([]));
         wait_until("the page has drawn the links", SOON, || count("#picture .link") == links + 1);
+        wait_until("the table has them too", SOON, || count("#mesh-rows tr") == links + 1);
         assert_eq!((count("#picture .missing"), count("#picture .missing.new")), (1, 0));
         assert_eq!(
             (count("#picture circle"), count("#picture .hidden-node"), count("#picture .c-node")),
@@ -93,7 +95,7 @@ fn look_at_the_page(links: usize) {
         let tip = browser.eval("document.getElementById('mesh-tip').textContent");
         assert_eq!(tip, "n1@a – n1@b: missing");
         if let Some(folder) = std::env::var_os(PICTURES) {
-            let scroll = "document.getElementById('mesh').scrollIntoView({ block: 'end' })";
+            let scroll = "document.querySelector('#mesh summary').click(); document.getElementById('mesh').scrollIntoView({ block: 'end' })";
             browser.run(scroll, &serde_json::json!([]));
             let file = std::path::Path::new(&folder).join(format!("links-{width}-{is_dark}.base64"));
             std::fs::write(file, browser.picture()).unwrap();

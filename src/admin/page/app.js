@@ -479,7 +479,7 @@ addEventListener('resize', () => arrange());
 // Words and numbers
 
 const sinceRead = () => performance.now() - state.readAt;
-const count = (number) => number.toLocaleString('en');
+const { format: count } = new Intl.NumberFormat('en');
 
 function setText(element, text) {
   const words = String(text);

@@ -3,10 +3,10 @@
 
 const PICTURE_MAX = 60;   // nodes; more are a matrix of hosts
 const HOSTS_MAX = 100;    // of the matrix
-const ROWS_MAX = 1000;    // of the table
+const ROWS = 250;         // of the table, and so many more when they are asked for
 const SVG = $('spark').namespaceURI;
 
-let links = null, isDrawing = false, drawn = '';
+let links = null, tabled = null, rowsMax = ROWS, isDrawing = false, drawn = '';
 
 function draw(tag, attributes, ...children) {
   const element = document.createElementNS(SVG, tag);
@@ -23,6 +23,7 @@ async function readLinks() {
   try {
     const reply = await ask('api/v1/links', { signal: AbortSignal.timeout(20000) });
     links = await reply.json();
+    await pause(0);  // Reading is one thing and drawing another: whoever types comes between.
     showLinks();
   } catch (error) {
     if ($('login').hidden) setText($('mesh-says'), 'The daemon does not say which links there are.');
@@ -203,31 +204,47 @@ function drawMatrix() {
 
 function drawTable() {
   const row = (...cells) => make('tr', '', ...cells.map((cell) => make('td', '', cell)));
-  const rows = [
-    ...links.missing.map((pair) => {
-      const line = row(pair.node, pair.peer, '–', '–', pair.is_confirmed ? 'missing' : 'missing since the last look');
-      line.className = 'missing';
-      return line;
-    }),
-    ...links.links.map((link) => row(fromOf(link), link.to, roundTrip(link) ?? '–', link.retransmits === null ? '–' : count(link.retransmits), standingOf(link))),
-  ];
-  const left = rows.length - ROWS_MAX;
-  $('mesh-rows').replaceChildren(...rows.slice(0, ROWS_MAX));
-  setText($('mesh-left'), left > 0 ? `And ${count(left)} more: repmd links has them all.` : '');
+  const { missing } = links;
+  const rows = missing.slice(0, rowsMax).map((pair) => {
+    const line = row(pair.node, pair.peer, '–', '–', pair.is_confirmed ? 'missing' : 'missing since the last look');
+    line.className = 'missing';
+    return line;
+  });
+  rows.push(...links.links.slice(0, rowsMax - rows.length).map((link) =>
+    row(fromOf(link), link.to, roundTrip(link) ?? '–', link.retransmits === null ? '–' : count(link.retransmits), standingOf(link))));
+  const left = missing.length + links.links.length - rows.length;
+  $('mesh-rows').replaceChildren(...rows);
+  $('mesh-more').hidden = left === 0;
+  setText($('mesh-more'), `Show ${count(Math.min(ROWS, left))} more of ${count(left)}`);
 }
+
+$('mesh-more').addEventListener('click', () => {
+  rowsMax += ROWS;
+  drawTable();
+});
+
+// Where the table is closed, nobody sees its rows.
+function showTable() {
+  if (links === null || links === tabled || !$('mesh-table').open) return;
+  tabled = links;
+  drawTable();
+}
+
+$('mesh-table').addEventListener('toggle', showTable);
 
 function showLinks() {
   setText($('mesh-says'), summary());
+  showTable();
+  const isMatrix = links.nodes.length > PICTURE_MAX;
   // What does not change is not drawn again: the pointer may be on it.
-  const now = JSON.stringify([links.nodes, links.missing, links.links.map(describeLink)]);
+  const now = JSON.stringify(isMatrix ? links.hosts : [links.nodes, links.missing, links.links.map(describeLink)]);
   if (now === drawn) return;
   drawn = now;
-  const isMatrix = links.nodes.length > PICTURE_MAX;
   $('picture').classList.toggle('wide', isMatrix);
   $('picture').replaceChildren(isMatrix ? drawMatrix() : drawPicture());
   $('legend').hidden = isMatrix;
   pointAt(null);
-  drawTable();
+  if (performance.getEntriesByName('links-shown').length === 0) performance.mark('links-shown');
 }
 
 // Which of the two is shown
