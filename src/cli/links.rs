@@ -1,24 +1,38 @@
 //! `repmd links`: which nodes are connected with each other, as their daemons see it.
 
 use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::{Duration, SystemTime};
 
 use clap::ArgMatches;
 use serde_json::Value;
 
-use super::api::{Api, in_path};
-use super::modern::{Environment, Failure, NOT_FOUND, say, settings};
+use super::api::{Api, ApiError, in_path};
+use super::link_changes::Standing;
+use super::modern::{
+    Environment, Failure, NOT_FOUND, complain, end_with_the_reader, say, say_json, settings,
+};
 use super::overview::in_columns;
-use crate::printable::{escaped, escaped_json};
+use crate::printable::escaped;
 
 const HEAD: [&str; 6] = ["FROM", "TO", "RTT", "RESENT", "SEEN BY", "STATE"];
+
+/// How often `--watch` looks again: daemons look at what has changed so often.
+const AGAIN: Duration = Duration::from_secs(2);
 
 pub(super) fn main(matches: &ArgMatches, environment: Environment<'_>) -> Result<ExitCode, Failure> {
     let settings = settings(matches, environment)?;
     let host = matches.get_one::<String>("of-host");
     let host = host.map(|host| format!("?host={}", in_path(host))).unwrap_or_default();
-    let list = Api::of(&settings)?.get(&format!("/api/v1/links{host}"))?;
-    if matches.get_flag("json") {
-        say(escaped_json(&format!("{list}\n")).as_bytes())?;
+    // Anew each time: the next daemon may have its API elsewhere.
+    let look = || Api::of(&settings)?.get(&format!("/api/v1/links{host}"));
+    let as_json = matches.get_flag("json");
+    if matches.get_flag("watch") {
+        return watch(as_json, look);
+    }
+    let list = look()?;
+    if as_json {
+        say_json(&list)?;
     } else {
         say(table(&list).as_bytes())?;
     }
@@ -26,8 +40,65 @@ pub(super) fn main(matches: &ArgMatches, environment: Environment<'_>) -> Result
     Ok(if is_missing { ExitCode::from(NOT_FOUND) } else { ExitCode::SUCCESS })
 }
 
-fn items<'a>(list: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+/// Tells what there is, and then what changes, until interrupted.
+fn watch(as_json: bool, look: impl Fn() -> Result<Value, ApiError>) -> Result<ExitCode, Failure> {
+    end_with_the_reader()?;
+    let mut list = look()?;
+    let mut before = Standing::default();
+    if !as_json {
+        say(table(&list).as_bytes())?;
+        before = Standing::of(&list);
+    }
+    let mut is_away = false;
+    loop {
+        if 0 < left_out(&list) {
+            return Err("there are more links than one answer has: watch those of a host by --host".into());
+        }
+        let now = Standing::of(&list);
+        let at = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+        for change in now.since(&before) {
+            if as_json {
+                say_json(&change.object(&at))?;
+            } else {
+                say(change.line(&at).as_bytes())?;
+            }
+        }
+        before = now;
+        // The daemon may be restarted; what was known holds until it answers.
+        list = loop {
+            sleep(AGAIN);
+            match look() {
+                Ok(list) => break list,
+                Err(error) if !is_away => complain(&error),
+                Err(_) => {}
+            }
+            is_away = true;
+        };
+        is_away = false;
+    }
+}
+
+pub(super) fn items<'a>(list: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
     list[key].as_array().into_iter().flatten()
+}
+
+pub(super) fn text(of: &Value, key: &str) -> String {
+    of[key].as_str().unwrap_or("-").to_owned()
+}
+
+/// Who dialled, as far as it is known.
+pub(super) fn dialler(link: &Value) -> String {
+    let one_of: Vec<_> = items(link, "one_of").filter_map(Value::as_str).collect();
+    match link["from"].as_str() {
+        Some(from) => from.to_owned(),
+        None if one_of.is_empty() => format!("somebody at {}", text(link, "from_address")),
+        None => format!("one of {}", one_of.join(", ")),
+    }
+}
+
+/// How many links the answer has no room for.
+fn left_out(list: &Value) -> u64 {
+    list["links_total"].as_u64().unwrap_or(0).saturating_sub(items(list, "links").count() as u64)
 }
 
 fn table(list: &Value) -> String {
@@ -46,8 +117,7 @@ fn table(list: &Value) -> String {
     if let Some(trouble) = list["trouble"].as_str() {
         table += &format!("(this daemon sees no connections: {})\n", escaped(trouble));
     }
-    let left_out =
-        list["links_total"].as_u64().unwrap_or(0).saturating_sub(items(list, "links").count() as u64);
+    let left_out = left_out(list);
     if 0 < left_out {
         table += &format!("({left_out} more links: ask for those of a host by --host)\n");
     }
@@ -55,20 +125,12 @@ fn table(list: &Value) -> String {
 }
 
 fn missing(pair: &Value) -> [String; HEAD.len()] {
-    let text = |key: &str| pair[key].as_str().unwrap_or("-").to_owned();
     let state = if pair["is_confirmed"] == true { "missing" } else { "missing since the last look" };
-    [text("node"), text("peer"), "-".to_owned(), "-".to_owned(), "-".to_owned(), state.to_owned()]
+    [text(pair, "node"), text(pair, "peer"), "-".to_owned(), "-".to_owned(), "-".to_owned(), state.to_owned()]
 }
 
 fn link(link: &Value) -> [String; HEAD.len()] {
-    let text = |key: &str| link[key].as_str().unwrap_or("-").to_owned();
-    let texts = |key: &str| items(link, key).filter_map(Value::as_str).collect::<Vec<_>>();
-    let from = match (link["from"].as_str(), &texts("one_of")[..]) {
-        (Some(from), _) => from.to_owned(),
-        (None, []) => format!("somebody at {}", text("from_address")),
-        (None, several) => format!("one of {}", several.join(", ")),
-    };
-    let seen_by = match &texts("seen_by")[..] {
+    let seen_by = match &items(link, "seen_by").filter_map(Value::as_str).collect::<Vec<_>>()[..] {
         ["from", "to"] => "both",
         ["from"] => "the first",
         ["to"] => "the second",
@@ -81,8 +143,8 @@ fn link(link: &Value) -> [String; HEAD.len()] {
     };
     let number = |key: &str| link[key].as_u64();
     [
-        from,
-        text("to"),
+        dialler(link),
+        text(link, "to"),
         number("rtt_us").map_or("-".to_owned(), round_trip),
         number("retransmits").map_or("-".to_owned(), |count| count.to_string()),
         seen_by.to_owned(),

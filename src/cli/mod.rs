@@ -6,6 +6,7 @@ mod client;
 pub mod doctor;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod link_changes;
 mod links;
 mod modern;
 mod overview;

@@ -10,6 +10,8 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
 use repmd_backend_api::{AliveName, NodeType};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use serde_json::{Value, json};
 
 use super::api::{Api, ApiError, in_path, is_named};
@@ -180,7 +182,12 @@ fn command() -> Command {
             Command::new("links")
                 .about("List which nodes are connected with each other, and which should be; exits with 1 when a link is missing")
                 .arg(Arg::new("of-host").long("host").value_name("HOST").help("Only those with an end on this host"))
-                .arg(json("Write the list as JSON"))
+                .arg(
+                    Arg::new("watch").long("watch").action(ArgAction::SetTrue).help(
+                        "Go on with a line for each link that comes, goes, is missing or does not answer, until interrupted",
+                    ),
+                )
+                .arg(json("Write the list as JSON; with --watch each link and each change on a line of its own"))
                 .arg(port())
                 .args(of_admin()),
         )
@@ -502,6 +509,25 @@ pub(super) fn say(text: &[u8]) -> Result<(), Failure> {
         Err(_) => std::process::exit(0),
         Ok(()) => Ok(()),
     }
+}
+
+/// Ends the program, from now on, when nobody reads what it says any longer: what goes on without an end would find
+/// that out with its next words alone.
+pub(super) fn end_with_the_reader() -> io::Result<()> {
+    std::thread::Builder::new().name("reader".to_owned()).spawn(|| {
+        let out = io::stdout();
+        let is_gone = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
+        loop {
+            let mut polled = [PollFd::new(&out, PollFlags::empty())];
+            match poll(&mut polled, None) {
+                Ok(_) if polled[0].revents().intersects(is_gone) => std::process::exit(0),
+                Ok(_) | Err(Errno::INTR) => {}
+                // Its next words will tell.
+                Err(_) => return,
+            }
+        }
+    })?;
+    Ok(())
 }
 
 /// The same for a document on a line of its own.

@@ -8,7 +8,7 @@ use clap::ArgMatches;
 use serde_json::{Value, json};
 
 use super::api::{Api, ApiError, in_path, read_object};
-use super::modern::{Environment, Failure, complain, say, settings};
+use super::modern::{Environment, Failure, complain, end_with_the_reader, say, settings};
 use crate::printable::{escaped, escaped_json};
 
 /// Most nodes of one answer.
@@ -37,6 +37,7 @@ pub(super) fn nodes(matches: &ArgMatches, environment: Environment<'_>) -> Resul
     if !matches.get_flag("watch") {
         return say(show()?.as_bytes());
     }
+    end_with_the_reader()?;
     // The first look must succeed; later ones tell what fails, and go on: the daemon may be restarted.
     let (mut text, mut last) = (show()?, String::new());
     loop {
@@ -132,6 +133,7 @@ pub(super) fn age(seconds: u64) -> String {
 pub(super) fn events(matches: &ArgMatches, environment: Environment<'_>) -> Result<(), Failure> {
     let settings = settings(matches, environment)?;
     let as_json = matches.get_flag("json");
+    end_with_the_reader()?;
     let (mut last, mut was_there) = (None, false);
     loop {
         let ended = Api::of(&settings).map_err(Failure::from).and_then(|api| {

@@ -1,14 +1,14 @@
 //! The commands that ask a daemon's admin API.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, ChildStdout, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use repmd::cli::doctor::KINDS;
 use repmd_backend_api::Severity;
-use repmd_test_support::{Daemon, free_port, wait_until};
+use repmd_test_support::{Daemon, Peer, alive2, free_port, wait_until};
 use serde_json::Value;
 
 use crate::{Done, SOON, done, register, repmd};
@@ -139,6 +139,80 @@ fn a_watched_table_is_shown_again_when_it_changes() {
     assert!(watch.line().starts_with("n@here"));
 }
 
+/// Two registered nodes of which one can dial the other, as this process.
+struct Linked {
+    _nodes: Vec<Peer>,
+    listener: TcpListener,
+}
+
+impl Linked {
+    fn register(daemon: &Daemon) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let at = |name: &str, port: u16| {
+            let mut node = Peer::connect(daemon.port());
+            node.send(&alive2(name, port)).unwrap();
+            assert_eq!(node.read(2, SOON), [118, 0]);
+            node
+        };
+        Self { _nodes: vec![at("hare", free_port()), at("rabbit", port)], listener }
+    }
+
+    fn link(&self) -> [TcpStream; 2] {
+        let dialled = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
+        [dialled, self.listener.accept().unwrap().0]
+    }
+}
+
+#[test]
+fn links_are_watched_and_a_line_tells_each_that_comes_and_goes() {
+    let (daemon, admin) = serve(&[]);
+    let nodes = Linked::register(&daemon);
+    let first = nodes.link();
+    wait_until("the link is seen", SOON, || {
+        done(&mut repmd(["links", "--admin", &admin])).stdout.contains("hare@here  rabbit@here")
+    });
+    let mut text = Following::start(&["links", "--watch", "--admin", &admin]);
+    assert!(text.line().starts_with("FROM "));
+    assert!(text.line().starts_with("hare@here  rabbit@here "));
+    let mut json = Following::start(&["links", "--watch", "--json", "--admin", &admin]);
+    let mut change = || {
+        let line: Value = serde_json::from_str(&json.line()).unwrap();
+        assert_eq!((&line["node"], &line["peer"]), (&"hare@here".into(), &"rabbit@here".into()));
+        line["change"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(change(), "up");
+    let words = |line: &str| line.split(' ').skip(1).collect::<Vec<_>>().join(" ");
+    drop(first);
+    assert_eq!((change(), &*words(&text.line())), ("gone".to_owned(), "gone hare@here - rabbit@here\n"));
+    let _second = nodes.link();
+    assert_eq!((change(), &*words(&text.line())), ("up".to_owned(), "up hare@here - rabbit@here\n"));
+    // Ctrl-C is the default end of a program.
+    let pid = rustix::process::Pid::from_child(&text.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let ended = text.0.wait().unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(2));
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut text.1, &mut rest).unwrap();
+    assert_eq!(rest, "");
+}
+
+#[test]
+fn whatever_goes_on_without_an_end_ends_with_its_reader() {
+    let (_daemon, admin) = serve(&[]);
+    for command in
+        [&["links", "--watch"][..], &["links", "--watch", "--json"], &["nodes", "--watch"], &["events"]]
+    {
+        let mut child = repmd(command).args(["--admin", &admin]).stdout(Stdio::piped()).spawn().unwrap();
+        // It has nothing to say, and says nothing.
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        assert_eq!(child.try_wait().unwrap(), None, "{command:?}");
+        drop(child.stdout.take());
+        wait_until("it ends", SOON, || child.try_wait().unwrap().is_some());
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{command:?}");
+    }
+}
+
 #[test]
 fn an_api_that_cannot_be_asked_is_named_with_what_would_help() {
     let token = |text: &str| {
@@ -167,7 +241,7 @@ fn an_api_that_cannot_be_asked_is_named_with_what_would_help() {
         (vec!["--admin", &admin], format!("the admin API at {admin} wants a token: ")),
         (vec!["--admin", &alien_at], format!("what listens at {alien_at} is no admin API: ")),
     ];
-    for command in ["nodes", "events"] {
+    for command in ["nodes", "links", "events"] {
         for (flags, said) in &cases {
             let result = done(repmd([command]).args(flags));
             assert_eq!((result.exit, &*result.stdout), (2, ""), "{command} {flags:?}");
