@@ -5,6 +5,7 @@
 mod dns;
 mod healthy;
 mod host;
+mod links;
 mod node;
 mod own;
 mod store;

@@ -93,6 +93,12 @@ kinds! {
         "let the daemon listen at that address too (`address`), or let the name lead to one where it listens; else only nodes at localhost find each other";
     SETTINGS_DIFFER = Warning "settings-differ"
         "give this command the settings of the daemon: the same --config, flags and variables";
+    LINK_SILENT = Warning "link-silent"
+        "see the way between the two hosts (routes, firewalls, security groups): each of them takes the other for gone when its net_ticktime is over";
+    LINK_BLOCKED = Failure "link-blocked"
+        "open this port in the firewall of that host, and on the way to it; then dial, as in net_kernel:connect_node('c@hostc'), for nodes do not by themselves";
+    LINK_MISSING = Warning "link-missing"
+        "let either of the two dial the other, as in net_kernel:connect_node('c@hostc'), and see their logs for why the link was given up; run this on the other host too, for the way back";
     DNS_SILENT = Failure "dns-silent"
         "see the daemon's log: another program may have that port, or it runs with other settings";
     DNS_UNASKED = Warning "dns-unasked"

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `finding` | what can be found, how bad it is, and what fixes it |
 //! | `own` | the daemon of this host, and who else is on its port |
+//! | `links` | links between nodes that should be there, and are not |
 //! | `name` | this machine's own name, and whether the daemon answers there |
 //! | `dns` | the daemon's DNS, and whether this machine's resolver comes to it |
 //! | `store` | the shared registry's store |
@@ -11,6 +12,7 @@
 
 mod dns;
 mod finding;
+mod links;
 mod name;
 mod own;
 mod store;
@@ -64,6 +66,7 @@ pub(super) fn main(
     let mut doctor = Doctor { settings, kinds, report: Report::default(), daemon: None };
     doctor.examine_own();
     doctor.examine_store();
+    doctor.examine_links();
     doctor.examine_dns(target.map(|(name, _)| name));
     if let Some((name, host)) = target {
         doctor.examine_target(name, host);

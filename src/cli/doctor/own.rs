@@ -18,8 +18,8 @@ use crate::registry::NO_ADDRESS;
 use crate::settings::machine_name;
 
 /// What a daemon without an API does not tell.
-const OF_API: &str =
-    "what only the admin API tells: conflicts, names that are not published, unreadable entries";
+const OF_API: &str = "what only the admin API tells: conflicts, names that are not published, unreadable entries, \
+     missing links";
 
 impl Doctor<'_> {
     pub(super) fn examine_own(&mut self) {
