@@ -12,6 +12,8 @@
 //! | `mesh` | what all reports say together, as a pure function |
 //! | `watch` | what changes from one look to the next |
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod mesh;
 mod processes;
 mod report;
@@ -429,7 +431,7 @@ fn thread_cpu() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 mod testing {
     use std::sync::Arc;
     use std::time::SystemTime;
@@ -443,6 +445,7 @@ mod testing {
         of_type(host, name, port, NodeType::NORMAL)
     }
 
+    #[cfg(test)]
     pub(super) fn hidden(host: &str, name: &str, port: u16) -> Arc<Registration> {
         of_type(host, name, port, NodeType::HIDDEN)
     }
@@ -451,7 +454,7 @@ mod testing {
         let number = host.as_bytes()[0] - b'a' + 1;
         Arc::new(Registration {
             node: Node {
-                name: AliveName::parse(name.as_bytes()).unwrap(),
+                name: AliveName::parse(name.as_bytes()).expect("it is a name"),
                 port,
                 node_type,
                 protocol: 0,
@@ -464,7 +467,7 @@ mod testing {
             instance: Arc::new(Instance {
                 id: InstanceId(number.into()),
                 name: format!("{host}:4369"),
-                host: HostId::parse(host).unwrap(),
+                host: HostId::parse(host).expect("it is a host"),
                 aliases: Vec::new(),
                 addresses: vec![[10, 0, 0, number].into()],
                 port: 4369,
