@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,9 +16,17 @@ use crate::{Done, SOON, done, register, repmd};
 
 /// A daemon with an admin API, and the flag that leads to it.
 fn serve(flags: &[&str]) -> (Daemon, String) {
+    serve_as(None, flags)
+}
+
+/// The same of a user.
+fn serve_as(user: Option<u32>, flags: &[&str]) -> (Daemon, String) {
     let (port, admin) = (free_port().to_string(), format!("127.0.0.1:{}", free_port()));
     let mut command = repmd(["serve", "--port", &port, "--host", "here", "--advertise", "10.0.0.1"]);
     command.args(["--admin", &admin]).args(flags).stderr(Stdio::null());
+    if let Some(user) = user {
+        command.uid(user).gid(user);
+    }
     let daemon = Daemon::spawn(command, port.parse().unwrap());
     wait_until("its API answers", SOON, || std::net::TcpStream::connect(&admin).is_ok());
     (daemon, admin)
@@ -195,6 +204,42 @@ fn links_are_watched_and_a_line_tells_each_that_comes_and_goes() {
     let mut rest = String::new();
     std::io::Read::read_to_string(&mut text.1, &mut rest).unwrap();
     assert_eq!(rest, "");
+}
+
+/// Who started the tests is such a user, or root, who can start others as one.
+#[test]
+fn an_ordinary_user_without_capabilities_sees_links_and_tells_the_nodes_of_users_apart() {
+    let user = |number| rustix::process::geteuid().is_root().then_some(number);
+    let (daemon, admin) = serve_as(user(65_001), &[]);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid().as_raw_nonzero())).unwrap();
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    assert_eq!(capabilities.trim(), "0000000000000000");
+    let nodes = Linked::register(&daemon);
+    // One of another user, who may have dialled as well if users were not told apart: nobody sees its process.
+    let mut other = repmd(["register", "owl", "4321", "--port", &daemon.port().to_string()]);
+    if let Some(user) = user(65_002) {
+        other.uid(user).gid(user);
+    }
+    let mut other = other.stdout(Stdio::null()).spawn().unwrap();
+    let _link = nodes.link();
+    let links = || -> Value {
+        serde_json::from_str(&done(&mut repmd(["links", "--json", "--admin", &admin])).stdout).unwrap()
+    };
+    wait_until("the link is seen", SOON, || {
+        let list = links();
+        list["nodes_total"] == 3 && list["links_total"] == 1
+    });
+    let list = links();
+    let link = &list["links"][0];
+    assert_eq!((&list["source"], &list["trouble"]), (&"netlink".into(), &Value::Null));
+    assert_eq!((&link["from"], &link["to"]), (&"hare@here".into(), &"rabbit@here".into()), "{link}");
+    assert_eq!(link["seen_by"], serde_json::json!(["from", "to"]));
+    assert!(
+        link["rtt_us"].is_u64()
+            && list["nodes"].as_array().unwrap().iter().all(|node| node["unseen"].is_null())
+    );
+    other.kill().unwrap();
+    other.wait().unwrap();
 }
 
 #[test]
