@@ -47,12 +47,37 @@ def mount(container, pod, of_secrets, folder):
     return places
 
 
+def check_ports(path, documents, containers):
+    """What services lead to and policies let in is a port of a container; a port that repmd opens is named there."""
+    ports = [(port, port.get("protocol", "TCP")) for c, _ in containers for port in c.get("ports", [])]
+    numbers = {(port["containerPort"], protocol) for port, protocol in ports}
+    names = {(port["name"], protocol) for port, protocol in ports}
+    for document in documents:
+        spec = document.get("spec", {})
+        if document["kind"] == "Service":
+            for port in spec["ports"]:
+                place = (port.get("targetPort", port["port"]), port.get("protocol", "TCP"))
+                assert place in names | numbers, f"{path}: the service leads to {place}, which no container has"
+        if document["kind"] == "NetworkPolicy":
+            for port in [port for rule in spec["ingress"] for port in rule["ports"]]:
+                place = (port["port"], port.get("protocol", "TCP"))
+                assert place in numbers, f"{path}: the policy lets {place} in, which no container has"
+    for container, _ in containers:
+        for variable in container.get("env", []):
+            if variable["name"] in ("REPMD_DNS", "REPMD_ADMIN") and not variable["value"].startswith("127.0.0.1:"):
+                port = int(variable["value"].rpartition(":")[2])
+                of_one = {"REPMD_DNS": ["TCP", "UDP"], "REPMD_ADMIN": ["TCP"]}[variable["name"]]
+                for protocol in of_one:
+                    assert (port, protocol) in numbers, f"{path}: {variable['name']} has no port {port}, {protocol}"
+
+
 def check(program, path):
     with open(path, encoding="utf-8") as manifest:
         documents = list(yaml.safe_load_all(manifest))
     of_secrets = secrets(documents)
     pods = [d["spec"]["template"]["spec"] for d in documents if "template" in d.get("spec", {})]
     containers = [(c, pod) for pod in pods for c in pod.get("initContainers", []) + pod["containers"]]
+    check_ports(path, documents, containers)
     daemons = [(c, pod) for c, pod in containers if c["image"].startswith("repmd:")]
     assert daemons, f"{path} runs no repmd"
     for daemon, pod in daemons:
