@@ -37,7 +37,7 @@ fn crowd(to: Ipv4Addr, source: fn(usize) -> Ipv4Addr, asker: Ipv4Addr, left: usi
         assert!(lookup_port(daemon.port(), "n").is_some());
         assert_eq!(names(daemon.port()).len(), 1);
         assert_eq!(node.read(1, Duration::from_millis(100)), b"");
-        assert_eq!(node.ended(), None);
+        assert!(node.is_open());
         // Those that came last are left.
         assert_eq!(silent[0].read_to_end(SOON), b"");
         let last = silent.last_mut().unwrap();

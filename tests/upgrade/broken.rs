@@ -42,7 +42,7 @@ fn still_serves(stage: &Stage, node: &Peer) {
     stage.install_repmd();
     let said = stage.upgrade();
     assert!(said.contains("1 node kept, 0 lost"), "{said}");
-    assert_eq!((node.ended(), names(stage.port()).len()), (None, 1));
+    assert_eq!((node.is_open(), names(stage.port()).len()), (true, 1));
 }
 
 #[test]

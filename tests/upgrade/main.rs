@@ -63,7 +63,7 @@ fn no_node_and_no_look_up_notices_twenty_upgrades_in_a_row_and_nothing_leaks() {
     println!("the longest look-up took {} ms", longest.load(Ordering::Relaxed));
     let names_of_now = |count: usize| move || names(stage.port()).len() == count;
     for node in &nodes {
-        assert_eq!(node.ended(), None);
+        assert!(node.is_open());
     }
     drop(nodes);
     wait_until("each node is unregistered when it ends", SOON, names_of_now(0));
@@ -93,7 +93,7 @@ fn nodes_that_register_meanwhile_are_all_there_and_no_two_lives_have_one_creatio
     });
     let registered = registered.into_inner().unwrap();
     wait_until("all that came are there", SOON, || names(stage.port()).len() == registered.len());
-    assert!(registered.iter().all(|node| node.ended().is_none()));
+    assert!(registered.iter().all(Peer::is_open));
     let mut lives = lives.into_inner().unwrap();
     let count = lives.len();
     assert!(20 < count, "{count} lives");
@@ -145,7 +145,7 @@ fn a_hang_up_reads_the_settings_again_and_what_cannot_change_is_said() {
     }
     hang_up(config("any", "b"), "host was a and is b: only a restart changes that");
     hang_up("lookup = \"everywhere\"".to_owned(), "expected `host` or `cluster`");
-    assert_eq!((node.ended(), names(stage.port()).len()), (None, 1));
+    assert_eq!((node.is_open(), names(stage.port()).len()), (true, 1));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use repmd_test_stores::Store;
-use repmd_test_support::{Daemon, beside, free_port, lookup_port, wait_until};
+use repmd_test_support::{Daemon, Peer, beside, free_port, lookup_port, wait_until};
 
 use crate::stage::{REPMD, Stage};
 use crate::{SOON, look_up_all_the_time};
@@ -108,5 +108,5 @@ fn a_store_that_fails_over_meanwhile_keeps_every_name() {
     let creations =
         |nodes: &[serde_json::Value]| nodes.iter().map(|node| node["creation"].clone()).collect::<Vec<_>>();
     assert_eq!(creations(&stage.nodes()), creations(&before));
-    assert!(nodes.iter().all(|node| node.ended().is_none()));
+    assert!(nodes.iter().all(Peer::is_open));
 }

@@ -26,6 +26,16 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// Registers a node at port 5000 of its own, and returns its connection.
+    #[must_use]
+    pub fn registered(port: u16, name: &str) -> Self {
+        let mut node = Self::connect(port);
+        node.send(&alive2(name, 5000)).expect("it is connected");
+        let reply = node.read(6, Duration::from_secs(10));
+        assert_eq!(reply.get(..2), Some(&[118, 0][..]), "{name}: {reply:02x?}, {:?}", node.ended());
+        node
+    }
+
     /// Connects to 127.0.0.1.
     #[must_use]
     pub fn connect(port: u16) -> Self {
@@ -86,6 +96,18 @@ impl Peer {
     #[must_use]
     pub fn ended(&self) -> Option<Ended> {
         self.ended
+    }
+
+    /// Whether the daemon leaves the connection open, as far as that has arrived.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.stream.set_nonblocking(true).expect("a socket can be told not to wait");
+        let peeked = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false).expect("a socket can be told to wait");
+        match peeked {
+            Ok(count) => 0 < count,
+            Err(error) => error.kind() == ErrorKind::WouldBlock,
+        }
     }
 
     /// Takes the first `count` bytes that came.
