@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -21,8 +21,13 @@ pub fn watch_listener(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>>
 /// an event for each new connection.
 ///
 /// # Errors
-/// When the event loop takes no more descriptors.
+/// When the event loop takes no more descriptors. The connection is shut down then, whoever has copies of it.
 pub fn watch_peer(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: as above; an OwnedFd owns its descriptor as a TcpListener does.
-    unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }.map_err(Into::into)
+    unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }.map_err(|refused| {
+        let (socket, error) = refused.into_parts();
+        // SAFETY: it is open until the end of this block.
+        unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_RDWR) };
+        error
+    })
 }
