@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
@@ -208,17 +209,29 @@ impl Sockets {
 /// What the service manager calls the sockets for DNS (`FileDescriptorName=`).
 const DNS: &str = "dns";
 
-/// The sockets that a service manager passed.
+/// What it calls the connections of nodes that it has kept since the run before. The names of all descriptors are one
+/// variable, of 128 KiB at most, so that one letter is what each can have.
+pub const NODE: &str = "n";
+
+/// What it calls the state that it has kept.
+pub const STATE: &str = "s";
+
+/// The descriptors that a service manager passed.
 #[derive(Debug, Default)]
 pub struct Passed {
     /// For the wire.
     pub wire: Vec<TcpListener>,
     /// For DNS.
     pub dns: Sockets,
+    /// Connections of nodes, from the run before.
+    pub nodes: Vec<OwnedFd>,
+    /// The state of the run before.
+    pub states: Vec<OwnedFd>,
 }
 
 /// The sockets that the service manager passed to this process, if it did: descriptors from 3 on, as many
-/// as `LISTEN_FDS` says, meant for the process of `LISTEN_PID`. Those that `LISTEN_FDNAMES` calls `dns` are for DNS.
+/// as `LISTEN_FDS` says, meant for the process of `LISTEN_PID`. Those that `LISTEN_FDNAMES` calls `dns` are for DNS;
+/// those called [`NODE`] and [`STATE`] it has kept.
 ///
 /// # Errors
 /// [`ListenError::NotPassed`] when there is something else than listening sockets, and datagram sockets for DNS.
@@ -240,6 +253,8 @@ pub fn passed_by_service_manager(variable: &dyn Fn(&str) -> Option<String>) -> R
             Some(DNS) => {
                 repmd_sys::adopt_listener(fd).and_then(prepare).map(|socket| passed.dns.tcp.push(socket))
             }
+            Some(NODE) => repmd_sys::inherit(fd).map(|node| passed.nodes.push(node)),
+            Some(STATE) => repmd_sys::inherit(fd).map(|state| passed.states.push(state)),
             _ => repmd_sys::adopt_listener(fd).and_then(prepare).map(|socket| passed.wire.push(socket)),
         };
         adopted.map_err(|error| ListenError::NotPassed(in_words(&error)))?;

@@ -24,16 +24,18 @@ use crate::dns;
 use crate::hosts_file::HostsFile;
 use crate::kinds::Kinds;
 use crate::links;
-use crate::listen::{ListenError, Passed, Sockets, at_loopback, listen, passed_by_service_manager, taken};
+use crate::listen::{
+    ListenError, Passed, STATE, Sockets, at_loopback, listen, passed_by_service_manager, taken,
+};
 use crate::printable::in_words;
 use crate::registry::{Options, Registry};
 use crate::relay::{self, Relay};
-use crate::server::{Carried, Daemon, Listener, May, Verb, serve};
-use crate::service_manager::ServiceManager;
+use crate::server::{Carried, Daemon, Listener, May, NodeKeeper, Verb, serve};
+use crate::service_manager::{DescriptorStore, ServiceManager};
 use crate::settings::{ADMIN_ADDRESS, Admin, Settings};
 use crate::telemetry::{self, AuditLog, Log};
 use crate::upgrade::{
-    self, Begin, Called, Identity, Inherited, OtherSockets, Outcome, State, Upgrader, Went,
+    self, Before, Begin, Called, Identity, Inherited, Kept, OtherSockets, Outcome, State, Upgrader, Went,
 };
 
 /// The longest that a node or an asker waits for the store: a node gives up after 10 s.
@@ -73,8 +75,35 @@ struct Opened {
     wire: Vec<Listener>,
     dns: Sockets,
     admin: Option<(TcpListener, Option<Token>)>,
+    /// What the service manager has kept since the run before: states, and connections of nodes.
+    kept: (Vec<OwnedFd>, Vec<OwnedFd>),
     /// `None`: there can be no file in memory.
     outcome: Option<Outcome>,
+}
+
+/// What a run goes on from.
+enum Past {
+    /// The program before, in this process.
+    Program(Box<State>),
+    /// The run before, of which the service manager has kept what it could.
+    Run(Box<Before>),
+}
+
+impl Past {
+    fn state(&self) -> &State {
+        match self {
+            Self::Program(state) => state,
+            Self::Run(before) => before.state(),
+        }
+    }
+
+    /// The program before, if there was one.
+    fn program(&self) -> Option<&State> {
+        match self {
+            Self::Program(state) => Some(state),
+            Self::Run(_) => None,
+        }
+    }
 }
 
 /// How many files this process may have open once it serves: the hard limit.
@@ -139,11 +168,13 @@ pub fn run(
             open_the_others(settings, start, listeners(wire, settings), others, Some(outcome))
         }
         None => match open_listeners(settings, start, environment) {
-            Ok((wire, dns)) => {
+            Ok((wire, Passed { dns, nodes, states, .. })) => {
                 let outcome = Outcome::new().inspect_err(
                     |error| warn!(%error, "no file in memory: no other program can take this one's place"),
                 );
-                open_the_others(settings, start, wire, OtherSockets { dns, admin: None }, outcome.ok())
+                let others = OtherSockets { dns, admin: None };
+                open_the_others(settings, start, wire, others, outcome.ok())
+                    .map(|opened| Opened { kept: (states, nodes), ..opened })
             }
             Err(error @ ListenError::InUse(_)) if matches!(start, Start::Classic { .. }) => {
                 info!("{error}");
@@ -153,7 +184,7 @@ pub fn run(
             Err(error) => return fail(&error),
         },
     };
-    let opened = match opened {
+    let mut opened = match opened {
         Ok(opened) => opened,
         Err(error) => return fail(&error),
     };
@@ -194,14 +225,28 @@ pub fn run(
                     None
                 }),
         };
+        let store = match &manager {
+            Some(manager) => manager.descriptor_store(environment)?,
+            None => None,
+        };
+        if let Some(store) = &store {
+            // A state that ended this run would else be there again in the next one.
+            store.forget(STATE);
+        }
+        let (states, nodes) = std::mem::take(&mut opened.kept);
+        let past = match resumed {
+            Some(state) => Some(Past::Program(state)),
+            None => upgrade::before(states, nodes, settings).map(Box::new).map(Past::Run),
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let on_serving = || {
             if let Some(waiting) = waiting.take() {
                 waiting.tell_serving();
             }
         };
-        let run =
-            serve_until_stopped(settings, manager, opened, resumed, called, hosts_file, kinds, on_serving);
+        let run = serve_until_stopped(
+            settings, manager, store, opened, past, called, hosts_file, kinds, on_serving,
+        );
         let ended = runtime.block_on(run);
         // A name server that does not answer holds the thread that asks it, for as long as it likes.
         runtime.shutdown_timeout(LAST_QUESTIONS_TIME);
@@ -242,18 +287,21 @@ fn open_listeners(
     settings: &Settings,
     start: Start,
     environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<(Vec<Listener>, Sockets), ListenError> {
+) -> Result<(Vec<Listener>, Passed), ListenError> {
     let (ask, demand) = match start {
         Start::Classic { systemd, .. } => (systemd, systemd),
         Start::Modern => (true, false),
     };
-    let passed = if ask { passed_by_service_manager(environment)? } else { Passed::default() };
+    let mut passed = if ask { passed_by_service_manager(environment)? } else { Passed::default() };
     if demand && passed.wire.is_empty() {
         return Err(ListenError::NotPassed("LISTEN_FDS is not set for this process".to_owned()));
     }
-    let sockets =
-        if passed.wire.is_empty() { listen(&settings.addresses, settings.port)? } else { passed.wire };
-    Ok((listeners(sockets, settings), passed.dns))
+    let sockets = if passed.wire.is_empty() {
+        listen(&settings.addresses, settings.port)?
+    } else {
+        std::mem::take(&mut passed.wire)
+    };
+    Ok((listeners(sockets, settings), passed))
 }
 
 fn listeners(sockets: Vec<TcpListener>, settings: &Settings) -> Vec<Listener> {
@@ -281,7 +329,7 @@ fn open_the_others(
         None => open_admin(settings, start)?,
     };
     let dns = if dns.is_empty() { Sockets::bind("dns", &settings.dns.addresses)? } else { dns };
-    Ok(Opened { wire, dns, admin, outcome })
+    Ok(Opened { wire, dns, admin, kept: Default::default(), outcome })
 }
 
 /// Says to the program before that this one could serve its nodes.
@@ -438,16 +486,17 @@ fn reported_port(socket: &TcpListener, settings: &Settings) -> u16 {
 async fn serve_until_stopped(
     settings: &Settings,
     manager: Option<ServiceManager>,
+    store: Option<DescriptorStore>,
     opened: Opened,
-    resumed: Option<Box<State>>,
+    past: Option<Past>,
     called: io::Result<Called>,
     hosts_file: Option<HostsFile>,
     kinds: Kinds<'_>,
     on_serving: impl FnOnce(),
 ) -> io::Result<()> {
-    let Opened { wire, dns, admin, outcome } = opened;
+    let Opened { wire, dns, admin, kept: _, outcome } = opened;
     let asked_to_upgrade = Upgrader::signal()?;
-    let asked_to_reload = Upgrader::reload_signal(resumed.as_deref())?;
+    let asked_to_reload = Upgrader::reload_signal(past.as_ref().and_then(Past::program))?;
     let admin_socket = admin.as_ref().map(|(socket, _)| socket.try_clone()).transpose()?;
     let other_sockets = OtherSockets { dns: dns.try_clone()?, admin: admin_socket };
     let stop = CancellationToken::new();
@@ -462,7 +511,7 @@ async fn serve_until_stopped(
             stop.cancel();
         });
     }
-    let instance = instance(settings, resumed.as_deref().map(|state| &state.identity))?;
+    let instance = instance(settings, past.as_ref().map(|past| &past.state().identity))?;
     let backend = kinds.open(settings, Arc::new(instance.clone())).map_err(io::Error::other)?;
     let options = Options {
         lookup: settings.lookup,
@@ -483,18 +532,27 @@ async fn serve_until_stopped(
         }
         (false, _) | (_, Some(_)) => registry,
     });
-    let carried = match &resumed {
-        Some(state) => {
+    let has_the_nodes = matches!(past, Some(Past::Run(_)));
+    let resumed = match past {
+        Some(past) => {
             let instance = registry.instance();
-            let carried = state.take_over(&instance)?;
+            let of_the_registry = past.state().registry(&instance)?;
+            let (program, carried) = match past {
+                Past::Program(state) => {
+                    let carried = state.take_over(&instance)?;
+                    (Some(state), carried)
+                }
+                Past::Run(before) => (None, before.take(&instance)),
+            };
             let nodes = carried.nodes.iter().map(|node| (node.claim, Arc::clone(&node.registration)));
-            registry.resume(nodes.collect(), state.registry(&instance)?).await;
+            registry.resume(nodes.collect(), of_the_registry).await;
             let registry = Arc::clone(&registry);
             tokio::spawn(async move { registry.release_the_rest().await });
-            Some(carried)
+            Some((program, carried))
         }
         None => None,
     };
+    let kept = store.map(Kept::start);
     let keeping = CancellationToken::new();
     let keeper = {
         let (registry, keeping) = (Arc::clone(&registry), keeping.clone());
@@ -530,7 +588,8 @@ async fn serve_until_stopped(
         Some((socket, _)) => Some(at_loopback(socket.local_addr()?)),
         None => None,
     };
-    let daemon = Arc::new(daemon.with_relay(relay).with_admin(admin_address));
+    let node_keeper = kept.clone().map(|kept| kept as Arc<dyn NodeKeeper>);
+    let daemon = Arc::new(daemon.with_relay(relay).with_admin(admin_address).with_node_keeper(node_keeper));
     let addresses: Vec<_> = wire.iter().filter_map(|listener| listener.socket.local_addr().ok()).collect();
     info!(host = %settings.host, ?addresses, "serving");
     let dns_stats = Arc::<dns::Stats>::default();
@@ -574,9 +633,10 @@ async fn serve_until_stopped(
         manager.keep_informed(registry.readiness(), stop);
     }
     let (replacements, asked_to_pause) = mpsc::channel(1);
-    if let Some((state, carried)) = resumed.zip(carried) {
-        tell_resumed(&state, &daemon, carried, outcome.as_ref());
+    if let Some((program, carried)) = resumed {
+        go_on(program.as_deref(), &daemon, carried, outcome.as_ref());
     }
+    kept.as_ref().inspect(|kept| kept.begin(&daemon, has_the_nodes));
     let called = called.inspect_err(
         |error| warn!(%error, "this program's file is not known: no other one can take its place"),
     );
@@ -597,6 +657,9 @@ async fn serve_until_stopped(
         error!(error = %in_words(&error), "the registry was not kept");
     }
     registry.retire().await;
+    if let Some(kept) = kept {
+        kept.settle().await;
+    }
     if relay_thread.is_some_and(|thread| thread.join().is_err()) {
         error!("the thread of the relay failed");
     }
@@ -651,10 +714,19 @@ async fn end_when_empty(daemon: Arc<Daemon>, patience: Duration) {
     }
 }
 
-/// Goes on with what the program before was doing, and says so.
-fn tell_resumed(state: &State, daemon: &Arc<Daemon>, carried: Carried<OwnedFd>, outcome: Option<&Outcome>) {
+/// Goes on with what was there before this run, and says so. `program`: what the program before left in this process, if
+/// it was one.
+fn go_on(
+    program: Option<&State>,
+    daemon: &Arc<Daemon>,
+    carried: Carried<OwnedFd>,
+    outcome: Option<&Outcome>,
+) {
     let (nodes, under_way) = (carried.nodes.len(), carried.under_way.len());
     let lost = daemon.resume(carried);
+    let Some(state) = program else {
+        return info!(nodes, lost, "went on from the run before, by what the service manager has kept");
+    };
     let (version, paused) = (&state.version, state.paused());
     info!(nodes, lost, under_way, version, ?paused, "went on from the program before");
     let went = Went::Replaced {

@@ -1,12 +1,16 @@
 //! What the service manager is told, by the protocol of systemd's `sd_notify(3)`: that the daemon serves, how it is,
-//! that its event loop turns, and that it stops.
+//! that its event loop turns, and that it stops; and the descriptors that it is given to keep.
 
-use std::io;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg_addr};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
@@ -103,4 +107,81 @@ impl ServiceManager {
     fn send(&self, state: &str) -> io::Result<()> {
         self.socket.send_to_addr(state.as_bytes(), &self.address).map(drop)
     }
+
+    /// Where it keeps descriptors for the next run of this process, if it does: systemd says so in `FDSTORE` from
+    /// version 254 on, and for earlier ones the unit does.
+    ///
+    /// # Errors
+    /// When no descriptor is left, or its address cannot be used.
+    pub fn descriptor_store(
+        &self,
+        variable: &dyn Fn(&str) -> Option<String>,
+    ) -> io::Result<Option<DescriptorStore>> {
+        let most = variable("FDSTORE").and_then(|text| text.parse().ok()).filter(|most| 0 < *most);
+        let Some(most) = most else { return Ok(None) };
+        let address = match (self.address.as_pathname(), self.address.as_abstract_name()) {
+            (Some(path), _) => SocketAddrUnix::new(path)?,
+            (None, name) => SocketAddrUnix::new_abstract_name(name.unwrap_or_default())?,
+        };
+        Ok(Some(DescriptorStore { socket: self.socket.try_clone()?, address, most }))
+    }
+}
+
+/// Descriptors that the service manager keeps, and passes to the next run of this process.
+#[derive(Debug)]
+pub struct DescriptorStore {
+    socket: UnixDatagram,
+    address: SocketAddrUnix,
+    /// How many it keeps at most.
+    pub most: usize,
+}
+
+impl DescriptorStore {
+    /// The most descriptors of one call: what the kernel passes at once (`SCM_MAX_FD`).
+    pub const BATCH_MAX: usize = 253;
+
+    /// Lets the manager keep copies of these under one name. Those that it has already, it keeps once.
+    pub async fn keep(&self, name: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.tell(&format!("FDSTORE=1\nFDNAME={name}\n"), descriptors).await
+    }
+
+    /// The same as [`DescriptorStore::remove`], if there is room for it now.
+    pub fn forget(&self, name: &str) {
+        // Where there is none, nothing is lost but a precaution.
+        let _ = self.send(&removal(name), &[]);
+    }
+
+    /// Lets it close its copies of all of this name.
+    pub async fn remove(&self, name: &str) -> io::Result<()> {
+        self.tell(&removal(name), &[]).await
+    }
+
+    /// Waits for room in the manager's queue, though not for ever, and for nothing else.
+    async fn tell(&self, words: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let deadline = Instant::now() + ROOM_TIME;
+        loop {
+            match self.send(words, descriptors) {
+                // The kernel counts descriptors that nobody has taken yet.
+                Err(Errno::AGAIN | Errno::TOOMANYREFS) if Instant::now() < deadline => {
+                    sleep(ROOM_PAUSE).await;
+                }
+                result => return Ok(result?),
+            }
+        }
+    }
+
+    fn send(&self, words: &str, descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(Self::BATCH_MAX))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+            return Err(Errno::INVAL);
+        }
+        let words = [IoSlice::new(words.as_bytes())];
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        sendmsg_addr(&self.socket, &self.address, &words, &mut control, flags).map(drop)
+    }
+}
+
+fn removal(name: &str) -> String {
+    format!("FDSTOREREMOVE=1\nFDNAME={name}\n")
 }

@@ -21,7 +21,7 @@ use super::answer::tell_of_refusal;
 use super::carried::{CarriedNode, Progress, UnderWay};
 use super::connection::{Then, sleep_if, write_now};
 use super::daemon::Daemon;
-use super::table::{AliveSocket, ClaimId};
+use super::table::{AliveSocket, ClaimId, hang_up};
 use crate::printable::in_words;
 use crate::protocol::Response;
 use crate::registry::What;
@@ -56,6 +56,7 @@ where
     async move {
         if let Some((claim, lease)) = registering.await {
             let end = until_the_peer_ends(&socket).await;
+            let_go(&claim.daemon, claim.id, &socket);
             Box::pin(unregister(claim, lease, end)).await;
         }
         drop(place);
@@ -75,6 +76,8 @@ pub(super) fn resume(daemon: &Arc<Daemon>, node: CarriedNode<OwnedFd>) -> bool {
     let Ok(socket) = repmd_sys::watch_peer(socket).map(Arc::new) else { return false };
     let (id, name) = (ClaimId(claim), registration.node.name.clone());
     if !daemon.table().resume(&socket, id, Arc::clone(&registration)) {
+        // Somebody else may keep a copy of it.
+        hang_up(&*socket);
         return false;
     }
     // Where there are fewer places than before, none is left for others until enough of these are gone.
@@ -110,6 +113,14 @@ async fn register_unless_frozen(
     None
 }
 
+/// Whoever keeps a copy of a connection keeps it open until it is shut down.
+fn let_go(daemon: &Daemon, claim: ClaimId, socket: &AliveSocket) {
+    if let Some(node_keeper) = &daemon.node_keeper {
+        hang_up(socket);
+        node_keeper.left(claim.0);
+    }
+}
+
 async fn unregister(claim: Claim, lease: Lease, end: &'static str) {
     let daemon = claim.end();
     let name = &lease.registration.node.name;
@@ -136,6 +147,10 @@ async fn register(daemon: &Arc<Daemon>, socket: &Arc<AliveSocket>, node: Node) -
     let creation = lease.creation();
     let granted = daemon.table().grant(claim.id, Arc::clone(&lease.registration));
     if granted {
+        if let Some(node_keeper) = &daemon.node_keeper {
+            let (socket, registration) = (Arc::clone(socket), Arc::clone(&lease.registration));
+            node_keeper.registered(&CarriedNode { claim: claim.id.0, socket, registration });
+        }
         // A kernel that refuses leaves the node as it is on the stock daemon.
         let _ = SockRef::from(socket.get_ref()).set_keepalive(true);
         sleep_if(daemon.limits.delay_write).await;
@@ -153,6 +168,7 @@ async fn register(daemon: &Arc<Daemon>, socket: &Arc<AliveSocket>, node: Node) -
             }
             Err(error) => {
                 debug!(name = %node.name, error = %in_words(&error), "the node did not wait for its answer");
+                let_go(daemon, claim.id, socket);
             }
         }
     }

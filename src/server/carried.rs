@@ -1,5 +1,6 @@
 //! What a daemon carries over to the program that takes its place in this process: its nodes and all that is under way.
 
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -22,6 +23,15 @@ pub struct Carried<Socket> {
 
 /// A node of a daemon that serves on.
 pub type ServedNode = CarriedNode<Arc<AliveSocket>>;
+
+/// Keeps the nodes of a daemon for its next run, whichever way this one ends. It waits for nobody.
+pub trait NodeKeeper: fmt::Debug + Send + Sync {
+    /// A node has registered.
+    fn registered(&self, node: &ServedNode);
+
+    /// The node of this claim has left, and its connection is shut down.
+    fn left(&self, claim: u64);
+}
 
 /// A node.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::answer::FAULTS;
-use super::carried::{Carried, UnderWay};
+use super::carried::{Carried, NodeKeeper, UnderWay};
 use super::crowd::Crowd;
 use super::limits::Limits;
 use super::policy::{May, Policy, Verb, is_local};
@@ -39,6 +39,7 @@ pub struct Daemon {
     pub(super) topology: Topology,
     pub(super) relay: Option<Arc<Relay>>,
     pub(super) admin: Option<SocketAddr>,
+    pub(super) node_keeper: Option<Arc<dyn NodeKeeper>>,
     pub(super) limits: Limits,
     /// Connections whose request is not whole.
     pub(super) waiting: Crowd,
@@ -84,6 +85,7 @@ impl Daemon {
             topology,
             relay: None,
             admin: None,
+            node_keeper: None,
             waiting: Crowd::new(limits.waiting_max, limits.waiting_per_peer_max),
             slow_readers: Crowd::new(limits.slow_readers_max, limits.slow_readers_max)
                 .with_bytes_max(limits.slow_reply_bytes_max),
@@ -114,6 +116,12 @@ impl Daemon {
     #[must_use]
     pub fn with_admin(self, admin: Option<SocketAddr>) -> Self {
         Self { admin, ..self }
+    }
+
+    /// The same daemon, whose nodes are kept for its next run.
+    #[must_use]
+    pub fn with_node_keeper(self, node_keeper: Option<Arc<dyn NodeKeeper>>) -> Self {
+        Self { node_keeper, ..self }
     }
 
     /// Whether `peer`, who came to the address `local`, may do something.

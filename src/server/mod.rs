@@ -17,13 +17,14 @@ mod stats;
 mod table;
 mod topology;
 
-pub use carried::{Carried, CarriedNode, Departed, Progress, ServedNode, UnderWay};
+pub use carried::{Carried, CarriedNode, Departed, NodeKeeper, Progress, ServedNode, UnderWay};
 pub use daemon::Daemon;
 pub use limits::Limits;
 pub(crate) use policy::is_local;
 pub use policy::{May, Networks, Policy, Verb};
 pub use stats::Stats;
 pub use table::AliveSocket;
+pub(crate) use table::hang_up;
 pub use topology::{Names, Topology};
 
 use std::io;
@@ -121,8 +122,12 @@ async fn drain(daemon: &Daemon) {
     if timeout_at(deadline, daemon.requests.wait()).await.is_err() {
         warn!(left = daemon.requests.len(), "the drain time is over, closing the rest");
     }
-    daemon.nodes.close();
     daemon.registry.hand_over();
+    if daemon.node_keeper.is_some() {
+        // Their connections outlive this process, as far as they are kept; with it the others end.
+        return;
+    }
+    daemon.nodes.close();
     daemon.table().hang_up_all();
     if timeout_at(deadline, daemon.nodes.wait()).await.is_err() {
         warn!(left = daemon.nodes.len(), "the drain time is over, leaving nodes to their leases");

@@ -289,7 +289,7 @@ pub(super) fn forget_unread(socket: &impl AsFd) {
 }
 
 /// Ends a connection from outside its task, which then reads the end.
-pub(super) fn hang_up(socket: &impl AsFd) {
+pub(crate) fn hang_up(socket: &impl AsFd) {
     // It fails when the peer has hung up first, which is as good.
     let _ = shutdown(socket.as_fd(), Shutdown::Both);
 }

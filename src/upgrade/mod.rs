@@ -5,9 +5,11 @@
 //! is each of them does the process become the new program, by `exec`, with all sockets open. Whatever fails before
 //! leaves the old one serving.
 
+mod kept;
 mod outcome;
 mod state;
 
+pub use kept::{Before, Kept, before};
 pub use outcome::{Last, NAME as OUTCOME, Outcome, Went, read as read_outcome};
 pub use state::{Identity, State};
 

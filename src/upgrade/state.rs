@@ -1,9 +1,10 @@
 //! The state of a daemon in a form that other versions of the program read.
 //!
-//! JSON, whose objects may get members that older versions do not know; [`FORMAT`] changes where that is not enough. The
-//! rests of long replies follow it as bytes.
+//! JSON, whose objects may get members that older versions do not know; [`FORMAT`] changes where that is not enough. After
+//! it come the rests of long replies as bytes, or, where it is kept for the next run, a line of JSON for each node that has
+//! registered or left since.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
@@ -14,15 +15,24 @@ use std::time::{Duration, SystemTime};
 use repmd_backend_api::{
     AliveName, Creation, HostId, Instance, InstanceId, Lease, LeaseToken, Node, NodeType, Registration,
 };
+use rustix::net::sockopt::socket_cookie;
 use serde::{Deserialize, Serialize};
 
 use super::{now, sealed_file};
 use crate::registry;
-use crate::server::{AliveSocket, Carried, CarriedNode, Daemon, Departed, Progress, UnderWay};
+use crate::server::{
+    AliveSocket, Carried, CarriedNode, Daemon, Departed, Progress, ServedNode, UnderWay, hang_up,
+};
 use crate::settings::Settings;
 
 /// Which form this is.
 const FORMAT: u32 = 1;
+
+/// Names that are kept of each kind that left, the last ones.
+const LEFT_MAX: usize = 65_536;
+
+/// How far claims of the next run are from those that are known: the run before may have had more.
+const CLAIMS_APART: u64 = 1 << 16;
 
 /// The first bytes of the file, before the length of the JSON in 8 bytes, the least significant first.
 const MAGIC: &[u8; 8] = b"repmd up";
@@ -55,6 +65,18 @@ pub struct State {
     rests: Vec<u8>,
 }
 
+/// What happened after a state was kept: a line of the file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Event {
+    Registered(NodeRecord),
+    Left {
+        claim: u64,
+        /// By the clock of [`now`].
+        at: Duration,
+    },
+}
+
 /// Who a daemon is.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Identity {
@@ -82,6 +104,9 @@ struct NodeRecord {
     claim: u64,
     /// -1 for one whose connection has ended.
     fd: RawFd,
+    /// What the kernel calls the connection, in whichever process: for a state that is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cookie: Option<u64>,
     name: String,
     port: u16,
     advertised_port: u16,
@@ -162,6 +187,7 @@ impl NodeRecord {
         Self {
             claim,
             fd,
+            cookie: None,
             name: node.name.as_str().to_owned(),
             port: node.port,
             advertised_port: *advertised_port,
@@ -195,6 +221,43 @@ impl NodeRecord {
                 .ok_or_else(|| wrong("a time beyond all clocks"))?,
         }))
     }
+}
+
+impl DepartedRecord {
+    fn read(&self) -> io::Result<Departed> {
+        let Self { name: text, port, fd } = self;
+        Ok(Departed { name: name(text)?, port: *port, fd: *fd })
+    }
+}
+
+/// The line that says that a node has registered.
+pub(super) fn registered(node: &ServedNode) -> io::Result<Vec<u8>> {
+    let CarriedNode { claim, socket, registration } = node;
+    let cookie = Some(socket_cookie(socket)?);
+    let record = NodeRecord::new(*claim, socket.as_raw_fd(), registration, None);
+    line(&Event::Registered(NodeRecord { cookie, ..record }))
+}
+
+/// The line that says that a node has left.
+pub(super) fn left(claim: u64) -> io::Result<Vec<u8>> {
+    line(&Event::Left { claim, at: now() })
+}
+
+fn line(event: &Event) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(event)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+/// Leaves the last entry of each name, and no more than [`LEFT_MAX`]. Returns what had no room.
+fn keep_last<T>(entries: &mut Vec<T>, name: impl Fn(&T) -> &String) -> Vec<T> {
+    let mut names = HashSet::new();
+    let mut kept: Vec<_> =
+        entries.drain(..).rev().filter(|entry| names.insert(name(entry).clone())).collect();
+    let forgotten = kept.split_off(kept.len().min(LEFT_MAX));
+    kept.reverse();
+    *entries = kept;
+    forgotten
 }
 
 impl State {
@@ -252,13 +315,76 @@ impl State {
 
     /// The state as another program reads it.
     pub(super) fn into_file(self) -> io::Result<File> {
-        let json = serde_json::to_vec(&self)?;
-        sealed_file(|file| {
-            file.write_all(MAGIC)?;
-            file.write_all(&(json.len() as u64).to_le_bytes())?;
-            file.write_all(&json)?;
-            file.write_all(&self.rests)
-        })
+        sealed_file(|file| self.write(file))
+    }
+
+    pub(super) fn write(&self, to: &mut impl Write) -> io::Result<()> {
+        let json = serde_json::to_vec(self)?;
+        to.write_all(MAGIC)?;
+        to.write_all(&(json.len() as u64).to_le_bytes())?;
+        to.write_all(&json)?;
+        to.write_all(&self.rests)
+    }
+
+    /// What the next run of the daemon is to know: its nodes, whose connections another process keeps.
+    pub(super) fn to_keep(daemon: &Daemon, carried: &Carried<Arc<AliveSocket>>) -> Self {
+        let sockets =
+            Sockets { wire: Vec::new(), dns_udp: Vec::new(), dns_tcp: Vec::new(), admin: None, outcome: -1 };
+        let mut state = Self::new(daemon, carried, Duration::ZERO, false, sockets);
+        for (record, node) in state.nodes.iter_mut().zip(&carried.nodes) {
+            record.cookie = socket_cookie(&node.socket).ok();
+        }
+        state
+    }
+
+    /// Reads a state that was kept, as it was when its daemon ended. What cannot be read of a single node is left out.
+    pub(super) fn read_kept(from: &mut impl Read) -> io::Result<Self> {
+        let mut state = Self::read(from)?;
+        let paused = state.paused();
+        state.departures.iter_mut().for_each(|(_, ago)| *ago += paused);
+        state.follow_events();
+        state.frozen_at = now();
+        Ok(state)
+    }
+
+    /// Does to the state what the lines after it say.
+    fn follow_events(&mut self) {
+        let lines = std::mem::take(&mut self.rests);
+        let mut nodes: BTreeMap<_, _> = self.nodes.drain(..).map(|node| (node.claim, node)).collect();
+        let mut offline: HashMap<_, _> = self.offline.drain(..).collect();
+        // What does not end is a line that the daemon had no time to write.
+        for line in lines.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")) {
+            match serde_json::from_slice(line) {
+                Ok(Event::Registered(node)) => {
+                    // No later life gets the creation of this one, if the clock made it: each has its second, and the
+                    // daemon may have waited for the store for one.
+                    let second = offline.entry(node.name.clone()).or_default();
+                    *second = (*second + 1).max(node.registered_at.as_secs() + 2);
+                    self.next_claim = self.next_claim.max(node.claim + 1);
+                    nodes.insert(node.claim, node);
+                }
+                Ok(Event::Left { claim, at }) => {
+                    let Some(node) = nodes.remove(&claim) else { continue };
+                    let NodeRecord { name, port, fd, creation, .. } = node;
+                    self.departed.push(DepartedRecord { name: name.clone(), port, fd });
+                    self.departures.push((name.clone(), now().saturating_sub(at)));
+                    self.creations.push((name, creation));
+                }
+                // Of a later version, or damaged: its node comes back by itself.
+                Err(_) => {}
+            }
+        }
+        self.nodes = nodes.into_values().collect();
+        // For the others it is over.
+        let second_of_now =
+            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.offline = offline.into_iter().filter(|(_, second)| second_of_now <= *second).collect();
+        keep_last(&mut self.departed, |departed| &departed.name);
+        keep_last(&mut self.departures, |(name, _)| name);
+        let forgotten = keep_last(&mut self.creations, |(name, _)| name).into_iter();
+        let forgotten = forgotten.filter_map(|(_, number)| Creation::new(number));
+        let counted = forgotten.filter(|creation| !creation.is_offline()).map(Creation::get);
+        self.highest_forgotten = counted.chain(self.highest_forgotten).max();
     }
 
     /// Reads what a program of this or another version has written.
@@ -314,6 +440,7 @@ impl State {
             addresses: self.identity.addresses.clone(),
             port: *port,
         });
+        self.registry(&instance).map_err(|error| error.to_string())?;
         let readable = |node: &&NodeRecord| node.registration(&instance).is_ok();
         Ok(self.nodes.iter().filter(readable).count())
     }
@@ -343,6 +470,26 @@ impl State {
         })
     }
 
+    /// The nodes whose connections are among `sockets`. The other connections are shut down, so that their nodes come
+    /// back by themselves.
+    pub(super) fn take_kept(&self, instance: &Arc<Instance>, sockets: Vec<OwnedFd>) -> Carried<OwnedFd> {
+        let by_cookie = |socket: OwnedFd| Some((socket_cookie(&socket).ok()?, socket));
+        let mut sockets: HashMap<_, _> = sockets.into_iter().filter_map(by_cookie).collect();
+        let node = |node: &NodeRecord| {
+            let registration = node.registration(instance).ok()?;
+            let socket = sockets.remove(&node.cookie?)?;
+            Some(CarriedNode { claim: node.claim, socket, registration })
+        };
+        let nodes = self.nodes.iter().filter_map(node).collect();
+        sockets.values().for_each(hang_up);
+        Carried {
+            nodes,
+            departed: self.departed.iter().filter_map(|departed| departed.read().ok()).collect(),
+            next_claim: self.next_claim + CLAIMS_APART,
+            under_way: Vec::new(),
+        }
+    }
+
     /// The nodes and connections, which this process takes over. To be called once.
     ///
     /// # Errors
@@ -351,10 +498,6 @@ impl State {
         let node = |node: &NodeRecord| {
             let socket = repmd_sys::inherit(node.fd)?;
             Ok(CarriedNode { claim: node.claim, socket, registration: node.registration(instance)? })
-        };
-        let departed = |departed: &DepartedRecord| {
-            let DepartedRecord { name: text, port, fd } = departed;
-            Ok(Departed { name: name(text)?, port: *port, fd: *fd })
         };
         let mut rests = self.rests.as_slice();
         let under_way = |record: &UnderWayRecord| {
@@ -371,7 +514,7 @@ impl State {
         };
         Ok(Carried {
             nodes: self.nodes.iter().map(node).collect::<io::Result<_>>()?,
-            departed: self.departed.iter().map(departed).collect::<io::Result<_>>()?,
+            departed: self.departed.iter().map(DepartedRecord::read).collect::<io::Result<_>>()?,
             next_claim: self.next_claim,
             under_way: self.under_way.iter().map(under_way).collect::<io::Result<_>>()?,
         })
@@ -460,5 +603,85 @@ mod tests {
         }
         let beyond = FIRST.replacen("1800000000,\"nanos\"", "18446744073709551615,\"nanos\"", 1);
         assert_eq!(read(&beyond, b"xy").unwrap().check(&settings("a")), Ok(0));
+    }
+
+    /// What is kept of [`FIRST`], and happened after it.
+    fn kept(lines: &str) -> State {
+        let state = FIRST.replacen("\"fd\":9", "\"fd\":9,\"cookie\":90", 1);
+        let length = (state.len() as u64).to_le_bytes();
+        let file = [MAGIC, length.as_slice(), state.as_bytes(), lines.as_bytes()].concat();
+        State::read_kept(&mut file.as_slice()).unwrap()
+    }
+
+    fn node_line(claim: u64, name: &str, creation: u32) -> String {
+        format!(
+            r#"{{"registered":{{"claim":{claim},"fd":12,"cookie":{},"name":"{name}","port":5002,"advertised_port":5002,
+            "node_type":77,"protocol":0,"versions":[6,5],"extra":[],"creation":{creation},
+            "registered_at":{{"secs":9000000000,"nanos":0}},"renewed":null}}}}"#,
+            claim * 10
+        )
+        .replace("\n", "")
+            + "\n"
+    }
+
+    #[test]
+    fn lines_after_a_state_say_who_came_and_who_left() {
+        let left = "{\"left\":{\"claim\":5,\"at\":{\"secs\":0,\"nanos\":0}}}\n";
+        let lines = node_line(7, "m", 80) + left + &node_line(9, "n", 81) + "{\"left\":{\"claim\":44,";
+        let state = kept(&lines);
+        let nodes: Vec<_> = state.nodes.iter().map(|node| (node.claim, &*node.name, node.cookie)).collect();
+        assert_eq!(nodes, [(7, "m", Some(70)), (9, "n", Some(90))]);
+        assert_eq!(state.next_claim, 10);
+        let departed: Vec<_> = state.departed.iter().map(|gone| (&*gone.name, gone.port, gone.fd)).collect();
+        assert_eq!(departed, [("d", 1, 8), ("n", 5000, 9)]);
+        assert_eq!(state.creations, [("d".to_owned(), 70), ("n".to_owned(), 77)]);
+        let names: Vec<_> = state.departures.iter().map(|(name, _)| &**name).collect();
+        assert_eq!(names, ["d", "n"]);
+        // The clock's creation of that second is no other life's.
+        let offline: HashMap<_, _> = state.offline.iter().cloned().collect();
+        assert_eq!(offline["m"], 9_000_000_002);
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_read_costs_its_node_alone() {
+        let good = node_line(7, "m", 80);
+        for bad in ["\n", "{}\n", "{\"later\":{}}\n", "\u{0}\u{0}\n", "{\"registered\":{\"claim\":8}}\n"] {
+            let state = kept(&format!("{bad}{good}"));
+            assert_eq!(state.nodes.iter().map(|node| node.claim).collect::<Vec<_>>(), [5, 7], "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_kept_can_be_written_and_read_again_and_stays_as_large() {
+        let lines: String = (0..1000)
+            .map(|life| {
+                node_line(100 + life, "m", 80)
+                    + &format!(
+                        "{{\"left\":{{\"claim\":{},\"at\":{{\"secs\":0,\"nanos\":0}}}}}}\n",
+                        100 + life
+                    )
+            })
+            .collect();
+        let write = |state: &State| {
+            let mut bytes = Vec::new();
+            state.write(&mut bytes).unwrap();
+            bytes
+        };
+        let once = write(&kept(&lines));
+        assert!(once.len() < 2000, "{} bytes", once.len());
+        let again = State::read_kept(&mut once.as_slice()).unwrap();
+        assert_eq!((again.nodes.len(), again.next_claim), (1, 1100));
+        assert_eq!(again.creations, [("d".to_owned(), 70), ("m".to_owned(), 80)]);
+        // Each life has a second of its own, and none of them comes again.
+        assert!(again.offline.contains(&("m".to_owned(), 9_000_001_001)), "{:?}", again.offline);
+    }
+
+    #[test]
+    fn names_that_left_are_kept_within_bounds_and_the_highest_creation_of_the_others() {
+        let mut names: Vec<_> = (0..=LEFT_MAX).map(|number| (number.to_string(), number)).collect();
+        names.push(("0".to_owned(), 7));
+        let forgotten = keep_last(&mut names, |(name, _)| name);
+        assert_eq!(forgotten, [("1".to_owned(), 1)]);
+        assert_eq!((names.len(), &names[0].1, names.last().map(|(_, last)| *last)), (LEFT_MAX, &2, Some(7)));
     }
 }

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use repmd::protocol::decode_names_reply;
-use repmd_test_support::{Daemon, Peer, alive2, free_port};
+use repmd_test_support::{Daemon, Peer, alive2, free_port, wait_until};
 use rustix::process::Signal;
 
 use crate::{SOON, done, epmd, receive, repmd};
@@ -168,6 +168,37 @@ fn a_manager_that_does_not_read_holds_nobody_up_and_is_told_when_it_does() {
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait(SOON).code(), Some(0));
     assert!(stopped.elapsed() < Duration::from_secs(2), "{:?}", stopped.elapsed());
+}
+
+/// It is given what it is to keep as it has room for that.
+#[test]
+fn a_manager_that_keeps_descriptors_and_does_not_read_holds_no_node_up() {
+    let notifications = Notifications::new();
+    let port = free_port();
+    let mut command = repmd(["serve", "--admin", "off", "--port", &port.to_string()]);
+    let variable = notifications.variable();
+    let (name, path) = variable.split_once('=').unwrap();
+    command.env(name, path).env("FDSTORE", "100").stderr(Stdio::null());
+    let mut daemon = Daemon::spawn(command, port);
+    let said = |words: &str| (0..9).any(|_| notifications.next().contains(words));
+    assert!(said("FDSTORE=1\nFDNAME=s"), "the state is kept");
+    fill(&UnixDatagram::unbound().unwrap(), &notifications);
+    let started = Instant::now();
+    let nodes: Vec<_> = (0..200).map(|number| Peer::registered(port, &format!("n{number}"))).collect();
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    notifications.socket.set_nonblocking(false).unwrap();
+    let mut text = [0; 4096];
+    let mut batches = 0;
+    while batches == 0 {
+        let length = notifications.socket.recv(&mut text).unwrap();
+        batches += usize::from(text[..length].starts_with(b"FDSTORE=1\nFDNAME=n\n"));
+    }
+    assert!(nodes.iter().all(Peer::is_open));
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait(SOON).code(), Some(0));
+    // What it was given lives for as long as it does.
+    drop(notifications);
+    wait_until("no node is kept any longer", SOON, || !nodes.iter().any(Peer::is_open));
 }
 
 #[test]

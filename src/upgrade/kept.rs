@@ -1,0 +1,297 @@
+//! What the service manager keeps for the next run of the daemon, whichever way this one ends: the connections of nodes,
+//! and the state, in a file in memory that gets a line whenever a node registers or leaves.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use repmd_backend_api::Instance;
+use rustix::fs::{MemfdFlags, memfd_create};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tracing::warn;
+
+use super::STATE_BYTES_MAX;
+use super::state::{self, State};
+use crate::listen::{NODE, STATE};
+use crate::server::{AliveSocket, Carried, Daemon, NodeKeeper, ServedNode, hang_up};
+use crate::service_manager::DescriptorStore;
+use crate::settings::Settings;
+use crate::throttle::Throttle;
+
+/// How many bytes of lines make a file worth writing anew, beside as many as it began with.
+const LINES_BYTES_MAX: u64 = 1 << 20;
+
+/// How long the end of the daemon waits for the service manager to be given what it is to keep.
+const LAST_TIME: Duration = Duration::from_millis(500);
+
+/// What the service manager has kept since the run before.
+#[derive(Debug)]
+pub struct Before {
+    state: State,
+    sockets: Vec<OwnedFd>,
+}
+
+/// Looks what was kept for this run, which has these settings. `None`: nothing, or nothing that it could go on from, which
+/// is told of; the connections are shut down then, and their nodes come back by themselves.
+#[must_use]
+pub fn before(states: Vec<OwnedFd>, sockets: Vec<OwnedFd>, settings: &Settings) -> Option<Before> {
+    if states.is_empty() && sockets.is_empty() {
+        return None;
+    }
+    match last(states, settings) {
+        Ok(state) => Some(Before { state, sockets }),
+        Err(reason) => {
+            warn!(
+                reason,
+                nodes = sockets.len(),
+                "cannot go on from the run before: its nodes come back by themselves"
+            );
+            sockets.iter().for_each(hang_up);
+            None
+        }
+    }
+}
+
+fn last(states: Vec<OwnedFd>, settings: &Settings) -> Result<State, String> {
+    // There is none where the daemon ended just when it gave another one.
+    let mut file = File::from(states.into_iter().next_back().ok_or("its state was not kept")?);
+    let read = file.rewind().and_then(|()| State::read_kept(&mut file.take(STATE_BYTES_MAX)));
+    let state = read.map_err(|error| error.to_string())?;
+    state.check(settings)?;
+    Ok(state)
+}
+
+impl Before {
+    /// What the daemon goes on from.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The nodes that are still connected, or were until now.
+    #[must_use]
+    pub fn take(self, instance: &Arc<Instance>) -> Carried<OwnedFd> {
+        self.state.take_kept(instance, self.sockets)
+    }
+}
+
+/// Gives the service manager what it is to keep.
+#[derive(Debug)]
+pub struct Kept {
+    written: Mutex<Written>,
+    /// Of what the manager is to be told.
+    queue: mpsc::Sender<Tell>,
+    /// How many nodes it keeps at most.
+    nodes_max: usize,
+    complaints: Throttle,
+}
+
+/// The file of the state.
+#[derive(Debug)]
+struct Written {
+    /// `None`: it cannot be written, so that nothing is kept.
+    file: Option<File>,
+    bytes: u64,
+    bytes_max: u64,
+    /// The claims of those nodes that the manager has, or is about to be given.
+    nodes: HashSet<u64>,
+}
+
+#[derive(Debug)]
+enum Tell {
+    /// Keep this connection, if it is still there.
+    Node(Weak<AliveSocket>),
+    /// Keep the file of now, and no other.
+    File,
+    /// The file has too many lines.
+    WriteAnew,
+    /// All that came before is told.
+    Done(oneshot::Sender<()>),
+}
+
+impl Kept {
+    /// Begins with nothing. What it is given is told by a task of its own.
+    #[must_use]
+    pub fn start(store: DescriptorStore) -> Arc<Self> {
+        // One is the state's.
+        let nodes_max = store.most - 1;
+        let (queue, told) = mpsc::channel(2 * nodes_max + 8);
+        let written = Written { file: None, bytes: 0, bytes_max: 0, nodes: HashSet::new() };
+        let complaints = Throttle::default();
+        let kept = Arc::new(Self { written: Mutex::new(written), queue, nodes_max, complaints });
+        tokio::spawn(Arc::clone(&kept).tell(store, told));
+        kept
+    }
+
+    /// Keeps what `daemon` serves, and from now on what changes there. `has_the_nodes`: the manager has given them to this
+    /// run.
+    pub fn begin(&self, daemon: &Daemon, has_the_nodes: bool) {
+        let carried = daemon.carried();
+        if let Err(error) = self.begin_with(&State::to_keep(daemon, &carried)) {
+            return warn!(%error, "no file in memory: no node is kept when the daemon ends");
+        }
+        let kept = carried.nodes.iter().take(self.nodes_max);
+        self.written().nodes = kept.clone().map(|node| node.claim).collect();
+        if !has_the_nodes {
+            kept.for_each(|node| self.queue(Tell::Node(Arc::downgrade(&node.socket))));
+        }
+    }
+
+    fn begin_with(&self, state: &State) -> io::Result<()> {
+        *self.written() = Written::new(state)?;
+        self.queue(Tell::File);
+        Ok(())
+    }
+
+    /// Waits until the manager has all that it is to keep, though not for long.
+    pub async fn settle(&self) {
+        let (done, told) = oneshot::channel();
+        self.queue(Tell::Done(done));
+        if timeout(LAST_TIME, told).await.is_err() {
+            warn!("the service manager has not taken all nodes: the others come back by themselves");
+        }
+    }
+
+    fn queue(&self, tell: Tell) {
+        if self.queue.try_send(tell).is_err() {
+            self.complain("the service manager takes too long");
+        }
+    }
+
+    fn complain(&self, reason: &str) {
+        if let Some(left_out) = self.complaints.pass() {
+            warn!(reason, left_out, "not every node is kept for when the daemon ends");
+        }
+    }
+
+    /// Adds a line to the file.
+    fn write(&self, written: &mut Written, line: io::Result<Vec<u8>>) {
+        let Some(file) = &written.file else { return };
+        match line.and_then(|line| file.write_all_at(&line, written.bytes).map(|()| line.len())) {
+            Ok(length) => written.bytes += length as u64,
+            Err(error) => {
+                self.complain(&error.to_string());
+                written.file = None;
+            }
+        }
+        if written.bytes_max < written.bytes {
+            written.bytes_max = u64::MAX;
+            self.queue(Tell::WriteAnew);
+        }
+    }
+
+    async fn tell(self: Arc<Self>, store: DescriptorStore, mut told: mpsc::Receiver<Tell>) {
+        let mut batch = Vec::new();
+        while 0 < told.recv_many(&mut batch, DescriptorStore::BATCH_MAX).await {
+            let node = |tell: &Tell| match tell {
+                Tell::Node(socket) => socket.upgrade(),
+                Tell::File | Tell::WriteAnew | Tell::Done(_) => None,
+            };
+            let sockets: Vec<_> = batch.iter().filter_map(node).collect();
+            let descriptors: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+            let mut result =
+                if descriptors.is_empty() { Ok(()) } else { store.keep(NODE, &descriptors).await };
+            for tell in batch.drain(..) {
+                match tell {
+                    Tell::Node(_) => {}
+                    Tell::File => result = result.and(self.give_file(&store).await),
+                    Tell::WriteAnew => result = result.and(self.write_anew(&store).await),
+                    // Nobody may wait any longer.
+                    Tell::Done(done) => drop(done.send(())),
+                }
+            }
+            if let Err(error) = result {
+                self.complain(&error.to_string());
+            }
+        }
+    }
+
+    async fn give_file(&self, store: &DescriptorStore) -> io::Result<()> {
+        let file = self.written().file.as_ref().map(File::try_clone).transpose()?;
+        store.remove(STATE).await?;
+        match file {
+            Some(file) => store.keep(STATE, &[file.as_fd()]).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Puts a shorter file that says the same in the place of the file.
+    async fn write_anew(self: &Arc<Self>, store: &DescriptorStore) -> io::Result<()> {
+        let kept = Arc::clone(self);
+        tokio::task::spawn_blocking(move || kept.shorten()).await.map_err(io::Error::other)??;
+        self.give_file(store).await
+    }
+
+    fn shorten(&self) -> io::Result<()> {
+        let (file, bytes) = {
+            let written = self.written();
+            let Some(file) = &written.file else { return Ok(()) };
+            (file.try_clone()?, written.bytes)
+        };
+        let mut shorter = Written::new(&State::read_kept(&mut At { file: &file, next: 0, end: bytes })?)?;
+        let mut written = self.written();
+        let mut lines = Vec::new();
+        At { file: &file, next: bytes, end: written.bytes }.read_to_end(&mut lines)?;
+        if let Some(file) = &shorter.file {
+            file.write_all_at(&lines, shorter.bytes)?;
+        }
+        shorter.bytes += lines.len() as u64;
+        shorter.nodes = std::mem::take(&mut written.nodes);
+        *written = shorter;
+        Ok(())
+    }
+
+    fn written(&self) -> MutexGuard<'_, Written> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl NodeKeeper for Kept {
+    fn registered(&self, node: &ServedNode) {
+        let line = state::registered(node);
+        let mut written = self.written();
+        self.write(&mut written, line);
+        if written.nodes.len() < self.nodes_max {
+            written.nodes.insert(node.claim);
+            drop(written);
+            self.queue(Tell::Node(Arc::downgrade(&node.socket)));
+        }
+    }
+
+    fn left(&self, claim: u64) {
+        let mut written = self.written();
+        written.nodes.remove(&claim);
+        self.write(&mut written, state::left(claim));
+    }
+}
+
+impl Written {
+    fn new(state: &State) -> io::Result<Self> {
+        let mut file = File::from(memfd_create("repmd-kept", MemfdFlags::CLOEXEC)?);
+        state.write(&mut file)?;
+        file.flush()?;
+        let bytes = file.stream_position()?;
+        Ok(Self { file: Some(file), bytes, bytes_max: 2 * bytes + LINES_BYTES_MAX, nodes: HashSet::new() })
+    }
+}
+
+/// A part of a file that others read and write at the same time, so that its position says nothing.
+struct At<'a> {
+    file: &'a File,
+    next: u64,
+    end: u64,
+}
+
+impl Read for At<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end - self.next).unwrap_or(usize::MAX).min(into.len());
+        let read = self.file.read_at(&mut into[..left], self.next)?;
+        self.next += read as u64;
+        Ok(read)
+    }
+}
