@@ -295,3 +295,60 @@ impl Read for At<'_> {
         Ok(read)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+    use crate::service_manager::ServiceManager;
+
+    #[tokio::test]
+    async fn a_file_with_too_many_lines_is_written_anew_and_says_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        let variable = |name: &str| match name {
+            "NOTIFY_SOCKET" => Some(path.display().to_string()),
+            "FDSTORE" => Some("8".to_owned()),
+            _ => None,
+        };
+        let told = ServiceManager::find(&variable).unwrap().unwrap();
+        let kept = Kept::start(told.descriptor_store(&variable).unwrap().unwrap());
+        kept.begin_with(&state::tests::first()).unwrap();
+        kept.settle().await;
+        // Of claims that nobody had: 60 bytes each.
+        let came = (0..30_000).take_while(|_| kept.written().bytes_max != u64::MAX);
+        came.for_each(|_| kept.left(1000));
+        let long = kept.written().bytes;
+        assert!(LINES_BYTES_MAX < long, "{long} bytes");
+        // Written while somebody else reads, and after that.
+        kept.left(5);
+        kept.settle().await;
+        assert!(kept.written().bytes < 4096, "{} bytes", kept.written().bytes);
+        kept.left(1001);
+        let file = kept.written().file.as_ref().unwrap().try_clone().unwrap();
+        let state = State::read_kept(&mut At { file: &file, next: 0, end: kept.written().bytes }).unwrap();
+        assert_eq!(state.check(&state::tests::settings("a")), Ok(0), "claim 5 has left");
+        let said = |_| {
+            let mut text = [0; 100];
+            let length = manager.recv(&mut text).unwrap();
+            String::from_utf8(text[..length].to_vec()).unwrap()
+        };
+        let (forget, keep) = ("FDSTOREREMOVE=1\nFDNAME=s\n", "FDSTORE=1\nFDNAME=s\n");
+        assert_eq!([0; 4].map(said), [forget, keep, forget, keep]);
+    }
+
+    #[test]
+    fn what_is_no_state_is_told_of_and_ends_its_connections() {
+        let (socket, peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        let settings = state::tests::settings("a");
+        assert!(before(Vec::new(), Vec::new(), &settings).is_none());
+        let states = [Vec::new(), vec![File::open("/dev/null").unwrap().into()]];
+        for states in states {
+            let copy = socket.try_clone().unwrap();
+            assert!(before(states, vec![copy.into()], &settings).is_none());
+            assert_eq!((&peer).read(&mut [0]).unwrap(), 0, "it is shut down");
+        }
+    }
+}

@@ -528,7 +528,7 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::settings::Values;
 
@@ -548,7 +548,12 @@ mod tests {
         State::read(&mut [MAGIC, length.as_slice(), json.as_bytes(), rests].concat().as_slice())
     }
 
-    fn settings(host: &str) -> Settings {
+    /// A state with one node, of claim 5.
+    pub(in super::super) fn first() -> State {
+        read(FIRST, b"").unwrap()
+    }
+
+    pub(in super::super) fn settings(host: &str) -> Settings {
         let flags = [("host", host.to_owned()), ("instance-name", "i".to_owned())];
         let values = Values::merge(&flags, &|_| None, None).unwrap();
         Settings::check(&values, 1000, &|_| Ok(false)).unwrap()
