@@ -41,6 +41,7 @@ pub mod links;
 pub mod listen;
 mod listeners;
 pub mod metrics;
+mod orphans_file;
 pub mod printable;
 pub mod protocol;
 mod queue;

@@ -1,7 +1,8 @@
 //! Which processes of this machine listen on a port, as `/proc` has it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 
 use procfs::net::{TcpNetEntry, TcpState, tcp, tcp6};
@@ -47,6 +48,17 @@ fn entries_on(port: u16) -> Vec<TcpNetEntry> {
 /// The inodes of the sockets that listen on a port.
 pub(crate) fn listening_sockets(port: u16) -> BTreeSet<u64> {
     entries_on(port).iter().map(|entry| entry.inode).collect()
+}
+
+/// All ports that something listens on. Nobody is connected to for it, as a node may end by that.
+///
+/// # Errors
+/// When `/proc` does not show them.
+pub(crate) fn listening_ports() -> io::Result<HashSet<u16>> {
+    // A kernel without IPv6 has no second list.
+    let entries = tcp().map_err(io::Error::other)?.into_iter().chain(tcp6().into_iter().flatten());
+    let listens = entries.filter(|entry| entry.state == TcpState::Listen);
+    Ok(listens.map(|entry| entry.local_address.port()).collect())
 }
 
 /// Who listens on a port.

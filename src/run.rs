@@ -27,6 +27,7 @@ use crate::links;
 use crate::listen::{
     ListenError, Passed, STATE, Sockets, at_loopback, listen, passed_by_service_manager, taken,
 };
+use crate::orphans_file::OrphansFile;
 use crate::printable::in_words;
 use crate::registry::{Options, Registry};
 use crate::relay::{self, Relay};
@@ -403,6 +404,13 @@ pub fn check_files(settings: &Settings) -> Result<(), String> {
             return Err(beside_hosts_file(path, &error));
         }
     }
+    if let Some(path) = settings.orphans_file.clone() {
+        let file = OrphansFile::new(path.clone());
+        if let Some(Err(error)) = within_disk_time(move || file.check()) {
+            let (path, error) = (path.display(), in_words(&error));
+            return Err(format!("orphans-file: cannot write beside {path}: {error}"));
+        }
+    }
     if let Some(path) = settings.audit_log.clone() {
         let checking = path.clone();
         if let Some(Err(error)) = within_disk_time(move || telemetry::check_audit_log(&checking)) {
@@ -635,6 +643,12 @@ async fn serve_until_stopped(
     let (replacements, asked_to_pause) = mpsc::channel(1);
     if let Some((program, carried)) = resumed {
         go_on(program.as_deref(), &daemon, carried, outcome.as_ref());
+    }
+    if let Some(path) = settings.orphans_file.clone() {
+        let (daemon, stop) = (Arc::clone(&daemon), daemon.stop().clone());
+        let keeping = OrphansFile::new(path).keep(daemon);
+        // What ends with this run is no longer remembered.
+        tokio::spawn(async move { stop.run_until_cancelled(keeping).await });
     }
     kept.as_ref().inspect(|kept| kept.begin(&daemon, has_the_nodes));
     let called = called.inspect_err(

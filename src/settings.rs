@@ -168,6 +168,13 @@ pub const TABLE: &[Setting] = &[
         default: "host",
     },
     Setting {
+        key: "orphans-file",
+        variables: &["REPMD_ORPHANS_FILE"],
+        value: "PATH",
+        help: "Remember the nodes in this file, and answer after a restart for those that do not come back by themselves, while something listens at their port",
+        default: "none",
+    },
+    Setting {
         key: "hosts-file",
         variables: &["REPMD_HOSTS_FILE"],
         value: "PATH",
@@ -732,6 +739,8 @@ pub struct Settings {
     pub stale_for: Option<Duration>,
     /// How the host is reached, and for which others this daemon answers.
     pub topology: Topology,
+    /// Where to remember nodes that do not come back by themselves.
+    pub orphans_file: Option<PathBuf>,
     /// Where to write the hosts of the cluster.
     pub hosts_file: Option<PathBuf>,
     /// Whose names are written there; `None`: all.
@@ -860,6 +869,7 @@ impl Settings {
             _ => None,
         })?;
         let path = |text: &str| Some(PathBuf::from(text)).filter(|path| path.is_absolute());
+        let orphans_file = values.parse("orphans-file", "an absolute path", path)?;
         let hosts_file = values.parse("hosts-file", "an absolute path", path)?;
         let hosts_file_domains = values.parse(
             "hosts-file-domains",
@@ -990,6 +1000,7 @@ impl Settings {
                 virtual_hosts: virtual_hosts.unwrap_or_default(),
                 names: names.unwrap_or_default(),
             },
+            orphans_file,
             hosts_file,
             hosts_file_domains,
             dns,

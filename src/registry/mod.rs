@@ -508,6 +508,23 @@ impl Registry {
         }
     }
 
+    /// Has others told of a node of an earlier run of this daemon, which nobody is connected for. `number`: of a claim.
+    #[must_use]
+    pub fn adopt(&self, number: u64, registration: Arc<Registration>) -> Lease {
+        let token = LeaseToken { instance: self.instance.id, number };
+        let lease = Lease { token, registration };
+        // No later life gets its creation.
+        self.past().departed(&lease.registration.node.name, lease.creation());
+        self.hold(&lease, false);
+        self.nudge.notify_one();
+        lease
+    }
+
+    /// Renews the lease no longer, because a later one has taken its place.
+    pub fn forget(&self, lease: &Lease) {
+        self.leases.let_go(lease);
+    }
+
     /// What [`Registry::resume`] goes on from.
     #[must_use]
     pub fn carried(&self) -> Carried {

@@ -147,6 +147,7 @@ async fn register(daemon: &Arc<Daemon>, socket: &Arc<AliveSocket>, node: Node) -
     let creation = lease.creation();
     let granted = daemon.table().grant(claim.id, Arc::clone(&lease.registration));
     if granted {
+        daemon.is_back(&lease.registration.node.name);
         if let Some(node_keeper) = &daemon.node_keeper {
             let (socket, registration) = (Arc::clone(socket), Arc::clone(&lease.registration));
             node_keeper.registered(&CarriedNode { claim: claim.id.0, socket, registration });

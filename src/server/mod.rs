@@ -11,6 +11,7 @@ mod crowd;
 mod daemon;
 mod explain;
 mod limits;
+mod orphans;
 mod policy;
 mod resolve;
 mod stats;

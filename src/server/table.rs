@@ -120,11 +120,17 @@ impl Table {
             let gone = holder.claim;
             self.remove(name, gone);
         }
-        let claim = ClaimId(self.next_claim);
-        self.next_claim += 1;
+        let claim = ClaimId(self.next_claim());
         let holder = Holder { claim, socket: Arc::clone(socket), registration: None };
         self.holders.insert(name.clone(), holder);
         Ok(claim)
+    }
+
+    /// A number for a claim that no other one has.
+    pub(super) fn next_claim(&mut self) -> u64 {
+        let claim = self.next_claim;
+        self.next_claim += 1;
+        claim
     }
 
     /// Makes a claimed name known. `false`: the claim was ended meanwhile.

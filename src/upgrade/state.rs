@@ -100,7 +100,7 @@ pub(super) struct Sockets {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct NodeRecord {
+pub(super) struct NodeRecord {
     claim: u64,
     /// -1 for one whose connection has ended.
     fd: RawFd,
@@ -182,7 +182,7 @@ impl Identity {
 }
 
 impl NodeRecord {
-    fn new(claim: u64, fd: RawFd, registration: &Registration, renewed: Option<Duration>) -> Self {
+    pub(super) fn new(claim: u64, fd: RawFd, registration: &Registration, renewed: Option<Duration>) -> Self {
         let Registration { node, advertised_port, creation, instance: _, registered_at } = registration;
         Self {
             claim,
@@ -201,7 +201,7 @@ impl NodeRecord {
         }
     }
 
-    fn registration(&self, instance: &Arc<Instance>) -> io::Result<Arc<Registration>> {
+    pub(super) fn registration(&self, instance: &Arc<Instance>) -> io::Result<Arc<Registration>> {
         let [highest_version, lowest_version] = self.versions;
         Ok(Arc::new(Registration {
             node: Node {

@@ -20,6 +20,7 @@ mod hosts_file;
 mod link;
 mod load;
 mod name_server;
+mod orphans;
 mod page;
 mod refusals;
 mod stage;

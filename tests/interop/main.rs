@@ -8,6 +8,7 @@ mod debian_package;
 mod elixir;
 mod every_release;
 mod one_release;
+mod orphans;
 mod rabbitmq;
 mod upgrade;
 
