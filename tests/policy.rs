@@ -1,9 +1,12 @@
 //! Who may ask what, on a machine with public addresses.
 #![allow(clippy::unwrap_used)] // All of this is tests.
 
+use std::net::{IpAddr, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use hickory_proto::op::{Message, Query, ResponseCode};
+use hickory_proto::rr::{Name, RecordType};
 use repmd::protocol::{Request, encode_request};
 use repmd_test_stores::Store;
 use repmd_test_support::{Daemon, Peer, alive2, free_port, run, wait_until};
@@ -155,6 +158,48 @@ fn each_setting_opens_or_closes_what_it_names() {
             peer.read_to_end(SOON).starts_with(b"HTTP/1.1 200")
         };
         assert_eq!([probe(NEIGHBOUR, INSIDE), probe(STRANGER, OUTSIDE)], [true, false]);
+    });
+}
+
+/// What `from` is told by DNS at one of the machine's addresses, by UDP and by TCP.
+fn dns_codes(port: u16, from: &str, at: &str) -> [ResponseCode; 2] {
+    let mut question = Message::query();
+    question.metadata.id = 7;
+    question.add_query(Query::query(Name::from_ascii("here.repmd.").unwrap(), RecordType::A));
+    let question = question.to_vec().unwrap();
+    let code = |reply: &[u8]| Message::from_vec(reply).unwrap().metadata.response_code;
+    let (from, at) = (from.parse::<IpAddr>().unwrap(), (at.parse::<IpAddr>().unwrap(), port));
+    let socket = UdpSocket::bind((from, 0)).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    socket.send_to(&question, at).unwrap();
+    let mut reply = [0; 512];
+    let length = socket.recv(&mut reply).unwrap();
+    let mut peer = Peer::connect_from(Some(from), at.into()).unwrap();
+    let framed = [&(question.len() as u16).to_be_bytes()[..], &question].concat();
+    peer.send(&framed).unwrap();
+    let length_by_tcp = u16::from_be_bytes(peer.read(2, SOON).try_into().unwrap());
+    [code(&reply[..length]), code(&peer.read(length_by_tcp.into(), SOON))]
+}
+
+#[test]
+fn dns_is_answered_to_whom_it_is_allowed_and_refused_to_others() {
+    with_addresses(|| {
+        let port = free_port();
+        // The same UDP port of 127.0.0.1 is taken by what says that this test has it.
+        let at = [INSIDE, OUTSIDE, "127.0.0.2"].map(|address| format!("{address}:{port}")).join(",");
+        let with = |setting: &[&str]| {
+            let always = ["serve", "--admin", "off", "--host", "here", "--advertise", INSIDE, "--dns", &at];
+            let _daemon = daemon(&[&always, setting].concat());
+            [(NEIGHBOUR, INSIDE), (STRANGER, OUTSIDE), (OUTSIDE, OUTSIDE), ("127.0.0.1", "127.0.0.2")]
+                .map(|(from, at)| dns_codes(port, from, at))
+        };
+        let (yes, no) = ([ResponseCode::NoError; 2], [ResponseCode::Refused; 2]);
+        assert_eq!(with(&[]), [yes, yes, yes, yes]);
+        assert_eq!(with(&["--allow-dns-from", "private"]), [yes, no, yes, yes]);
+        assert_eq!(with(&["--allow-dns-from", STRANGER]), [no, yes, yes, yes]);
+        assert_eq!(with(&["--allow-dns-from", "loopback"]), [no, no, yes, yes]);
+        // Who may not look up by the wire may not by DNS, unless somebody says otherwise.
+        assert_eq!(with(&["--allow-lookups-from", "private"]), [yes, no, yes, yes]);
     });
 }
 

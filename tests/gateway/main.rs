@@ -176,6 +176,36 @@ fn a_node_that_restarts_is_reached_by_the_same_gateway() {
 }
 
 #[test]
+fn an_upgrade_of_the_gateway_says_how_many_connections_end_and_nodes_dial_again() {
+    let mut cluster = Cluster::start();
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let hosts = "10.77.0.203=hostc,10.88.0.201=hosta,10.88.0.202=hostb";
+    let flags = [&["--virtual-host", hosts], BOTH].concat();
+    let mut command = repmd("gateway", "127.0.0.1", "10.77.0.254", &flags);
+    command.stderr(log.reopen().unwrap());
+    let gateway = start(&cluster.lab.gateway, command, EPMD_PORT);
+    let upgrade = || {
+        let pid = gateway.pid().as_raw_nonzero().to_string();
+        let output = Command::new(REPMD).args(["upgrade", "--pid", &pid]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        std::fs::read_to_string(log.path()).unwrap()
+    };
+    let warning = "relayed connections end with the old program";
+    assert!(!upgrade().contains(warning), "there is none");
+    assert_eq!(ping(&mut cluster.a, "c@hostc"), "pong");
+    let open = relayed(&cluster.lab.gateway);
+    assert!(upgrade().contains(&format!("{warning} connections={open}")), "{open} were open");
+    wait_until("it is dialled again", SOON, || ping(&mut cluster.a, "c@hostc") == "pong");
+}
+
+/// How many connections a gateway relays.
+fn relayed(gateway: &Network) -> u64 {
+    let metrics = gateway.inside(|| http::get(4370, "/metrics", &[]).body);
+    let line = metrics.lines().find_map(|line| line.strip_prefix("repmd_relay_connections_open "));
+    line.unwrap().trim_end_matches(".0").parse().unwrap()
+}
+
+#[test]
 fn a_gateway_relays_into_no_network_that_it_was_not_told() {
     let mut cluster = Cluster::start();
     let _gateway = cluster.gateway(&["--relay", "10.88.0.0/24"]);

@@ -7,6 +7,7 @@ mod shared;
 mod stage;
 mod under_way;
 
+use std::net::{TcpListener, UdpSocket};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -123,6 +124,27 @@ fn the_classic_daemon_in_the_background_is_replaced_too_and_by_a_signal() {
     assert_eq!(lookup_port(port.parse().unwrap(), "n").map(|found| found.port), Some(5000));
     drop(node);
     output(Command::new(&epmd).args(["-port", &port, "-kill"]));
+}
+
+/// The upgrader has copies of them, too.
+#[test]
+fn sockets_of_operators_and_dns_are_free_while_a_daemon_that_is_to_end_still_waits_for_others() {
+    let dns = free_port();
+    let mut stage = Stage::start(&["--dns", &format!("127.0.0.2:{dns}")]);
+    // One after an upgrade as well as one that was just started.
+    stage.upgrade();
+    let mut half = stage.connect();
+    half.send(b"\0\x04z").unwrap();
+    let (wire, admin) = (stage.port(), stage.admin());
+    assert_eq!(http::get(admin, "/livez", &[]).status, 200);
+    stage.daemon().signal(Signal::TERM);
+    wait_until("all can be bound", Duration::from_secs(2), || {
+        let is_free = |at| TcpListener::bind(at).is_ok();
+        [("127.0.0.1", wire), ("127.0.0.1", admin), ("127.0.0.2", dns)].into_iter().all(is_free)
+            && UdpSocket::bind(("127.0.0.2", dns)).is_ok()
+    });
+    assert!(stage.is_running(), "it waits for the rest of a request");
+    half.send(b"n\0\0").unwrap();
 }
 
 #[test]

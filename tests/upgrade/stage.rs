@@ -61,6 +61,10 @@ impl Stage {
         &self.daemon
     }
 
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.daemon.ended().is_none()
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.daemon.port()
     }
