@@ -1,6 +1,7 @@
 //! The number that tells the lives of one name apart.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 /// Tells the lives of one node name apart: two lives with an equal creation make old pids look alive.
@@ -14,8 +15,8 @@ pub struct Creation(u32);
 /// Where the upper half starts.
 const OFFLINE: u32 = 1 << 31;
 
-/// Low bits of an offline creation that come from the daemon's instance.
-const SALT_BITS: u32 = 6;
+/// Offline creations that are of one remainder by three.
+const OFFLINE_OF_A_REMAINDER: u64 = (1 << 31) / 3;
 
 impl Creation {
     /// The smallest value of all.
@@ -41,12 +42,18 @@ impl Creation {
         Self(((now.as_millis() * 64 / 1000) as u32 & !OFFLINE).max(Self::FIRST.0))
     }
 
-    /// A value that no registry hands out, for a daemon that accepts a node without asking one: the
-    /// seconds of `now`, which come back after 388 days, and six bits of `salt`, which tell two daemons
-    /// of one host apart.
+    /// A value that no registry hands out, for a daemon that accepts a node without asking one, in the second `now`.
+    /// `salt` tells the runs of daemons apart: nobody knows what another one has given out, so the value is as good as
+    /// drawn, and two are equal once in 700 million times. Those of seconds in a row differ in their legacy form, too.
     #[must_use]
     pub fn offline(now: Duration, salt: u128) -> Self {
-        Self(OFFLINE | (now.as_secs() as u32) << SALT_BITS | salt as u32 & ((1 << SALT_BITS) - 1))
+        let seconds = now.as_secs();
+        let mut hasher = DefaultHasher::new();
+        (salt, seconds).hash(&mut hasher);
+        let drawn = (hasher.finish() % OFFLINE_OF_A_REMAINDER) as u32;
+        // Such that the whole has the remainder of the second: that of the half itself is two.
+        let remainder = (seconds % 3 + 1) % 3;
+        Self(OFFLINE + 3 * drawn + remainder as u32)
     }
 
     /// Whether [`Creation::offline`] made it.
@@ -84,6 +91,7 @@ impl fmt::Display for Creation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashSet;
 
     #[test]
     fn after_the_last_creation_of_a_registry_comes_4() {
@@ -93,10 +101,14 @@ mod tests {
     #[test]
     fn offline_creations_are_apart_from_those_of_registries_and_from_those_of_other_daemons() {
         let now = Duration::from_secs(1_800_000_000);
-        let creations = [1, 2].map(|salt| Creation::offline(now, salt));
-        let later = Creation::offline(now + Duration::from_secs(1), 1);
-        assert!(creations.iter().all(|creation| creation.is_offline()));
-        assert!(creations[0] < creations[1] && creations[1] < later);
+        let mut creations = HashSet::new();
+        for salt in 0..1000 {
+            let lives = [0, 1, 2].map(|later| Creation::offline(now + Duration::from_secs(later), salt));
+            assert!(lives.iter().all(|creation| creation.is_offline()));
+            assert_eq!(lives.map(Creation::as_legacy).into_iter().collect::<HashSet<_>>().len(), 3);
+            creations.extend(lives);
+        }
+        assert_eq!(creations.len(), 3000, "runs that give out creations in one second give out the same");
         for now in [Duration::from_secs(u64::MAX / 1000), now] {
             assert!(!Creation::from_seconds(now).is_offline() && !Creation::from_ticks(now).is_offline());
         }

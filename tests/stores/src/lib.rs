@@ -9,8 +9,8 @@ mod certificates;
 mod cluster;
 #[cfg(feature = "containers")]
 mod container;
-mod postgres;
 mod etcd;
+mod postgres;
 mod release;
 mod running;
 mod sentinel;
@@ -24,8 +24,8 @@ use repmd_test_support::{wait_for, wait_until};
 use tempfile::TempDir;
 
 pub use certificates::Certificates;
-pub use postgres::{PgBouncer, Postgres};
 pub use etcd::{Etcd, EtcdKind};
+pub use postgres::{PgBouncer, Postgres};
 pub use release::Release;
 use server::Server;
 
