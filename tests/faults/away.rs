@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use repmd_test_stores::{PgBouncer, Postgres, Store};
+use repmd_test_stores::{PgBouncer, Postgres};
 
 use crate::asker::Asker;
 use crate::link::Link;

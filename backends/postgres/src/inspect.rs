@@ -104,7 +104,7 @@ impl Postgres {
         let listens = timeout(DEADLINE, connection.listens()).await.unwrap_or(false);
         let mut report = StoreReport {
             latency,
-            clock: SystemTime::UNIX_EPOCH + Duration::from_micros(clock.try_into().unwrap_or_default()),
+            clock: Some(SystemTime::UNIX_EPOCH + Duration::from_micros(clock.try_into().unwrap_or_default())),
             asked_at,
             fine: Vec::new(),
             findings: Vec::new(),

@@ -15,7 +15,7 @@ async fn works(url: &str) {
     let registered = async || first.register("rabbit", 100).await;
     let (lease, _) = until_ok(&format!("{url} takes a registration"), registered).await;
     assert_eq!(second.ports("rabbit", &Scope::Cluster).await, [100]);
-    first.renew(&[lease.clone()]).await.unwrap();
+    first.renew(std::slice::from_ref(&lease)).await.unwrap();
     first.backend.leave_note(b"note").await.unwrap();
     assert_eq!(second.backend.notes().await.unwrap().items.len(), 1);
     first.backend.release(&lease).await.unwrap();
