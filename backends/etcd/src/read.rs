@@ -22,6 +22,10 @@ const PAGE: usize = 2000;
 /// Notes of one answer: each may have a quarter of a MiB.
 const NOTES: usize = 12;
 
+/// The most keys below one prefix that are read, and bytes of what is there. Whoever writes more wants no registry.
+const KEYS_MAX: usize = 500_000;
+const BYTES_MAX: usize = 64 << 20;
+
 /// Questions of a list that are on their way at once.
 const READS_MAX: usize = 4;
 
@@ -66,7 +70,7 @@ impl Store {
         let mut keys: Vec<_> = aliased.kvs.into_iter().map(|kv| kv.key).collect();
         if aliased.more {
             keys = self
-                .pages(&self.keys.aliased(host), PAGE, true)
+                .pages(&self.keys.aliased(host), PAGE, true, &mut seen)
                 .await?
                 .into_iter()
                 .map(|kv| kv.key)
@@ -138,6 +142,10 @@ impl Store {
                 Scope::Cluster => {
                     let (prefix, mut after, mut more) = (self.keys.nodes(), Vec::new(), true);
                     while more {
+                        if KEYS_MAX <= seen.items.len() + seen.unreadable {
+                            seen.add(|| prefix.clone(), Err(Unreadable::TooLarge));
+                            break;
+                        }
                         let page;
                         (page, more) = self.page(&prefix, &after, PAGE, false).await?;
                         page.iter().for_each(|there| self.add_node(&mut seen, there));
@@ -145,7 +153,7 @@ impl Store {
                     }
                 }
                 Scope::Host(host) => {
-                    let aliased = self.pages(&self.keys.aliased(host), PAGE, true).await?;
+                    let aliased = self.pages(&self.keys.aliased(host), PAGE, true, &mut seen).await?;
                     let aliased = aliased.iter().filter_map(|kv| self.keys.read_alias(host, &kv.key));
                     let hosts: BTreeSet<_> = aliased.chain([host.clone()]).collect();
                     for host in hosts {
@@ -162,7 +170,7 @@ impl Store {
     /// First the names, then what is behind them: no registration ever changes its host or its name, so none is missed
     /// or seen twice.
     async fn list_host(&self, host: &HostId, seen: &mut Seen<OnLease>) -> Result<(), Fault> {
-        let keys = self.pages(&self.keys.names(host), PAGE, true).await?;
+        let keys = self.pages(&self.keys.names(host), PAGE, true, seen).await?;
         let mut names = Seen::default();
         for kv in keys {
             let name = self.keys.read_name(host, &kv.key).ok_or(Unreadable::Key);
@@ -184,9 +192,9 @@ impl Store {
     pub(crate) async fn daemons(&self, scope: &Scope) -> Result<Seen<Arc<Instance>>, BackendError> {
         let started = Instant::now();
         let prefix = self.keys.daemons();
-        let there = self.pages(&prefix, PAGE, false).await;
-        let there = there.map_err(|fault| fault.when(started, || "list daemons".to_owned()))?;
         let mut seen = Seen::default();
+        let there = self.pages(&prefix, PAGE, false, &mut seen).await;
+        let there = there.map_err(|fault| fault.when(started, || "list daemons".to_owned()))?;
         for kv in there {
             seen.add(|| text(&kv.key), read_daemon(&prefix, &kv));
         }
@@ -197,15 +205,15 @@ impl Store {
     /// See [`RegistryBackend::notes`](repmd_backend_api::RegistryBackend::notes).
     pub(crate) async fn notes(&self) -> Result<Seen<Note>, BackendError> {
         let (started, prefix, daemons) = (Instant::now(), self.keys.notes(), self.keys.daemons());
+        let mut seen = Seen::default();
         let read = async {
-            let notes = self.pages(&prefix, NOTES, false).await?;
+            let notes = self.pages(&prefix, NOTES, false, &mut seen).await?;
             // Read after the notes: a daemon that has gone meanwhile has none.
-            Ok((notes, self.pages(&daemons, PAGE, true).await?))
+            Ok((notes, self.pages(&daemons, PAGE, true, &mut seen).await?))
         };
         let (notes, alive) =
             read.await.map_err(|fault: Fault| fault.when(started, || "read notes".to_owned()))?;
         let alive: BTreeSet<_> = alive.iter().filter_map(|kv| read_id(&daemons, &kv.key)).collect();
-        let mut seen = Seen::default();
         for kv in notes {
             let note = read_note(&prefix, &kv);
             if note.as_ref().is_ok_and(|note| !alive.contains(&note.instance)) {
@@ -279,13 +287,24 @@ impl Store {
         Ok(there)
     }
 
-    /// All keys that start with `prefix`.
-    async fn pages(&self, prefix: &str, limit: usize, keys_only: bool) -> Result<Vec<KeyValue>, Fault> {
-        let (mut all, mut more) = (Vec::new(), true);
+    /// All keys that start with `prefix`, or so many that `seen` takes note of the rest as of what cannot be read.
+    async fn pages<T>(
+        &self,
+        prefix: &str,
+        limit: usize,
+        keys_only: bool,
+        seen: &mut Seen<T>,
+    ) -> Result<Vec<KeyValue>, Fault> {
+        let (mut all, mut bytes, mut more) = (Vec::new(), 0, true);
         while more {
+            if KEYS_MAX <= all.len() || BYTES_MAX <= bytes {
+                seen.add(|| prefix.to_owned(), Err(Unreadable::TooLarge));
+                break;
+            }
             let after = all.last().map(|kv: &KeyValue| kv.key.clone()).unwrap_or_default();
             let page;
             (page, more) = self.page(prefix, &after, limit, keys_only).await?;
+            bytes += page.iter().map(|kv| kv.key.len() + kv.value.len()).sum::<usize>();
             all.extend(page);
         }
         Ok(all)

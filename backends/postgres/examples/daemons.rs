@@ -1,7 +1,7 @@
 //! What the registry costs: daemons with many names each against a PostgreSQL of their own, which writes through to its
 //! disk.
 //!
-//! `cargo run --release -p repmd-backend-postgres --example renewals`
+//! `cargo run --release -p repmd-backend-postgres --example daemons`
 
 use std::io::{Seek, Write};
 use std::sync::Arc;
