@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use repmd_test_support::{Daemon, Peer, alive2, free_port, lookup_port};
 
-const SIZE_MAX: u64 = 12 << 20;
+const SIZE_MAX: u64 = 14 << 20;
 
 /// Builds it as a release does.
 fn build() -> PathBuf {
