@@ -46,11 +46,8 @@ pub fn before(states: Vec<OwnedFd>, sockets: Vec<OwnedFd>, settings: &Settings) 
     match last(states, settings) {
         Ok(state) => Some(Before { state, sockets }),
         Err(reason) => {
-            warn!(
-                reason,
-                nodes = sockets.len(),
-                "cannot go on from the run before: its nodes come back by themselves"
-            );
+            let nodes = sockets.len();
+            warn!(reason, nodes, "cannot go on from the run before: its nodes come back by themselves");
             sockets.iter().for_each(hang_up);
             None
         }
