@@ -359,6 +359,8 @@ impl Store {
     pub(crate) async fn retire(&self) -> Result<(), BackendError> {
         let (started, instance) = (Instant::now(), self.holding.instance());
         self.holding.set_standing(None);
+        // From now on others may take its names: should it go on after all, it looks at each.
+        self.holding.doubt();
         let ended = TxnRequest {
             success: vec![delete(&self.keys.daemon(instance.id)), delete(&self.keys.note(instance.id))],
             ..TxnRequest::default()
