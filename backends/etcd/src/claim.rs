@@ -176,7 +176,7 @@ impl Store {
             Ok(held) => held,
             Err(unreadable) => {
                 let key = self.keys.node(&name.host, &name.alive);
-                let source = crate::error::short(unreadable.to_string()).into();
+                let source = repmd_backend_remote::short(&unreadable).into();
                 return Found::Refused(BackendError::Corrupt { key, source });
             }
         };

@@ -5,33 +5,26 @@
 
 use std::error::Error;
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::TryFutureExt as _;
-use futures_util::future::select_ok;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use repmd_backend_remote::{Address, Opened, tcp};
 use rustls::client::ResolvesClientCert;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, SignatureScheme};
 use secrecy::{ExposeSecret, SecretString};
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
 
 use crate::error::Fault;
 use crate::line::{Channel, Line};
 use crate::proto::{AuthenticateRequest, AuthenticateResponse};
-use crate::settings::{Address, Settings, Tls, read};
-
-/// When the kernel gives up a peer that acknowledges nothing.
-const VANISHED: Duration = Duration::from_secs(5);
+use crate::settings::Settings;
 
 /// How often a connection is asked for a sign of life, and how long that may take. Servers of etcd end connections
 /// that ask more often than each 5 s.
@@ -42,21 +35,15 @@ const WINDOW: (u32, u32) = (1 << 20, 4 << 20);
 
 /// Connects and logs in. Whoever calls has a deadline of its own.
 pub(crate) async fn dial(address: &Address, settings: &Settings) -> Result<Line, Fault> {
-    let Settings { login, tls, reading, .. } = settings;
-    let (of_login, of_tls) = (login.clone(), tls.clone());
-    // One at a time, so that a disk that stands still holds one thread, however often another attempt is made.
-    let turn = Arc::clone(reading).acquire_owned().await;
-    let read = move || {
-        let _turn = turn;
-        Ok::<_, Fault>((of_login.password()?, of_tls.as_ref().map(client_config).transpose()?))
-    };
-    let (password, tls) = tokio::task::spawn_blocking(read).await.map_err(|_| Fault::Silent)??;
-    let stream = connect(address).await.map_err(|error| Fault::of_connection(&error))?;
+    let access = &settings.access;
+    let Opened { password, tls } = access.open::<Fault>().await?;
+    let stream = tcp::connect(address).await.map_err(|error| Fault::of_connection(&error))?;
     let local_address =
         stream.local_addr().map_err(|error| Fault::of_connection(&error))?.ip().to_canonical();
     let line = match tls {
         None => talk(stream, address, "http", local_address).await?,
-        Some((tls, asked)) => {
+        Some(tls) => {
+            let (tls, asked) = for_grpc(Arc::unwrap_or_clone(tls));
             let name = ServerName::try_from(address.host.clone()).map_err(|_| Fault::Certificate {
                 reason: "the host cannot be the name of a certificate".to_owned(),
             })?;
@@ -66,7 +53,7 @@ pub(crate) async fn dial(address: &Address, settings: &Settings) -> Result<Line,
             if asked.0.load(Ordering::Relaxed) { line.with_certificate_asked_for() } else { line }
         }
     };
-    match (&login.user, password) {
+    match (&access.login.user, password) {
         (Some(user), Some(password)) => log_in(line, user, &password).await,
         _ => Ok(line),
     }
@@ -103,50 +90,13 @@ async fn log_in(mut line: Line, user: &str, password: &SecretString) -> Result<L
     }
 }
 
-/// The first of the server's addresses that answers.
-async fn connect(Address { host, port }: &Address) -> std::io::Result<TcpStream> {
-    let attempts: Vec<_> =
-        lookup_host((&**host, *port)).await?.map(|address| Box::pin(TcpStream::connect(address))).collect();
-    if attempts.is_empty() {
-        return Err(std::io::Error::other("the host has no address"));
-    }
-    let (stream, _) = select_ok(attempts).await?;
-    let socket = SockRef::from(&stream);
-    socket.set_tcp_nodelay(true)?;
-    let keepalive = TcpKeepalive::new().with_time(VANISHED).with_interval(Duration::from_secs(1));
-    socket.set_tcp_keepalive(&keepalive.with_retries(3))?;
-    socket.set_tcp_user_timeout(Some(VANISHED))?;
-    Ok(stream)
-}
-
-/// What TLS needs, from its files.
-fn client_config(tls: &Tls) -> Result<(ClientConfig, Arc<Asked>), Fault> {
-    let mut roots = RootCertStore::empty();
-    match &tls.authority {
-        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-        Some(path) => {
-            for authority in certificates(path)? {
-                roots.add(authority).map_err(|error| Fault::of_file(path, error))?;
-            }
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let config = config.expect("the provider has the versions").with_root_certificates(roots);
-    let mut config = match (&tls.certificate, &tls.key) {
-        (Some(certificate), Some(key)) => {
-            let secret =
-                PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| Fault::of_file(key, error))?;
-            let config = config.with_client_auth_cert(certificates(certificate)?, secret);
-            config.map_err(|error| Fault::of_file(certificate, error))?
-        }
-        _ => config.with_no_client_auth(),
-    };
+/// What TLS needs for gRPC, and whether a certificate will have been asked for.
+fn for_grpc(mut config: ClientConfig) -> (ClientConfig, Arc<Asked>) {
     // Servers of gRPC talk to nobody who does not say so.
     config.alpn_protocols = vec![b"h2".to_vec()];
     let asked = Arc::new(Asked(AtomicBool::new(false), Arc::clone(&config.client_auth_cert_resolver)));
     config.client_auth_cert_resolver = Arc::<Asked>::clone(&asked);
-    Ok((config, asked))
+    (config, asked)
 }
 
 /// Whether the server has asked for a client's certificate.
@@ -162,11 +112,6 @@ impl ResolvesClientCert for Asked {
     fn has_certs(&self) -> bool {
         self.1.has_certs()
     }
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Fault> {
-    let all: Result<_, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
-    all.map_err(|error| Fault::of_file(path, error))
 }
 
 /// Whether a connection failed by what the two sides hold of each other, or was lost.

@@ -1,11 +1,10 @@
 //! What went wrong with the store, and which [`BackendError`] that is.
 
 use std::error::Error;
-use std::fmt;
-use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use repmd_backend_api::{BackendError, REASON_CHARS_MAX};
+use repmd_backend_api::BackendError;
+use repmd_backend_remote::{self as remote, FileFault, short};
 use tonic::{Code, Status};
 
 /// Why there is no answer. Shared by all calls that it ends.
@@ -27,8 +26,8 @@ pub(crate) enum Fault {
     #[error("others changed the same name {tries} times meanwhile")]
     Raced { tries: usize },
     /// A file that the settings name cannot be read.
-    #[error("{}: {reason}", .path.display())]
-    File { path: PathBuf, reason: String },
+    #[error(transparent)]
+    File(#[from] FileFault),
 }
 
 /// What a fault means for a caller.
@@ -43,33 +42,22 @@ enum Meaning {
 }
 
 impl Fault {
-    pub(crate) fn of_file(path: &Path, error: impl fmt::Display) -> Self {
-        Self::File { path: path.to_owned(), reason: error.to_string() }
-    }
-
     pub(crate) fn of_connection(error: &(dyn Error + 'static)) -> Self {
         // What matters is at the end of the chain: "connection refused", and not "transport error".
         let mut cause = error;
         while let Some(source) = cause.source() {
             cause = source;
         }
-        Self::Connection { reason: short(cause.to_string()) }
+        Self::Connection { reason: short(cause) }
     }
 
     fn meaning(&self) -> Meaning {
         match self {
             Self::Silent | Self::Raced { .. } => Meaning::Passes,
             Self::Connection { .. } => Meaning::Elsewhere,
-            Self::File { .. } | Self::Certificate { .. } => Meaning::Stays,
+            Self::File(_) | Self::Certificate { .. } => Meaning::Stays,
             Self::Store { code, said } => meaning_of(*code, said),
         }
-    }
-
-    /// Whether the connection is of no use any longer: it is gone, leads to a server that has no leader, or its login
-    /// is no longer one.
-    pub(crate) fn ends_session(&self) -> bool {
-        // When logins are switched on, those who had none before need one.
-        self.meaning() == Meaning::Elsewhere || self.is_old_login()
     }
 
     /// Whether the login is no longer one: it has run out, or the store's users were changed since.
@@ -115,7 +103,7 @@ impl Fault {
 
     /// The error for a caller who wanted to `action`, and has waited since `started`.
     pub(crate) fn when(self, started: Instant, action: impl FnOnce() -> String) -> BackendError {
-        let source = short(self.to_string()).into();
+        let source = short(&self).into();
         if self.stays() {
             BackendError::Denied { action: action(), source }
         } else {
@@ -124,22 +112,26 @@ impl Fault {
     }
 }
 
+impl remote::Fault for Fault {
+    fn silent() -> Self {
+        Self::Silent
+    }
+
+    /// It is gone, leads to a server that has no leader, or its login is no longer one.
+    fn ends_session(&self) -> bool {
+        // When logins are switched on, those who had none before need one.
+        self.meaning() == Meaning::Elsewhere || self.is_old_login()
+    }
+}
+
 impl From<Status> for Fault {
     fn from(status: Status) -> Self {
         // What has a source was made on this side, of a connection that failed.
         match status.source() {
             Some(source) => Self::of_connection(source),
-            None => Self::Store { code: status.code(), said: short(status.message().to_owned()) },
+            None => Self::Store { code: status.code(), said: short(status.message()) },
         }
     }
-}
-
-/// Short enough for one line of a log: a store may say anything.
-pub(crate) fn short(text: String) -> String {
-    if text.chars().nth(REASON_CHARS_MAX).is_none() {
-        return text;
-    }
-    text.chars().take(REASON_CHARS_MAX).chain(['…']).collect()
 }
 
 fn meaning_of(code: Code, said: &str) -> Meaning {

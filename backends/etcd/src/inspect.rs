@@ -4,6 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::join_all;
 use repmd_backend_api::{BackendError, Severity, StoreFinding, StoreReport};
+use repmd_backend_remote::Address;
 use tokio::time::timeout;
 
 use crate::Etcd;
@@ -12,7 +13,7 @@ use crate::error::Fault;
 use crate::keys::Keys;
 use crate::line::Line;
 use crate::proto::{AlarmRequest, AlarmResponse, RangeRequest, RangeResponse, StatusRequest, StatusResponse};
-use crate::settings::{Address, Settings};
+use crate::settings::Settings;
 
 /// People wait longer than nodes do.
 const DEADLINE: Duration = Duration::from_secs(3);

@@ -256,7 +256,7 @@ impl Store {
         let held = match self.read_holder(there, &instance.host, &lease.registration.node.name) {
             Ok(held) => held,
             Err(unreadable) => {
-                let reason = crate::error::short(unreadable.to_string());
+                let reason = repmd_backend_remote::short(&unreadable);
                 return Step::Over(Renewal::Failed { reason });
             }
         };

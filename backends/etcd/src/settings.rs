@@ -1,16 +1,12 @@
 //! Where the store is and how to get in: one URL, checked once.
 
 use std::fmt;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use percent_encoding::percent_decode_str;
-use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::Semaphore;
+use repmd_backend_remote::url::part_of;
+use repmd_backend_remote::{Access, Address, Login, Tls, Url};
 
-use crate::error::Fault;
+pub use repmd_backend_remote::SettingsError;
 
 /// The port on which etcd serves its clients.
 const ETCD_PORT: u16 = 2379;
@@ -26,53 +22,7 @@ pub struct Settings {
     /// How long a registration outlives its last renewal, at least. etcd counts in whole seconds: it is rounded up.
     pub lease_ttl: Duration,
     pub(crate) endpoints: Vec<Address>,
-    pub(crate) login: Login,
-    pub(crate) tls: Option<Tls>,
-    /// For whoever reads the files, see `dial`.
-    pub(crate) reading: Arc<Semaphore>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Address {
-    pub(crate) host: String,
-    pub(crate) port: u16,
-}
-
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Login {
-    pub(crate) user: Option<String>,
-    password: Option<Password>,
-}
-
-#[derive(Clone, Debug)]
-enum Password {
-    Given(SecretString),
-    File(PathBuf),
-}
-
-/// Files are read for each connection, so that a renewed certificate or password needs no restart.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Tls {
-    pub(crate) authority: Option<PathBuf>,
-    /// The client's own. With its key, or neither.
-    pub(crate) certificate: Option<PathBuf>,
-    pub(crate) key: Option<PathBuf>,
-}
-
-/// Why a URL or a cluster name cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{part} of the store's URL: expected {expected}")]
-pub struct SettingsError {
-    /// Which part is wrong. Never more of the URL than that: the rest may be a password.
-    pub part: String,
-    /// What it should be.
-    pub expected: String,
-}
-
-impl SettingsError {
-    fn new(part: impl Into<String>, expected: impl Into<String>) -> Self {
-        Self { part: part.into(), expected: expected.into() }
-    }
+    pub(crate) access: Access,
 }
 
 impl Settings {
@@ -92,7 +42,7 @@ impl Settings {
     /// is such a part.
     pub fn from_url(url: &str, cluster: &str, lease_ttl: Duration) -> Result<Self, SettingsError> {
         let settings = Self::parse(url, cluster, lease_ttl)?;
-        settings.check_files()?;
+        settings.access.check_files()?;
         Ok(settings)
     }
 
@@ -100,162 +50,69 @@ impl Settings {
         if cluster.is_empty() || cluster.chars().any(char::is_control) {
             return Err(SettingsError::new("the cluster name", "a name without control characters"));
         }
-        let (scheme, rest) = url.split_once("://").unwrap_or((url, ""));
-        let mut tls = match scheme {
+        let url = Url::split(url);
+        let mut tls = match url.scheme {
             "etcd" => None,
             "etcds" => Some(Tls::default()),
             _ => return Err(SettingsError::new("the start", "etcd:// or, with TLS, etcds://")),
         };
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        // The last @: one in a password should be encoded, but often is not.
-        let (login, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
-        let endpoints: Result<_, _> = hosts.split(',').map(Address::parse).collect();
-        let (endpoints, mut login) = (endpoints?, Login::parse(login)?);
-        if !path.is_empty() {
+        let endpoints = Address::parse_all(url.hosts, ETCD_PORT, &['"', '<', '>', '\\'])?;
+        let mut login = Login::parse(url.login)?;
+        if !url.path.is_empty() {
             return Err(SettingsError::new("the path", "none: the cluster is a setting of its own"));
         }
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            set(pair, &mut login, &mut tls)?;
+        for option in url.options(&KEYS, "ca=/etc/etcd/ca.pem") {
+            let (key, value) = option?;
+            set(key, value, &mut login, &mut tls)?;
         }
-        if login.password.is_some() && login.user.is_none() {
+        if login.has_password() && login.user.is_none() {
             return Err(SettingsError::new(
                 "the user",
                 "one before the password, as in etcd://USER:PASSWORD@HOST",
             ));
         }
-        if tls.as_ref().is_some_and(|tls| tls.certificate.is_some() != tls.key.is_some()) {
+        if tls.as_ref().is_some_and(Tls::is_half) {
             return Err(SettingsError::new("cert and key in the query", "both or neither"));
         }
         let cluster = cluster.to_owned();
-        Ok(Self { cluster, lease_ttl, endpoints, login, tls, reading: Arc::new(Semaphore::new(1)) })
-    }
-
-    fn check_files(&self) -> Result<(), SettingsError> {
-        let unusable = |fault: Fault| SettingsError::new(fault.to_string(), "a file that can be read");
-        self.login.password().map_err(unusable)?;
-        let Some(tls) = &self.tls else { return Ok(()) };
-        for path in [&tls.authority, &tls.certificate, &tls.key].into_iter().flatten() {
-            read(path).map_err(unusable)?;
-        }
-        Ok(())
+        Ok(Self { cluster, lease_ttl, endpoints, access: Access::new(login, tls) })
     }
 }
 
 /// The store's URL, without secrets.
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.tls.is_some() { "etcds://" } else { "etcd://" })?;
-        match (&self.login.user, &self.login.password) {
+        f.write_str(if self.access.tls.is_some() { "etcds://" } else { "etcd://" })?;
+        let login = &self.access.login;
+        match (&login.user, login.has_password()) {
             (None, _) => {}
-            (Some(user), None) => write!(f, "{user}@")?,
-            (Some(user), Some(_)) => write!(f, "{user}:***@")?,
+            (Some(user), false) => write!(f, "{user}@")?,
+            (Some(user), true) => write!(f, "{user}:***@")?,
         }
-        for (index, address) in self.endpoints.iter().enumerate() {
-            write!(f, "{}{address}", if index == 0 { "" } else { "," })?;
-        }
-        Ok(())
+        f.write_str(&Address::join(&self.endpoints))
     }
 }
 
 /// What the query may have.
 const KEYS: [&str; 4] = ["password_file", "ca", "cert", "key"];
 
-const UNKNOWN_KEY: &str = "a key of the query";
-
-fn set(pair: &str, login: &mut Login, tls: &mut Option<Tls>) -> Result<(), SettingsError> {
-    let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-    // An unknown one is not repeated: it may be the rest of a password with a question mark.
-    let part = if KEYS.contains(&key) { format!("{key} in the query") } else { UNKNOWN_KEY.to_owned() };
-    let value = decode(value, &part)?;
-    if value.is_empty() && part != UNKNOWN_KEY {
-        return Err(SettingsError::new(part, "a value, as in ca=/etc/etcd/ca.pem"));
-    }
+fn set(key: &str, value: String, login: &mut Login, tls: &mut Option<Tls>) -> Result<(), SettingsError> {
     match (key, tls) {
-        ("password_file", _) if login.password.is_some() => {
-            return Err(SettingsError::new("the password", "either one in the URL or password_file"));
-        }
-        ("password_file", _) => login.password = Some(Password::File(value.into())),
-        ("ca" | "cert" | "key", None) => {
-            return Err(SettingsError::new(part, "etcds:// before it: etcd:// is without TLS"));
+        ("password_file", _) => return login.read_password_from(value.into()),
+        (_, None) => {
+            return Err(SettingsError::new(part_of(key), "etcds:// before it: etcd:// is without TLS"));
         }
         ("ca", Some(tls)) => tls.authority = Some(value.into()),
         ("cert", Some(tls)) => tls.certificate = Some(value.into()),
-        ("key", Some(tls)) => tls.key = Some(value.into()),
-        _ => return Err(SettingsError::new(UNKNOWN_KEY, format!("one of {}", KEYS.join(", ")))),
+        (_, Some(tls)) => tls.key = Some(value.into()),
     }
     Ok(())
-}
-
-impl Login {
-    fn parse(text: &str) -> Result<Self, SettingsError> {
-        let (user, password) = match text.split_once(':') {
-            Some((user, password)) => (user, Some(password)),
-            None => (text, None),
-        };
-        let user = decode(user, "the user")?;
-        let password = password.filter(|password| !password.is_empty());
-        let password = password.map(|password| decode(password, "the password")).transpose()?;
-        Ok(Self {
-            user: Some(user).filter(|user| !user.is_empty()),
-            password: password.map(|password| Password::Given(password.into())),
-        })
-    }
-
-    /// The password as it is now.
-    pub(crate) fn password(&self) -> Result<Option<SecretString>, Fault> {
-        match &self.password {
-            None => Ok(None),
-            Some(Password::Given(password)) => Ok(Some(password.clone())),
-            Some(Password::File(path)) => {
-                // Editors and `echo` end files with a newline.
-                let text = SecretString::from(String::from_utf8_lossy(&read(path)?).into_owned());
-                Ok(Some(text.expose_secret().trim_end_matches(['\r', '\n']).into()))
-            }
-        }
-    }
-}
-
-impl Address {
-    fn parse(text: &str) -> Result<Self, SettingsError> {
-        let bad = || SettingsError::new("the host", "HOST, HOST:PORT or [IPv6]:PORT");
-        let (host, port) = match text.strip_prefix('[') {
-            Some(rest) => rest.split_once(']').ok_or_else(bad)?,
-            None => text.find(':').map_or((text, ""), |colon| text.split_at(colon)),
-        };
-        let port = match port.strip_prefix(':') {
-            Some(port) => port.parse().map_err(|_| bad())?,
-            None if port.is_empty() => ETCD_PORT,
-            None => return Err(bad()),
-        };
-        if host.is_empty() || host.contains(['/', '@', ' ', ',', '"', '<', '>', '\\']) {
-            return Err(bad());
-        }
-        Ok(Self { host: host.to_owned(), port })
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port } = self;
-        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
-    }
-}
-
-/// What is in a file that the settings name.
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Fault> {
-    fs::read(path).map_err(|error| Fault::of_file(path, error))
-}
-
-fn decode(text: &str, part: &str) -> Result<String, SettingsError> {
-    let decoded = percent_decode_str(text).decode_utf8();
-    let decoded = decoded.map_err(|_| SettingsError::new(part, "UTF-8, percent-encoded"))?;
-    Ok(decoded.into_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use secrecy::ExposeSecret;
 
     fn read_url(url: &str) -> Result<Settings, SettingsError> {
         Settings::from_url(url, "repmd", Duration::from_secs(15))
@@ -277,7 +134,7 @@ mod tests {
             assert_eq!(settings.to_string(), shown);
             assert!(!format!("{settings:?}").contains("s3"), "{settings:?}");
         }
-        let password = read_url("etcd://u:s3%3Acret@db").unwrap().login.password().unwrap().unwrap();
+        let password = read_url("etcd://u:s3%3Acret@db").unwrap().access.login.password().unwrap().unwrap();
         assert_eq!(password.expose_secret(), "s3:cret");
     }
 

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream};
 use repmd_backend_api::Change;
+use repmd_backend_remote::Backoff;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{sleep, timeout};
 
-use crate::connection::{Session, Sessions, random};
+use crate::connection::{Session, Sessions};
 use crate::proto::{Event, WatchCreateRequest, end_of};
 use crate::store::Store;
 
@@ -20,7 +21,7 @@ const CHANGES_MAX: usize = 1024;
 const BEGIN: Duration = Duration::from_secs(2);
 
 /// Waits before a watch is begun again: they double from the first to the last.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+const WAITS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// The kind of an event that deletes.
 const DELETION: i32 = 1;
@@ -55,13 +56,12 @@ impl Changes {
 pub(crate) async fn run(store: Arc<Store>, changes: Changes) {
     let mut watcher = Watcher { store, changes, next: None };
     let mut sessions: Sessions = watcher.store.connection.sessions();
-    let mut backoff = BACKOFF.0;
+    let mut backoff = Backoff::new(WAITS);
     while let Some(session) = sessions.next().await {
         if watcher.watch(&session).await {
-            backoff = BACKOFF.0;
+            backoff = Backoff::new(WAITS);
         }
-        sleep(backoff.mul_f64(0.5 + 0.5 * random() as f64 / u64::MAX as f64)).await;
-        backoff = (backoff * 2).min(BACKOFF.1);
+        sleep(backoff.next()).await;
     }
 }
 
@@ -96,13 +96,13 @@ impl Watcher {
             start_revision: if session.revision == 0 { 0 } else { from },
             fragment: true,
         };
-        let begun = timeout(BEGIN, session.hear(session.line.watch(request))).await;
+        let begun = timeout(BEGIN, session.pulse.hear(session.line.watch(request))).await;
         let Ok(Ok(mut answers)) = begun else { return false };
         let mut has_begun = false;
         loop {
             let answer = tokio::select! {
                 answer = answers.message() => answer,
-                () = session.over() => return has_begun,
+                () = session.pulse.over() => return has_begun,
             };
             // Otherwise the server stops, has no leader, or does not allow it.
             let Ok(Some(answer)) = answer else { return has_begun };

@@ -4,15 +4,16 @@
 //! have no deadline here. Whoever calls has one, and a call that is dropped without an answer is what a stalled
 //! connection is known by.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, TryStreamExt};
 use repmd_backend_api::{Change, InstanceId};
+use repmd_backend_remote::kept::{self, State, WAITS, keep};
+use repmd_backend_remote::{Address, Opened, Pulse};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::{interval, sleep, timeout};
 use tokio_postgres::types::{ToSql, Type};
@@ -21,10 +22,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
-use crate::dial::{Entry, Line, Listener, dial};
+use crate::dial::{Line, Listener, dial};
 use crate::error::{Failure, Fault};
 use crate::schema::{self, Looked};
-use crate::settings::{Address, Settings};
+use crate::settings::Settings;
 use crate::watch::{CHANGES_MAX, changes_of};
 
 /// How long an attempt to find the primary and log in may take: a few round trips of a far store. Calls do not
@@ -33,15 +34,6 @@ const CONNECT: Duration = Duration::from_secs(2);
 
 /// How long the tables may take to be made, once for each database.
 const MAKE: Duration = Duration::from_secs(20);
-
-/// Waits between attempts: they double from the first to the last.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
-
-/// A session that ends sooner has not done any good: the next attempt waits.
-const USEFUL: Duration = Duration::from_secs(1);
-
-/// A call that was dropped sooner says nothing of its connection.
-const SILENCE_MIN: Duration = Duration::from_millis(100);
 
 /// How often the connection that is listened on is asked for a sign of life.
 const CHECK: Duration = Duration::from_secs(5);
@@ -95,34 +87,20 @@ pub(crate) struct Connection {
 
 /// One connection and the task that keeps it.
 struct Kept {
-    state: watch::Receiver<State>,
+    state: watch::Receiver<State<Session, Fault>>,
     _keeper: AbortOnDropHandle<()>,
-}
-
-#[derive(Clone)]
-enum State {
-    Connecting,
-    Up(Arc<Session>),
-    /// The last attempt failed. Calls fail at once instead of waiting for the next.
-    Down(Fault),
 }
 
 struct Session {
     line: Line,
-    patience: Duration,
-    heard: Mutex<Heard>,
+    pulse: Pulse<Fault>,
     ears: Ears,
-    /// Why, if a call ended it.
-    why: OnceLock<Fault>,
-    /// Whom to tell when another server is the primary.
-    moved: watch::Sender<Option<Fault>>,
 }
 
-/// When something was last heard on a connection.
-struct Heard {
-    last: Instant,
-    /// Since when calls are dropped without an answer.
-    silent_since: Option<Instant>,
+impl AsRef<Pulse<Fault>> for Session {
+    fn as_ref(&self) -> &Pulse<Fault> {
+        &self.pulse
+    }
 }
 
 /// What is heard on a connection beside answers.
@@ -161,24 +139,23 @@ impl Connection {
         let listens = Arc::new(watch::Sender::new(None));
         let (quick, quick_state) = watch::channel(State::Connecting);
         let (bulk, bulk_state) = watch::channel(State::Connecting);
-        let keep = |lane, state| Keeper {
-            lane,
-            settings: Arc::clone(&settings),
-            state,
-            quick: quick_state.clone(),
-            changes: changes.clone(),
-            moved: moved.clone(),
-            reached: reached.clone(),
-            listens: Arc::clone(&listens),
-            has_warned: AtomicBool::new(false),
-        };
-        let keep = |lane, state, receiver| Kept {
-            state: receiver,
-            _keeper: AbortOnDropHandle::new(tokio::spawn(keep(lane, state).run())),
+        let start = |lane, sender, state| {
+            let keeper = Keeper {
+                lane,
+                settings: Arc::clone(&settings),
+                quick: quick_state.clone(),
+                changes: changes.clone(),
+                moved: moved.clone(),
+                listens: Arc::clone(&listens),
+                has_warned: AtomicBool::new(false),
+                has_listened: false,
+            };
+            let keeping = keep(keeper, sender, reached.clone());
+            Kept { state, _keeper: AbortOnDropHandle::new(tokio::spawn(keeping)) }
         };
         Self {
-            quick: keep(Lane::Quick, quick, quick_state.clone()),
-            bulk: keep(Lane::Bulk, bulk, bulk_state),
+            quick: start(Lane::Quick, quick, quick_state.clone()),
+            bulk: start(Lane::Bulk, bulk, bulk_state),
             changes,
             alone,
             listens,
@@ -196,21 +173,10 @@ impl Connection {
     ) -> Result<Vec<T>, Failure> {
         let started = Instant::now();
         let kept = if lane == Lane::Bulk { &self.bulk } else { &self.quick };
-        let mut is_retry = false;
-        loop {
-            let fault = match session_of(&kept.state).await {
-                Err(fault) => fault,
-                Ok(session) => match session.run(statement, parameters, &read).await {
-                    Ok(answer) => return Ok(answer),
-                    Err(fault) if fault.ends_session() && !is_retry => {
-                        is_retry = true;
-                        continue;
-                    }
-                    Err(fault) => fault,
-                },
-            };
-            return Err(Failure { fault, waited: started.elapsed(), alone: self.alone });
-        }
+        let read = &read;
+        let ask = |session: Arc<Session>| async move { session.run(statement, parameters, read).await };
+        let answer = kept::call(&kept.state, ask).await;
+        answer.map_err(|fault| Failure { fault, waited: started.elapsed(), alone: self.alone })
     }
 
     /// The changes from now on.
@@ -226,25 +192,8 @@ impl Connection {
 
     /// This machine's address on a connection that is open.
     pub(crate) fn local_address(&self) -> Option<IpAddr> {
-        [&self.quick, &self.bulk].into_iter().find_map(|kept| match &*kept.state.borrow() {
-            State::Up(session) if !session.ears.ended.is_cancelled() => Some(session.line.local_address),
-            State::Connecting | State::Up(_) | State::Down(_) => None,
-        })
-    }
-}
-
-async fn session_of(state: &watch::Receiver<State>) -> Result<Arc<Session>, Fault> {
-    let mut state = state.clone();
-    let settled = state.wait_for(|state| match state {
-        State::Connecting => false,
-        State::Up(session) => !session.ears.ended.is_cancelled(),
-        State::Down(_) => true,
-    });
-    match settled.await.as_deref() {
-        Ok(State::Up(session)) => Ok(Arc::clone(session)),
-        Ok(State::Down(fault)) => Err(fault.clone()),
-        // The keeper ends only with this connection, or with the whole runtime.
-        Ok(State::Connecting) | Err(_) => Err(Fault::Silent),
+        let of = |kept: &Kept| Some(kept.state.borrow().open()?.line.local_address);
+        [&self.quick, &self.bulk].into_iter().find_map(of)
     }
 }
 
@@ -255,16 +204,7 @@ impl Session {
         parameters: &Parameters<'_>,
         read: &impl Fn(&Row) -> T,
     ) -> Result<Vec<T>, Fault> {
-        let mut unanswered = Unanswered { session: self, started: Some(Instant::now()) };
-        let result = self.ask(statement, parameters, read).await;
-        unanswered.started = None;
-        *self.heard() = Heard { last: Instant::now(), silent_since: None };
-        if let Err(fault) = &result
-            && fault.ends_session()
-        {
-            self.end(fault.clone());
-        }
-        result
+        self.pulse.hear(self.ask(statement, parameters, read)).await
     }
 
     async fn ask<T>(
@@ -286,139 +226,65 @@ impl Session {
         }
         Ok(answer)
     }
-
-    fn end(&self, fault: Fault) {
-        // The first reason is the one.
-        if self.why.set(fault.clone()).is_ok() && fault.has_moved() {
-            self.moved.send_replace(Some(fault));
-        }
-        self.ears.ended.cancel();
-    }
-
-    fn heard(&self) -> std::sync::MutexGuard<'_, Heard> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A call that waits for its answer. Dropped before, it counts as a silence.
-struct Unanswered<'a> {
-    session: &'a Session,
-    started: Option<Instant>,
-}
-
-impl Drop for Unanswered<'_> {
-    fn drop(&mut self) {
-        let Some(started) = self.started.filter(|started| SILENCE_MIN < started.elapsed()) else { return };
-        let mut heard = self.session.heard();
-        let since = started.max(heard.last);
-        let since = *heard.silent_since.get_or_insert(since);
-        drop(heard);
-        if self.session.patience < since.elapsed() {
-            self.session.end(Fault::Silent);
-        }
-    }
 }
 
 /// The task that keeps the connection of a lane.
 struct Keeper {
     lane: Lane,
     settings: Arc<Settings>,
-    state: watch::Sender<State>,
     /// The other connection, for whoever notifies itself.
-    quick: watch::Receiver<State>,
+    quick: watch::Receiver<State<Session, Fault>>,
     changes: broadcast::Sender<Change>,
+    /// Whom to tell when another server is the primary.
     moved: watch::Sender<Option<Fault>>,
-    /// Changes when a lane has reached the store.
-    reached: watch::Sender<()>,
     listens: Arc<watch::Sender<Option<bool>>>,
     has_warned: AtomicBool,
+    /// What happened while nobody listened was missed.
+    has_listened: bool,
 }
 
-impl Keeper {
-    async fn run(self) {
-        let mut backoff = BACKOFF.0;
-        let mut is_first = true;
-        let mut reached = self.reached.subscribe();
-        loop {
-            reached.borrow_and_update();
-            match self.connect().await {
-                Ok(session) => {
-                    let since = Instant::now();
-                    let session = Arc::new(session);
-                    self.state.send_replace(State::Up(Arc::clone(&session)));
-                    self.reached.send_replace(());
-                    if self.lane == Lane::Bulk && !is_first {
-                        // What happened while nobody listened is not told again. It fails when nobody watches.
-                        let _ = self.changes.send(Change::Missed);
-                    }
-                    is_first = false;
-                    self.wait_for_the_end(&session).await;
-                    if USEFUL < since.elapsed() {
-                        self.state.send_replace(State::Connecting);
-                        backoff = BACKOFF.0;
-                        continue;
-                    }
-                    reached.borrow_and_update();
-                    // Such as a standby where a primary was expected: the next session may fare as badly.
-                    let why = session.why.get().cloned();
-                    self.state.send_replace(why.map_or(State::Connecting, State::Down));
-                }
-                Err(fault) => {
-                    self.state.send_replace(State::Down(fault));
-                }
-            }
-            // Not all daemons at once.
-            let random = RandomState::new().build_hasher().finish();
-            let pause = sleep(backoff.mul_f64(0.5 + 0.5 * random as f64 / u64::MAX as f64));
-            tokio::select! {
-                () = pause => {}
-                // The store is back, and nobody shall hear from one lane that it is and from another that it is not.
-                Ok(()) = reached.changed() => {
-                    self.state.send_replace(State::Connecting);
-                }
-            }
-            backoff = (backoff * 2).min(BACKOFF.1);
-        }
-    }
-
-    async fn wait_for_the_end(&self, session: &Session) {
-        let mut moved = self.moved.subscribe();
-        tokio::select! {
-            () = session.ears.ended.cancelled() => {}
-            () = self.follow(session), if self.lane == Lane::Bulk => session.end(Fault::Silent),
-            Ok(()) = moved.changed() => {
-                // Another lane has met a server that is no primary.
-                let fault = moved.borrow().clone().unwrap_or(Fault::Silent);
-                let _ = session.why.set(fault);
-                session.ears.ended.cancel();
-            }
-        }
-    }
+impl kept::Keeper for Keeper {
+    type Session = Session;
+    type Fault = Fault;
 
     /// Finds the primary, logs in, and sees to it that the tables are there.
-    async fn connect(&self) -> Result<Session, Fault> {
+    async fn connect(&mut self) -> Result<Session, Fault> {
         let found = timeout(CONNECT, self.find()).await.unwrap_or(Err(Fault::Silent));
         let (line, ears, looked) = found?;
-        let made = timeout(MAKE, schema::make(&line.client, &looked, &self.settings.login.user));
+        let made = timeout(MAKE, schema::make(&line.client, &looked, self.settings.user()));
         made.await.unwrap_or(Err(Fault::Silent))?;
         if self.lane == Lane::Bulk {
             timeout(CONNECT, self.listen(&line, &ears)).await.unwrap_or(Err(Fault::Silent))?;
         }
-        Ok(Session {
-            line,
-            patience: self.lane.patience(),
-            heard: Mutex::new(Heard { last: Instant::now(), silent_since: None }),
-            ears,
-            why: OnceLock::new(),
-            moved: self.moved.clone(),
-        })
+        Ok(Session { line, pulse: Pulse::new(self.lane.patience(), ears.ended.clone()), ears })
     }
 
+    async fn attend(&mut self, session: &Session) {
+        if self.lane == Lane::Bulk && self.has_listened {
+            // It is not told again. This fails when nobody watches.
+            let _ = self.changes.send(Change::Missed);
+        }
+        self.has_listened = true;
+        let (pulse, mut moved) = (&session.pulse, self.moved.subscribe());
+        tokio::select! {
+            () = pulse.over() => {
+                if let Some(fault) = pulse.why().filter(|fault| fault.has_moved()) {
+                    self.moved.send_replace(Some(fault.clone()));
+                }
+            }
+            () = self.follow(session), if self.lane == Lane::Bulk => pulse.end(Fault::Silent),
+            // Another lane has met a server that is no primary.
+            Ok(()) = moved.changed() => pulse.end(moved.borrow().clone().unwrap_or(Fault::Silent)),
+        }
+    }
+}
+
+impl Keeper {
     /// The first server that takes writes. All are asked at once: one that is gone shall not be waited for.
     async fn find(&self) -> Result<(Line, Ears, Looked), Fault> {
-        let entry = Entry::read(&self.settings).await?;
+        let opened = self.settings.access.open::<Fault>().await?;
         let mut attempts: FuturesUnordered<_> =
-            self.settings.addresses.iter().map(|address| self.try_one(address, &entry)).collect();
+            self.settings.addresses.iter().map(|address| self.try_one(address, &opened)).collect();
         let mut fault: Option<Fault> = None;
         while let Some(answer) = attempts.next().await {
             match answer {
@@ -436,14 +302,14 @@ impl Keeper {
         Err(fault.unwrap_or(Fault::Silent))
     }
 
-    async fn try_one(&self, address: &Address, entry: &Entry) -> Result<(Line, Ears, Looked), Fault> {
+    async fn try_one(&self, address: &Address, opened: &Opened) -> Result<(Line, Ears, Looked), Fault> {
         let ears = Ears {
             ended: CancellationToken::new(),
             changes: self.changes.clone(),
             probe: format!("repmd_probe_{}", InstanceId::random()).into(),
             probed: Arc::default(),
         };
-        let line = dial(address, &self.settings, entry, &ears).await?;
+        let line = dial(address, &self.settings, opened, &ears).await?;
         let looked = schema::look(&line.client).await?;
         if looked.is_read_only {
             return Err(Fault::ReadOnly { asked: address.to_string() });
@@ -487,7 +353,7 @@ impl Keeper {
                 session.run("select repmd.changes($1)", &cluster, &read)
             };
             // A refusal is a sign of life, too.
-            match timeout(session.patience, asked).await {
+            match timeout(session.pulse.patience(), asked).await {
                 Err(_) => return,
                 Ok(Ok(answer)) if !listens => {
                     let now = answer.first().copied();
@@ -507,12 +373,12 @@ impl Keeper {
             let probe: &(dyn ToSql + Sync) = &&*ears.probe;
             let statement = "select pg_catalog.pg_notify($1, '')";
             loop {
-                if let Ok(session) = session_of(&self.quick).await
+                if let Ok(session) = kept::session(&self.quick).await
                     && session.run(statement, &[(probe, Type::TEXT)], &|_| ()).await.is_ok()
                 {
                     return;
                 }
-                sleep(BACKOFF.1).await;
+                sleep(WAITS.1).await;
             }
         };
         for probe in 0..PROBES {

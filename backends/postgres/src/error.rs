@@ -1,13 +1,12 @@
 //! What went wrong with the store, and which [`BackendError`] that is.
 
 use std::error::Error;
-use std::fmt::{self, Write as _};
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use repmd_backend_api::{BackendError, REASON_CHARS_MAX};
+use repmd_backend_api::BackendError;
+use repmd_backend_remote::{self as remote, FileFault, short};
 use tokio_postgres::error::SqlState;
 
 /// Why there is no answer. Shared by all calls that it ends.
@@ -23,8 +22,8 @@ pub(crate) enum Fault {
     #[error("the store does not answer")]
     Silent,
     /// A file that the settings name cannot be read.
-    #[error("{}: {reason}", .path.display())]
-    File { path: PathBuf, reason: String },
+    #[error(transparent)]
+    File(#[from] FileFault),
     /// TLS is wanted, and the server has none.
     #[error("the server takes no TLS, which sslmode=verify-full asks for")]
     NoTls,
@@ -71,17 +70,11 @@ enum Meaning {
 }
 
 impl Fault {
-    pub(crate) fn of_file(path: &Path, error: impl fmt::Display) -> Self {
-        Self::File { path: path.to_owned(), reason: error.to_string() }
-    }
-
     fn meaning(&self) -> Meaning {
         match self {
             Self::Silent | Self::TooLong(_) => Meaning::Passes,
             Self::ReadOnly { .. } => Meaning::Elsewhere,
-            Self::File { .. } | Self::NoTls | Self::NoSchema { .. } | Self::LaterSchema { .. } => {
-                Meaning::Stays
-            }
+            Self::File(_) | Self::NoTls | Self::NoSchema { .. } | Self::LaterSchema { .. } => Meaning::Stays,
             Self::Connection(error) if is_refused_certificate(error) => Meaning::Stays,
             Self::Connection(_) => Meaning::Elsewhere,
             Self::Store(error) => match error.code() {
@@ -94,12 +87,6 @@ impl Fault {
                 None => Meaning::Elsewhere,
             },
         }
-    }
-
-    /// Whether the connection is of no use any longer: it is gone, leads to a server that is no primary, or to a
-    /// database without the tables.
-    pub(crate) fn ends_session(&self) -> bool {
-        self.meaning() == Meaning::Elsewhere
     }
 
     /// Whether the server says that it takes no writes.
@@ -124,6 +111,17 @@ impl Fault {
     }
 }
 
+impl remote::Fault for Fault {
+    fn silent() -> Self {
+        Self::Silent
+    }
+
+    /// It is gone, leads to a server that is no primary, or to a database without the tables.
+    fn ends_session(&self) -> bool {
+        self.meaning() == Meaning::Elsewhere
+    }
+}
+
 /// A call that failed.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -138,38 +136,13 @@ impl Failure {
     pub(crate) fn when(self, action: impl FnOnce() -> String) -> BackendError {
         let Self { fault, waited, alone } = self;
         // Of several servers another one will be the primary. A single one will not.
-        let source = reason(&fault);
+        let source = short(&fault).into();
         if fault.stays() || alone && fault.has_moved() {
             BackendError::Denied { action: action(), source }
         } else {
             BackendError::Unavailable { waited, source }
         }
     }
-}
-
-/// What is wrong, short enough for one line of a log: a store may say anything.
-pub(crate) fn reason(error: &impl fmt::Display) -> Box<dyn Error + Send + Sync> {
-    /// Takes what fits, and lets the rest be written into nothing: it may be long.
-    struct Cut {
-        text: String,
-        left: usize,
-    }
-    impl fmt::Write for Cut {
-        fn write_str(&mut self, more: &str) -> fmt::Result {
-            let fits = more.char_indices().nth(self.left).map_or(more.len(), |(at, _)| at);
-            self.text.push_str(&more[..fits]);
-            if fits < more.len() {
-                self.text.push('…');
-                return Err(fmt::Error);
-            }
-            self.left -= more.chars().count();
-            Ok(())
-        }
-    }
-    let mut cut = Cut { text: String::new(), left: REASON_CHARS_MAX };
-    // It fails where it was cut.
-    let _ = write!(cut, "{error}");
-    cut.text.into()
 }
 
 /// The server's message and its code, or what the client library says. Neither repeats a password.
@@ -246,7 +219,7 @@ mod tests {
     #[test]
     fn a_reason_is_cut_at_300_characters() {
         let said = |name: &str| {
-            let fault = Fault::File { path: "/x".into(), reason: name.to_owned() };
+            let fault = FileFault { path: "/x".into(), reason: name.to_owned() }.into();
             let failure = Failure { fault, waited: Duration::ZERO, alone: true };
             failure.when(|| "renew".to_owned()).source().unwrap().to_string()
         };

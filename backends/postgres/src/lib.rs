@@ -44,6 +44,7 @@ use repmd_backend_api::{
     NOTE_BYTES_MAX, NodeName, Note, Promises, Registration, RegistryBackend, Renewal, Renewed, Scope, Search,
     Seen, liveness,
 };
+use repmd_backend_remote::short;
 use tokio::time::timeout;
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
@@ -368,7 +369,7 @@ impl RegistryBackend for Postgres {
             Some((Some(creation), None)) => {
                 let creation = record::creation_of(creation).map_err(|unreadable| BackendError::Corrupt {
                     key: format!("repmd.names {}/{}", instance.host, node.name),
-                    source: error::reason(&unreadable),
+                    source: short(&unreadable).into(),
                 })?;
                 self.tell('+', &instance.host, &node.name).await;
                 Ok(claim.granted(Arc::clone(&instance), creation))

@@ -1,16 +1,12 @@
 //! Where the store is and how to get in: one URL, checked once.
 
 use std::fmt;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use percent_encoding::percent_decode_str;
-use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::Semaphore;
+use repmd_backend_remote::url::{decode, part_of};
+use repmd_backend_remote::{Access, Address, Login, Tls, Url};
 
-use crate::error::Fault;
+pub use repmd_backend_remote::SettingsError;
 
 /// The port of a PostgreSQL server.
 const PORT: u16 = 5432;
@@ -25,8 +21,6 @@ pub(crate) const SCHEMES: [&str; 2] = ["postgres", "postgresql"];
 const KEYS: [&str; 6] =
     ["password_file", "sslcert", "sslkey", "sslmode", "sslrootcert", "target_session_attrs"];
 
-const UNKNOWN_KEY: &str = "a key of the query";
-
 /// The longest name of a cluster, in bytes: it is in each row.
 const CLUSTER_BYTES_MAX: usize = 255;
 
@@ -40,54 +34,8 @@ pub struct Settings {
     pub lease_ttl: Duration,
     /// One of them is the primary.
     pub(crate) addresses: Vec<Address>,
-    pub(crate) login: Login,
-    pub(crate) database: String,
-    pub(crate) tls: Option<Tls>,
-    /// For whoever reads the files, see `dial`.
-    pub(crate) reading: Arc<Semaphore>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Address {
-    pub(crate) host: String,
-    pub(crate) port: u16,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Login {
-    pub(crate) user: String,
-    password: Option<Password>,
-}
-
-#[derive(Clone, Debug)]
-enum Password {
-    Given(SecretString),
-    File(PathBuf),
-}
-
-/// Files are read for each connection, so that a renewed certificate or password needs no restart.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Tls {
-    pub(crate) authority: Option<PathBuf>,
-    /// The client's own. With its key, or neither.
-    pub(crate) certificate: Option<PathBuf>,
-    pub(crate) key: Option<PathBuf>,
-}
-
-/// Why a URL or a cluster name cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{part} of the store's URL: expected {expected}")]
-pub struct SettingsError {
-    /// Which part is wrong. Never more of the URL than that: the rest may be a password.
-    pub part: String,
-    /// What it should be.
-    pub expected: String,
-}
-
-impl SettingsError {
-    fn new(part: impl Into<String>, expected: impl Into<String>) -> Self {
-        Self { part: part.into(), expected: expected.into() }
-    }
+    pub(crate) access: Access,
+    database: String,
 }
 
 impl Settings {
@@ -110,7 +58,7 @@ impl Settings {
     /// read.
     pub fn from_url(url: &str, cluster: &str, lease_ttl: Duration) -> Result<Self, SettingsError> {
         let settings = Self::parse(url, cluster, lease_ttl)?;
-        settings.check_files()?;
+        settings.access.check_files()?;
         Ok(settings)
     }
 
@@ -120,65 +68,59 @@ impl Settings {
             let expected = format!("a name of {CLUSTER_BYTES_MAX} bytes at most");
             return Err(SettingsError::new("the cluster name", expected));
         }
-        let (scheme, rest) = url.split_once("://").unwrap_or((url, ""));
-        if !SCHEMES.contains(&scheme) {
+        let url = Url::split(url);
+        if !SCHEMES.contains(&url.scheme) {
             let expected = SCHEMES.map(|scheme| format!("{scheme}://")).join(" or ");
             return Err(SettingsError::new("the start", expected));
         }
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        // The last @: one in a password should be encoded, but often is not.
-        let (login, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
-        let addresses = hosts.split(',').map(Address::parse).collect::<Result<_, _>>()?;
-        let mut options = Options { login: Login::parse(login)?, verifies: None, tls: Tls::default() };
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            options.set(pair)?;
+        // A percent sign stands before the folder of a socket, in the URLs of others.
+        let addresses = Address::parse_all(url.hosts, PORT, &['%'])?;
+        let mut options = Options { login: Login::parse(url.login)?, verifies: None, tls: Tls::default() };
+        if options.login.user.as_ref().is_some_and(|user| user.contains('\0')) {
+            return Err(SettingsError::new("the user", "a name"));
+        }
+        for option in url.options(&KEYS, "sslrootcert=/etc/repmd/ca.pem") {
+            let (key, value) = option?;
+            options.set(key, value)?;
         }
         let Options { login, verifies, tls } = options;
-        if tls.certificate.is_some() != tls.key.is_some() {
+        if tls.is_half() {
             return Err(SettingsError::new("sslcert and sslkey in the query", "both or neither"));
         }
         if verifies != Some(true) && (tls.authority.is_some() || tls.certificate.is_some()) {
             let expected = "verify-full: without it no certificate is used";
             return Err(SettingsError::new("sslmode in the query", expected));
         }
-        let database = decode(path, "the database")?;
+        let database = decode(url.path, "the database")?;
         if database.contains('/') || database.contains('\0') {
             return Err(SettingsError::new("the database", "one name, as in /repmd"));
         }
-        Ok(Self {
-            cluster: cluster.to_owned(),
-            lease_ttl,
-            addresses,
-            database: if database.is_empty() { login.user.clone() } else { database },
-            login,
-            tls: verifies.unwrap_or_default().then_some(tls),
-            reading: Arc::new(Semaphore::new(1)),
-        })
+        let access = Access::new(login, verifies.unwrap_or_default().then_some(tls));
+        Ok(Self { cluster: cluster.to_owned(), lease_ttl, addresses, access, database })
     }
 
-    fn check_files(&self) -> Result<(), SettingsError> {
-        let unusable = |fault: Fault| SettingsError::new(fault.to_string(), "a file that can be read");
-        self.login.password().map_err(unusable)?;
-        let Some(tls) = &self.tls else { return Ok(()) };
-        for path in [&tls.authority, &tls.certificate, &tls.key].into_iter().flatten() {
-            read(path).map_err(unusable)?;
-        }
-        Ok(())
+    /// Who logs in.
+    pub(crate) fn user(&self) -> &str {
+        self.access.login.user.as_deref().unwrap_or(USER)
+    }
+
+    /// The database, which is called as the user is where the URL names none.
+    pub(crate) fn database(&self) -> &str {
+        if self.database.is_empty() { self.user() } else { &self.database }
     }
 
     /// The servers, for people.
     pub(crate) fn hosts(&self) -> String {
-        self.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+        Address::join(&self.addresses)
     }
 }
 
 /// The store's URL, without secrets.
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let password = if self.login.password.is_some() { ":***" } else { "" };
-        write!(f, "postgres://{}{password}@{}/{}", self.login.user, self.hosts(), self.database)?;
-        f.write_str(if self.tls.is_some() { "?sslmode=verify-full" } else { "" })
+        let password = if self.access.login.has_password() { ":***" } else { "" };
+        write!(f, "postgres://{}{password}@{}/{}", self.user(), self.hosts(), self.database())?;
+        f.write_str(if self.access.tls.is_some() { "?sslmode=verify-full" } else { "" })
     }
 }
 
@@ -190,21 +132,9 @@ struct Options {
 }
 
 impl Options {
-    fn set(&mut self, pair: &str) -> Result<(), SettingsError> {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        // An unknown one is not repeated: it may be the rest of a password with a question mark.
-        let part = if KEYS.contains(&key) { format!("{key} in the query") } else { UNKNOWN_KEY.to_owned() };
-        let value = decode(value, &part)?;
-        if value.is_empty() && part != UNKNOWN_KEY {
-            return Err(SettingsError::new(part, "a value, as in sslrootcert=/etc/repmd/ca.pem"));
-        }
+    fn set(&mut self, key: &str, value: String) -> Result<(), SettingsError> {
         match key {
-            "password_file" => {
-                if self.login.password.is_some() {
-                    return Err(SettingsError::new("the password", "either one in the URL or password_file"));
-                }
-                self.login.password = Some(Password::File(value.into()));
-            }
+            "password_file" => return self.login.read_password_from(value.into()),
             "sslmode" => {
                 self.verifies = Some(match &*value {
                     "disable" => false,
@@ -212,94 +142,25 @@ impl Options {
                     _ => {
                         let expected = "disable or verify-full: TLS that does not look who the server is \
                                         protects from nobody who can be in between";
-                        return Err(SettingsError::new(part, expected));
+                        return Err(SettingsError::new(part_of(key), expected));
                     }
                 });
             }
             "sslrootcert" => self.tls.authority = Some(value.into()),
             "sslcert" => self.tls.certificate = Some(value.into()),
             "sslkey" => self.tls.key = Some(value.into()),
-            "target_session_attrs" if value == "read-write" || value == "primary" => {}
-            "target_session_attrs" => return Err(SettingsError::new(part, "read-write")),
-            _ => return Err(SettingsError::new(UNKNOWN_KEY, format!("one of {}", KEYS.join(", ")))),
+            // `target_session_attrs`
+            _ if value == "read-write" || value == "primary" => {}
+            _ => return Err(SettingsError::new(part_of(key), "read-write")),
         }
         Ok(())
-    }
-}
-
-impl Login {
-    fn parse(text: &str) -> Result<Self, SettingsError> {
-        let (user, password) = match text.split_once(':') {
-            Some((user, password)) => (user, Some(password)),
-            None => (text, None),
-        };
-        let user = decode(user, "the user")?;
-        let password = password.filter(|password| !password.is_empty());
-        let password = password.map(|password| decode(password, "the password")).transpose()?;
-        if user.contains('\0') {
-            return Err(SettingsError::new("the user", "a name"));
-        }
-        Ok(Self {
-            user: if user.is_empty() { USER.to_owned() } else { user },
-            password: password.map(|password| Password::Given(password.into())),
-        })
-    }
-
-    /// The password as it is now.
-    pub(crate) fn password(&self) -> Result<Option<SecretString>, Fault> {
-        match &self.password {
-            None => Ok(None),
-            Some(Password::Given(password)) => Ok(Some(password.clone())),
-            Some(Password::File(path)) => {
-                // Editors and `echo` end files with a newline.
-                let text = SecretString::from(String::from_utf8_lossy(&read(path)?).into_owned());
-                Ok(Some(text.expose_secret().trim_end_matches(['\r', '\n']).into()))
-            }
-        }
-    }
-}
-
-impl Address {
-    fn parse(text: &str) -> Result<Self, SettingsError> {
-        let bad = || SettingsError::new("the host", "HOST, HOST:PORT or [IPv6]:PORT");
-        let (host, port) = match text.strip_prefix('[') {
-            Some(rest) => rest.split_once(']').ok_or_else(bad)?,
-            None => text.find(':').map_or((text, ""), |colon| text.split_at(colon)),
-        };
-        let port = match port.strip_prefix(':') {
-            Some(port) => port.parse().map_err(|_| bad())?,
-            None if port.is_empty() => PORT,
-            None => return Err(bad()),
-        };
-        if host.is_empty() || host.contains(['/', '@', ' ', '%']) {
-            return Err(bad());
-        }
-        Ok(Self { host: host.to_owned(), port })
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port } = self;
-        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
-    }
-}
-
-/// What is in a file that the settings name.
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Fault> {
-    fs::read(path).map_err(|error| Fault::of_file(path, error))
-}
-
-fn decode(text: &str, part: &str) -> Result<String, SettingsError> {
-    match percent_decode_str(text).decode_utf8() {
-        Ok(decoded) => Ok(decoded.into_owned()),
-        Err(_) => Err(SettingsError::new(part, "UTF-8 once its percent signs are decoded")),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use secrecy::ExposeSecret;
 
     fn read_url(url: &str) -> Result<Settings, SettingsError> {
         Settings::from_url(url, "test", Duration::from_secs(15))
@@ -318,12 +179,12 @@ mod tests {
         ] {
             let settings = read_url(url).unwrap();
             assert_eq!(settings.to_string(), shown);
-            let secret = settings.login.password().unwrap();
+            let secret = settings.access.login.password().unwrap();
             let debug = format!("{settings:?}");
             assert!(secret.is_none_or(|secret| !debug.contains(&format!("{:?}", secret.expose_secret()))));
         }
         let settings = read_url("postgres://u:p%40%3A@db").unwrap();
-        assert_eq!(settings.login.password().unwrap().unwrap().expose_secret(), "p@:");
+        assert_eq!(settings.access.login.password().unwrap().unwrap().expose_secret(), "p@:");
     }
 
     #[test]

@@ -9,15 +9,16 @@
 //! Calls have no deadline here. Whoever calls has one, and a call that is dropped without an answer is what
 //! a stalled connection is known by.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::{
     AsyncConnectionConfig, FromRedisValue, ProtocolVersion, PushInfo, PushKind, ScriptInvocation, cmd,
 };
 use repmd_backend_api::Change;
+use repmd_backend_remote::Pulse;
+use repmd_backend_remote::kept::{self, State, keep};
 use tokio::sync::{broadcast, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -33,15 +34,6 @@ use crate::watch::{CHANGES_MAX, change_of};
 /// How long an attempt to find the primary and log in may take: a few round trips of a far store. Calls
 /// do not wait that long.
 const CONNECT: Duration = Duration::from_secs(2);
-
-/// Waits between attempts: they double from the first to the last.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
-
-/// A session that ends sooner has not done any good: the next attempt waits.
-const USEFUL: Duration = Duration::from_secs(1);
-
-/// A call that was dropped sooner says nothing of its connection.
-const SILENCE_MIN: Duration = Duration::from_millis(100);
 
 /// How often the connection that is listened on is asked for a sign of life.
 const CHECK: Duration = Duration::from_secs(5);
@@ -81,34 +73,19 @@ pub(crate) struct Connection {
 
 /// One connection and the task that keeps it.
 struct Kept {
-    state: watch::Receiver<State>,
+    state: watch::Receiver<State<Session, Fault>>,
     _keeper: AbortOnDropHandle<()>,
-}
-
-#[derive(Clone)]
-enum State {
-    Connecting,
-    Up(Arc<Session>),
-    /// The last attempt failed. Calls fail at once instead of waiting for the next.
-    Down(Fault),
 }
 
 struct Session {
     line: Line,
-    patience: Duration,
-    heard: Mutex<Heard>,
-    ended: CancellationToken,
-    /// Why, if a call ended it.
-    why: OnceLock<Fault>,
-    /// Whom to tell when another server is the primary.
-    moved: watch::Sender<Option<Fault>>,
+    pulse: Pulse<Fault>,
 }
 
-/// When something was last heard on a connection.
-struct Heard {
-    last: Instant,
-    /// Since when calls are dropped without an answer.
-    silent_since: Option<Instant>,
+impl AsRef<Pulse<Fault>> for Session {
+    fn as_ref(&self) -> &Pulse<Fault> {
+        &self.pulse
+    }
 }
 
 impl Connection {
@@ -117,20 +94,20 @@ impl Connection {
         let (changes, _) = broadcast::channel(CHANGES_MAX);
         let alone = matches!(settings.topology, Topology::Alone(_));
         let (moved, reached) = (watch::Sender::new(None), watch::Sender::new(()));
-        let keep = |lane| {
+        let start = |lane| {
             let (sender, state) = watch::channel(State::Connecting);
             let keeper = Keeper {
                 lane,
                 finder: Finder::new(Arc::clone(&settings), keys.prefix().to_owned()),
                 channel: keys.changes(),
-                state: sender,
                 changes: changes.clone(),
                 moved: moved.clone(),
-                reached: reached.clone(),
+                has_listened: false,
             };
-            Kept { state, _keeper: AbortOnDropHandle::new(tokio::spawn(keeper.run())) }
+            let keeping = keep(keeper, sender, reached.clone());
+            Kept { state, _keeper: AbortOnDropHandle::new(tokio::spawn(keeping)) }
         };
-        let (quick, bulk, listening) = (keep(Lane::Quick), keep(Lane::Bulk), keep(Lane::Changes));
+        let (quick, bulk, listening) = (start(Lane::Quick), start(Lane::Bulk), start(Lane::Changes));
         Self { quick, bulk, _changes: listening, changes, alone }
     }
 
@@ -143,21 +120,8 @@ impl Connection {
     ) -> Result<T, Failure> {
         let started = Instant::now();
         let kept = if lane == Lane::Bulk { &self.bulk } else { &self.quick };
-        let mut is_retry = false;
-        loop {
-            let fault = match kept.session().await {
-                Err(fault) => fault,
-                Ok(session) => match session.run(script).await {
-                    Ok(answer) => return Ok(answer),
-                    Err(fault) if fault.ends_session() && !is_retry => {
-                        is_retry = true;
-                        continue;
-                    }
-                    Err(fault) => fault,
-                },
-            };
-            return Err(Failure { fault, waited: started.elapsed(), alone: self.alone });
-        }
+        let answer = kept::call(&kept.state, |session| async move { session.run(script).await });
+        answer.await.map_err(|fault| Failure { fault, waited: started.elapsed(), alone: self.alone })
     }
 
     /// The changes from now on.
@@ -167,74 +131,16 @@ impl Connection {
 
     /// This machine's address on a connection that is open.
     pub(crate) fn local_address(&self) -> Option<IpAddr> {
-        [&self.quick, &self.bulk].into_iter().find_map(|kept| match &*kept.state.borrow() {
-            State::Up(session) if !session.ended.is_cancelled() => Some(session.line.local_address),
-            State::Connecting | State::Up(_) | State::Down(_) => None,
-        })
-    }
-}
-
-impl Kept {
-    async fn session(&self) -> Result<Arc<Session>, Fault> {
-        let mut state = self.state.clone();
-        let settled = state.wait_for(|state| match state {
-            State::Connecting => false,
-            State::Up(session) => !session.ended.is_cancelled(),
-            State::Down(_) => true,
-        });
-        match settled.await.as_deref() {
-            Ok(State::Up(session)) => Ok(Arc::clone(session)),
-            Ok(State::Down(fault)) => Err(fault.clone()),
-            // The keeper ends only with this connection, or with the whole runtime.
-            Ok(State::Connecting) | Err(_) => Err(Fault::Silent),
-        }
+        let of = |kept: &Kept| Some(kept.state.borrow().open()?.line.local_address);
+        [&self.quick, &self.bulk].into_iter().find_map(of)
     }
 }
 
 impl Session {
     async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, Fault> {
-        let mut unanswered = Unanswered { session: self, started: Some(Instant::now()) };
-        let result = script.invoke_async(&mut self.line.connection.clone()).await;
-        unanswered.started = None;
-        *self.heard() = Heard { last: Instant::now(), silent_since: None };
-        result.map_err(|error| {
-            let fault = Fault::Store(error);
-            if fault.ends_session() {
-                self.end(fault.clone());
-            }
-            fault
-        })
-    }
-
-    fn end(&self, fault: Fault) {
-        // The first reason is the one.
-        if self.why.set(fault.clone()).is_ok() && fault.has_moved() {
-            self.moved.send_replace(Some(fault));
-        }
-        self.ended.cancel();
-    }
-
-    fn heard(&self) -> std::sync::MutexGuard<'_, Heard> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A call that waits for its answer. Dropped before, it counts as a silence.
-struct Unanswered<'a> {
-    session: &'a Session,
-    started: Option<Instant>,
-}
-
-impl Drop for Unanswered<'_> {
-    fn drop(&mut self) {
-        let Some(started) = self.started.filter(|started| SILENCE_MIN < started.elapsed()) else { return };
-        let mut heard = self.session.heard();
-        let since = started.max(heard.last);
-        let since = *heard.silent_since.get_or_insert(since);
-        drop(heard);
-        if self.session.patience < since.elapsed() {
-            self.session.end(Fault::Silent);
-        }
+        let mut connection = self.line.connection.clone();
+        let answer = script.invoke_async(&mut connection);
+        self.pulse.hear(async { Ok(answer.await?) }).await
     }
 }
 
@@ -243,79 +149,46 @@ struct Keeper {
     lane: Lane,
     finder: Finder,
     channel: String,
-    state: watch::Sender<State>,
     changes: broadcast::Sender<Change>,
+    /// Whom to tell when another server is the primary.
     moved: watch::Sender<Option<Fault>>,
-    /// Changes when a lane has reached the store.
-    reached: watch::Sender<()>,
+    /// What happened while nobody listened was missed.
+    has_listened: bool,
+}
+
+impl kept::Keeper for Keeper {
+    type Session = Session;
+    type Fault = Fault;
+
+    async fn connect(&mut self) -> Result<Session, Fault> {
+        timeout(CONNECT, self.log_in()).await.unwrap_or(Err(Fault::Silent))
+    }
+
+    async fn attend(&mut self, session: &Session) {
+        if self.lane == Lane::Changes && self.has_listened {
+            // It is not told again. This fails when nobody watches.
+            let _ = self.changes.send(Change::Missed);
+        }
+        self.has_listened = true;
+        let (pulse, mut moved) = (&session.pulse, self.moved.subscribe());
+        tokio::select! {
+            () = pulse.over() => {
+                if let Some(fault) = pulse.why().filter(|fault| fault.has_moved()) {
+                    self.moved.send_replace(Some(fault.clone()));
+                }
+            }
+            () = check(session), if self.lane == Lane::Changes => pulse.end(Fault::Silent),
+            // Another lane has met a server that is no primary.
+            Ok(()) = moved.changed() => pulse.end(moved.borrow().clone().unwrap_or(Fault::Silent)),
+        }
+    }
 }
 
 impl Keeper {
-    async fn run(mut self) {
-        let mut backoff = BACKOFF.0;
-        let mut is_first = true;
-        let mut reached = self.reached.subscribe();
-        loop {
-            reached.borrow_and_update();
-            match timeout(CONNECT, self.connect()).await.unwrap_or(Err(Fault::Silent)) {
-                Ok(session) => {
-                    let since = Instant::now();
-                    let session = Arc::new(session);
-                    self.state.send_replace(State::Up(Arc::clone(&session)));
-                    self.reached.send_replace(());
-                    if self.lane == Lane::Changes && !is_first {
-                        // What happened while nobody listened is not told again. It fails when nobody watches.
-                        let _ = self.changes.send(Change::Missed);
-                    }
-                    is_first = false;
-                    self.wait_for_the_end(&session).await;
-                    if USEFUL < since.elapsed() {
-                        self.state.send_replace(State::Connecting);
-                        backoff = BACKOFF.0;
-                        continue;
-                    }
-                    reached.borrow_and_update();
-                    // Such as a replica where a primary was expected: the next session may fare as badly.
-                    let why = session.why.get().cloned();
-                    self.state.send_replace(why.map_or(State::Connecting, State::Down));
-                }
-                Err(fault) => {
-                    self.state.send_replace(State::Down(fault));
-                }
-            }
-            // Not all daemons at once.
-            let random = RandomState::new().build_hasher().finish();
-            let pause = sleep(backoff.mul_f64(0.5 + 0.5 * random as f64 / u64::MAX as f64));
-            tokio::select! {
-                () = pause => {}
-                // The store is back, and nobody shall hear from one lane that it is and from another that it is not.
-                Ok(()) = reached.changed() => {
-                    self.state.send_replace(State::Connecting);
-                }
-            }
-            backoff = (backoff * 2).min(BACKOFF.1);
-        }
-    }
-
-    async fn wait_for_the_end(&self, session: &Session) {
-        let mut moved = self.moved.subscribe();
-        tokio::select! {
-            () = session.ended.cancelled() => {}
-            () = check(session), if self.lane == Lane::Changes => session.end(Fault::Silent),
-            Ok(()) = moved.changed() => {
-                // Another lane has met a server that is no primary.
-                let fault = moved.borrow().clone().unwrap_or(Fault::Silent);
-                let _ = session.why.set(fault);
-                session.ended.cancel();
-            }
-        }
-    }
-
-    async fn connect(&mut self) -> Result<Session, Fault> {
+    async fn log_in(&mut self) -> Result<Session, Fault> {
         let address = self.finder.find().await?;
-        let Settings { login, tls, database, reading, .. } = self.finder.settings();
-        let (tls, database, protocol) = (tls.as_ref(), *database, ProtocolVersion::RESP3);
-        let entry = Entry { login, tls, database, protocol, reading };
+        let Settings { access, database, .. } = self.finder.settings();
+        let entry = Entry { access, database: *database, protocol: ProtocolVersion::RESP3 };
         let ended = CancellationToken::new();
         let (ends, changes) = (ended.clone(), self.changes.clone());
         let hear = move |push: PushInfo| {
@@ -335,14 +208,7 @@ impl Keeper {
                 Ok(()) | Err(_) => {}
             }
         }
-        Ok(Session {
-            line,
-            patience: self.lane.patience(),
-            heard: Mutex::new(Heard { last: Instant::now(), silent_since: None }),
-            ended,
-            why: OnceLock::new(),
-            moved: self.moved.clone(),
-        })
+        Ok(Session { line, pulse: Pulse::new(self.lane.patience(), ended) })
     }
 }
 
@@ -351,7 +217,7 @@ async fn check(session: &Session) {
     let mut connection = session.line.connection.clone();
     loop {
         sleep(CHECK).await;
-        if timeout(session.patience, cmd("TIME").exec_async(&mut connection)).await.is_err() {
+        if timeout(session.pulse.patience(), cmd("TIME").exec_async(&mut connection)).await.is_err() {
             return;
         }
     }

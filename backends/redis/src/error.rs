@@ -1,14 +1,13 @@
 //! What went wrong with the store, and which [`BackendError`] that is.
 
 use std::error::Error;
-use std::fmt::{self, Write as _};
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{ErrorKind, RedisError};
-use repmd_backend_api::{BackendError, REASON_CHARS_MAX};
+use repmd_backend_api::BackendError;
+use repmd_backend_remote::{self as remote, FileFault, short};
 
 /// Why there is no answer. Shared by all calls that it ends.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -20,8 +19,8 @@ pub(crate) enum Fault {
     #[error("the store does not answer")]
     Silent,
     /// A file that the settings name cannot be read.
-    #[error("{}: {reason}", .path.display())]
-    File { path: PathBuf, reason: String },
+    #[error(transparent)]
+    File(#[from] FileFault),
     /// The Sentinels or the cluster answer, but know no primary.
     #[error("{asked} knows no primary")]
     NoPrimary { asked: String },
@@ -39,14 +38,10 @@ enum Meaning {
 }
 
 impl Fault {
-    pub(crate) fn of_file(path: &Path, error: impl fmt::Display) -> Self {
-        Self::File { path: path.to_owned(), reason: error.to_string() }
-    }
-
     fn meaning(&self) -> Meaning {
         match self {
             Self::Silent | Self::NoPrimary { .. } => Meaning::Passes,
-            Self::File { .. } => Meaning::Stays,
+            Self::File(_) => Meaning::Stays,
             Self::Store(error) => match error.kind() {
                 ErrorKind::Io if is_refused_certificate(error) => Meaning::Stays,
                 ErrorKind::Io => Meaning::Elsewhere,
@@ -59,13 +54,6 @@ impl Fault {
                 _ => meaning_of(code(error), error.detail().unwrap_or_default()),
             },
         }
-    }
-
-    /// Whether the connection is of no use any longer: it is gone, or leads to a server that is no primary.
-    pub(crate) fn ends_session(&self) -> bool {
-        let Self::Store(error) = self else { return false };
-        // A password that was changed needs a new connection.
-        error.kind() == ErrorKind::Io || code(error) == "NOAUTH" || self.meaning() == Meaning::Elsewhere
     }
 
     /// Whether the server says that another one is the primary.
@@ -85,6 +73,19 @@ impl Fault {
     }
 }
 
+impl remote::Fault for Fault {
+    fn silent() -> Self {
+        Self::Silent
+    }
+
+    /// It is gone, or leads to a server that is no primary.
+    fn ends_session(&self) -> bool {
+        let Self::Store(error) = self else { return false };
+        // A password that was changed needs a new connection.
+        error.kind() == ErrorKind::Io || code(error) == "NOAUTH" || self.meaning() == Meaning::Elsewhere
+    }
+}
+
 /// A call that failed.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -99,38 +100,13 @@ impl Failure {
     pub(crate) fn when(self, action: impl FnOnce() -> String) -> BackendError {
         let Self { fault, waited, alone } = self;
         // Sentinels and clusters will name another primary. A single address will not.
-        let source = reason(&fault);
+        let source = short(&fault).into();
         if fault.stays() || alone && fault.is_replica() {
             BackendError::Denied { action: action(), source }
         } else {
             BackendError::Unavailable { waited, source }
         }
     }
-}
-
-/// What is wrong, short enough for one line of a log: a store may say anything.
-pub(crate) fn reason(error: &impl fmt::Display) -> Box<dyn Error + Send + Sync> {
-    /// Takes what fits, and lets the rest be written into nothing: it may be long.
-    struct Cut {
-        text: String,
-        left: usize,
-    }
-    impl fmt::Write for Cut {
-        fn write_str(&mut self, more: &str) -> fmt::Result {
-            let fits = more.char_indices().nth(self.left).map_or(more.len(), |(at, _)| at);
-            self.text.push_str(&more[..fits]);
-            if fits < more.len() {
-                self.text.push('…');
-                return Err(fmt::Error);
-            }
-            self.left -= more.chars().count();
-            Ok(())
-        }
-    }
-    let mut cut = Cut { text: String::new(), left: REASON_CHARS_MAX };
-    // It fails where it was cut.
-    let _ = write!(cut, "{error}");
-    cut.text.into()
 }
 
 /// The server's code for an error. Before 7.0, errors inside scripts hide it in their text.

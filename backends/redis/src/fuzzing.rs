@@ -61,7 +61,7 @@ pub fn store_url(url: &str) {
     let url = &url.replace('S', SECRET);
     match Settings::parse(url, "cluster", Duration::from_secs(15)) {
         Ok(settings) => {
-            let password = settings.login.password().ok().flatten();
+            let password = settings.access.login.password().ok().flatten();
             // What is the user or a host as well is shown.
             if url.matches(SECRET).count() == 1
                 && password.is_some_and(|password| password.expose_secret().contains(SECRET))

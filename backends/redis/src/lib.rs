@@ -45,6 +45,7 @@ use repmd_backend_api::{
     AliveName, BackendError, Change, Claim, Creation, Found, Holdings, HostId, Instance, Lease, NameError,
     NodeName, Note, Promises, Registration, RegistryBackend, Renewal, Renewed, Scope, Search, Seen, liveness,
 };
+use repmd_backend_remote::short;
 
 use connection::{Connection, Lane};
 pub use inspect::{TROUBLES, Trouble};
@@ -164,7 +165,7 @@ impl Redis {
 
     fn read_lease(&self, host: &HostId, name: &AliveName, value: &[u8]) -> Result<Stored, BackendError> {
         record::decode_lease(value).and_then(|stored| stored.under(host, name)).map_err(|error| {
-            BackendError::Corrupt { key: self.keys.node(host, name.as_str()), source: error::reason(&error) }
+            BackendError::Corrupt { key: self.keys.node(host, name.as_str()), source: short(&error).into() }
         })
     }
 }

@@ -9,11 +9,12 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use redis::{AsyncConnectionConfig, ProtocolVersion, Value, cmd, from_redis_value};
+use repmd_backend_remote::{Access, Address};
 use tokio::time::timeout;
 
 use crate::dial::{Entry, Line, dial};
 use crate::error::Fault;
-use crate::settings::{Address, Login, Settings, Topology};
+use crate::settings::{Settings, Topology};
 
 /// How long one Sentinel or cluster server may take: the others are asked at the same time.
 const ASK: Duration = Duration::from_millis(500);
@@ -44,8 +45,8 @@ impl Finder {
     pub(crate) async fn find(&mut self) -> Result<Address, Fault> {
         match &self.settings.topology {
             Topology::Alone(address) => Ok(address.clone()),
-            Topology::Sentinel { sentinels, master, login } => {
-                agreed(sentinels.iter().map(|sentinel| self.ask_sentinel(sentinel, login, master))).await
+            Topology::Sentinel { sentinels, master, access } => {
+                agreed(sentinels.iter().map(|sentinel| self.ask_sentinel(sentinel, access, master))).await
             }
             Topology::Cluster(seeds) => {
                 let unseen = self.learned.iter().filter(|address| !seeds.contains(address));
@@ -57,8 +58,13 @@ impl Finder {
         }
     }
 
-    async fn ask_sentinel(&self, sentinel: &Address, login: &Login, master: &str) -> Result<Address, Fault> {
-        let mut line = self.connect(sentinel, login).await?;
+    async fn ask_sentinel(
+        &self,
+        sentinel: &Address,
+        access: &Access,
+        master: &str,
+    ) -> Result<Address, Fault> {
+        let mut line = connect(sentinel, access).await?;
         let mut question = cmd("SENTINEL");
         question.arg("get-master-addr-by-name").arg(master);
         let answer: Option<(String, u16)> = question.query_async(&mut line.connection).await?;
@@ -69,7 +75,7 @@ impl Finder {
     }
 
     async fn ask_server(&self, server: &Address) -> Result<Slot, Fault> {
-        let Line { connection, .. } = &mut self.connect(server, &self.settings.login).await?;
+        let Line { connection, .. } = &mut connect(server, &self.settings.access).await?;
         let slot: u16 = cmd("CLUSTER").arg("KEYSLOT").arg(&self.prefix).query_async(connection).await?;
         let ranges: Vec<Vec<Value>> = cmd("CLUSTER").arg("SLOTS").query_async(connection).await?;
         let mut primary = None;
@@ -92,13 +98,11 @@ impl Finder {
             None => Err(Fault::NoPrimary { asked: format!("the cluster's server {server}") }),
         }
     }
+}
 
-    async fn connect(&self, address: &Address, login: &Login) -> Result<Line, Fault> {
-        let tls = self.settings.tls.as_ref();
-        let (protocol, reading) = (ProtocolVersion::RESP2, &self.settings.reading);
-        let entry = Entry { login, tls, database: 0, protocol, reading };
-        dial(address, &entry, AsyncConnectionConfig::new()).await
-    }
+async fn connect(address: &Address, access: &Access) -> Result<Line, Fault> {
+    let entry = Entry { access, database: 0, protocol: ProtocolVersion::RESP2 };
+    dial(address, &entry, AsyncConnectionConfig::new()).await
 }
 
 /// A node as CLUSTER SLOTS writes it: host, port, and more.

@@ -1,16 +1,12 @@
 //! Where the store is and how to get in: one URL, checked once.
 
 use std::fmt;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use percent_encoding::percent_decode_str;
-use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::Semaphore;
+use repmd_backend_remote::url::{decode, part_of};
+use repmd_backend_remote::{Access, Address, Login, Tls, Url};
 
-use crate::error::Fault;
+pub use repmd_backend_remote::SettingsError;
 
 /// The port of a Redis server.
 const REDIS_PORT: u16 = 6379;
@@ -27,11 +23,8 @@ pub struct Settings {
     /// How long a registration outlives its last renewal.
     pub lease_ttl: Duration,
     pub(crate) topology: Topology,
-    pub(crate) login: Login,
-    pub(crate) tls: Option<Tls>,
+    pub(crate) access: Access,
     pub(crate) database: i64,
-    /// For whoever reads the files, see `dial`.
-    pub(crate) reading: Arc<Semaphore>,
 }
 
 /// How the servers are arranged, and so how the primary is found.
@@ -40,52 +33,9 @@ pub(crate) enum Topology {
     /// One server, or an address that always leads to the primary.
     Alone(Address),
     /// Sentinels know the primary.
-    Sentinel { sentinels: Vec<Address>, master: String, login: Login },
+    Sentinel { sentinels: Vec<Address>, master: String, access: Access },
     /// The servers of a Redis Cluster know it. All keys have one hash tag and so one primary.
     Cluster(Vec<Address>),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Address {
-    pub(crate) host: String,
-    pub(crate) port: u16,
-}
-
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Login {
-    pub(crate) user: Option<String>,
-    password: Option<Password>,
-}
-
-#[derive(Clone, Debug)]
-enum Password {
-    Given(SecretString),
-    File(PathBuf),
-}
-
-/// Files are read for each connection, so that a renewed certificate or password needs no restart.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Tls {
-    pub(crate) authority: Option<PathBuf>,
-    /// The client's own. With its key, or neither.
-    pub(crate) certificate: Option<PathBuf>,
-    pub(crate) key: Option<PathBuf>,
-}
-
-/// Why a URL or a cluster name cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{part} of the store's URL: expected {expected}")]
-pub struct SettingsError {
-    /// Which part is wrong. Never more of the URL than that: the rest may be a password.
-    pub part: String,
-    /// What it should be.
-    pub expected: String,
-}
-
-impl SettingsError {
-    fn new(part: impl Into<String>, expected: impl Into<String>) -> Self {
-        Self { part: part.into(), expected: expected.into() }
-    }
 }
 
 impl Settings {
@@ -122,28 +72,26 @@ impl Settings {
             // The name is the hash tag of every key, and braces delimit that.
             return Err(SettingsError::new("the cluster name", "a name without braces"));
         }
-        let (scheme, rest) = url.split_once("://").unwrap_or((url, ""));
-        let (family, arrangement) = scheme.split_once('+').unwrap_or((scheme, ""));
+        let url = Url::split(url);
+        let (family, arrangement) = url.scheme.split_once('+').unwrap_or((url.scheme, ""));
         let tls = match family {
             "redis" => None,
             "rediss" => Some(Tls::default()),
             _ => return Err(bad_scheme()),
         };
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        // The last @: one in a password should be encoded, but often is not.
-        let (login, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
-        let login = Login::parse(login)?;
-        let mut options = Options { login, tls, sentinel: Login::default() };
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            options.set(pair)?;
+        let mut options = Options { login: Login::parse(url.login)?, tls, sentinel: Login::default() };
+        for option in url.options(&KEYS, "ca=/etc/redis/ca.pem") {
+            let (key, value) = option?;
+            options.set(key, value)?;
         }
         let Options { login, tls, sentinel } = options;
-        if tls.as_ref().is_some_and(|tls| tls.certificate.is_some() != tls.key.is_some()) {
+        if tls.as_ref().is_some_and(Tls::is_half) {
             return Err(SettingsError::new("cert and key in the query", "both or neither"));
         }
+        let access = Access::new(login, tls);
+        let (hosts, path) = (url.hosts, url.path);
         let (topology, database) = match arrangement {
-            "" => (Topology::Alone(Address::parse(hosts, REDIS_PORT)?), path),
+            "" => (Topology::Alone(Address::parse(hosts, REDIS_PORT, &[])?), path),
             "sentinel" => {
                 let (master, database) = path.split_once('/').unwrap_or((path, ""));
                 if master.is_empty() {
@@ -152,11 +100,13 @@ impl Settings {
                         "/MASTER, as in redis+sentinel://h1,h2/mymaster",
                     ));
                 }
-                let sentinels = Address::parse_all(hosts, SENTINEL_PORT)?;
+                let sentinels = Address::parse_all(hosts, SENTINEL_PORT, &[])?;
                 let master = decode(master, "the master's name")?;
-                (Topology::Sentinel { sentinels, master, login: sentinel }, database)
+                (Topology::Sentinel { sentinels, master, access: access.as_user(&sentinel) }, database)
             }
-            "cluster" if path.is_empty() => (Topology::Cluster(Address::parse_all(hosts, REDIS_PORT)?), path),
+            "cluster" if path.is_empty() => {
+                (Topology::Cluster(Address::parse_all(hosts, REDIS_PORT, &[])?), path)
+            }
             "cluster" => {
                 return Err(SettingsError::new("the path", "none: a Redis Cluster has one database"));
             }
@@ -170,41 +120,35 @@ impl Settings {
             },
         };
         let cluster = cluster.to_owned();
-        Ok(Self { cluster, lease_ttl, topology, login, tls, database, reading: Arc::new(Semaphore::new(1)) })
+        Ok(Self { cluster, lease_ttl, topology, access, database })
     }
 
     fn check_files(&self) -> Result<(), SettingsError> {
-        let unusable = |fault: Fault| SettingsError::new(fault.to_string(), "a file that can be read");
-        self.login.password().map_err(unusable)?;
-        if let Topology::Sentinel { login, .. } = &self.topology {
-            login.password().map_err(unusable)?;
+        self.access.check_files()?;
+        match &self.topology {
+            Topology::Sentinel { access, .. } => access.check_files(),
+            Topology::Alone(_) | Topology::Cluster(_) => Ok(()),
         }
-        let Some(tls) = &self.tls else { return Ok(()) };
-        for path in [&tls.authority, &tls.certificate, &tls.key].into_iter().flatten() {
-            read(path).map_err(unusable)?;
-        }
-        Ok(())
     }
 }
 
 /// The store's URL, without secrets.
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.tls.is_some() { "rediss" } else { "redis" })?;
+        f.write_str(if self.access.tls.is_some() { "rediss" } else { "redis" })?;
         let (arrangement, hosts) = match &self.topology {
             Topology::Alone(address) => ("", std::slice::from_ref(address)),
             Topology::Sentinel { sentinels, .. } => ("+sentinel", &sentinels[..]),
             Topology::Cluster(seeds) => ("+cluster", &seeds[..]),
         };
         write!(f, "{arrangement}://")?;
-        match (&self.login.user, &self.login.password) {
-            (None, None) => {}
-            (user, None) => write!(f, "{}@", user.as_deref().unwrap_or_default())?,
-            (user, Some(_)) => write!(f, "{}:***@", user.as_deref().unwrap_or_default())?,
+        let login = &self.access.login;
+        match (&login.user, login.has_password()) {
+            (None, false) => {}
+            (user, false) => write!(f, "{}@", user.as_deref().unwrap_or_default())?,
+            (user, true) => write!(f, "{}:***@", user.as_deref().unwrap_or_default())?,
         }
-        for (index, address) in hosts.iter().enumerate() {
-            write!(f, "{}{address}", if index == 0 { "" } else { "," })?;
-        }
+        f.write_str(&Address::join(hosts))?;
         match &self.topology {
             Topology::Alone(_) => write!(f, "/{}", self.database),
             Topology::Sentinel { master, .. } => write!(f, "/{master}/{}", self.database),
@@ -220,8 +164,6 @@ pub(crate) const SCHEMES: [&str; 6] =
 /// What the query may have.
 const KEYS: [&str; 6] = ["password_file", "ca", "cert", "key", "sentinel_user", "sentinel_password_file"];
 
-const UNKNOWN_KEY: &str = "a key of the query";
-
 /// What the query sets.
 struct Options {
     login: Login,
@@ -230,26 +172,15 @@ struct Options {
 }
 
 impl Options {
-    fn set(&mut self, pair: &str) -> Result<(), SettingsError> {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        // An unknown one is not repeated: it may be the rest of a password with a question mark.
-        let part = if KEYS.contains(&key) { format!("{key} in the query") } else { UNKNOWN_KEY.to_owned() };
-        let value = decode(value, &part)?;
-        if value.is_empty() && part != UNKNOWN_KEY {
-            return Err(SettingsError::new(part, "a value, as in ca=/etc/redis/ca.pem"));
-        }
+    fn set(&mut self, key: &str, value: String) -> Result<(), SettingsError> {
         match key {
-            "password_file" => {
-                if self.login.password.is_some() {
-                    return Err(SettingsError::new("the password", "either one in the URL or password_file"));
-                }
-                self.login.password = Some(Password::File(value.into()));
-            }
+            "password_file" => return self.login.read_password_from(value.into()),
             "sentinel_user" => self.sentinel.user = Some(value),
-            "sentinel_password_file" => self.sentinel.password = Some(Password::File(value.into())),
-            "ca" | "cert" | "key" => {
+            "sentinel_password_file" => return self.sentinel.read_password_from(value.into()),
+            _ => {
                 let Some(tls) = &mut self.tls else {
-                    return Err(SettingsError::new(part, "rediss:// before it: redis:// is without TLS"));
+                    let expected = "rediss:// before it: redis:// is without TLS";
+                    return Err(SettingsError::new(part_of(key), expected));
                 };
                 let file = match key {
                     "ca" => &mut tls.authority,
@@ -258,90 +189,19 @@ impl Options {
                 };
                 *file = Some(value.into());
             }
-            _ => return Err(SettingsError::new(UNKNOWN_KEY, format!("one of {}", KEYS.join(", ")))),
         }
         Ok(())
     }
-}
-
-impl Login {
-    fn parse(text: &str) -> Result<Self, SettingsError> {
-        let (user, password) = match text.split_once(':') {
-            Some((user, password)) => (user, Some(password)),
-            None => (text, None),
-        };
-        let user = decode(user, "the user")?;
-        let password = password.filter(|password| !password.is_empty());
-        let password = password.map(|password| decode(password, "the password")).transpose()?;
-        Ok(Self {
-            user: Some(user).filter(|user| !user.is_empty()),
-            password: password.map(|password| Password::Given(password.into())),
-        })
-    }
-
-    /// The password as it is now.
-    pub(crate) fn password(&self) -> Result<Option<SecretString>, Fault> {
-        match &self.password {
-            None => Ok(None),
-            Some(Password::Given(password)) => Ok(Some(password.clone())),
-            Some(Password::File(path)) => {
-                // Editors and `echo` end files with a newline.
-                let text = SecretString::from(String::from_utf8_lossy(&read(path)?).into_owned());
-                Ok(Some(text.expose_secret().trim_end_matches(['\r', '\n']).into()))
-            }
-        }
-    }
-}
-
-impl Address {
-    fn parse(text: &str, default_port: u16) -> Result<Self, SettingsError> {
-        let bad = || SettingsError::new("the host", "HOST, HOST:PORT or [IPv6]:PORT");
-        let (host, port) = match text.strip_prefix('[') {
-            Some(rest) => rest.split_once(']').ok_or_else(bad)?,
-            None => text.find(':').map_or((text, ""), |colon| text.split_at(colon)),
-        };
-        let port = match port.strip_prefix(':') {
-            Some(port) => port.parse().map_err(|_| bad())?,
-            None if port.is_empty() => default_port,
-            None => return Err(bad()),
-        };
-        if host.is_empty() || host.contains(['/', '@', ' ', ',']) {
-            return Err(bad());
-        }
-        Ok(Self { host: host.to_owned(), port })
-    }
-
-    fn parse_all(hosts: &str, default_port: u16) -> Result<Vec<Self>, SettingsError> {
-        hosts.split(',').map(|host| Self::parse(host, default_port)).collect()
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port } = self;
-        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
-    }
-}
-
-/// What is in a file that the settings name.
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Fault> {
-    fs::read(path).map_err(|error| Fault::of_file(path, error))
 }
 
 fn bad_scheme() -> SettingsError {
     SettingsError::new("the start", SCHEMES.map(|scheme| format!("{scheme}://")).join(", "))
 }
 
-fn decode(text: &str, part: &str) -> Result<String, SettingsError> {
-    match percent_decode_str(text).decode_utf8() {
-        Ok(decoded) => Ok(decoded.into_owned()),
-        Err(_) => Err(SettingsError::new(part, "UTF-8 once its percent signs are decoded")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use secrecy::ExposeSecret;
 
     fn read_url(url: &str) -> Result<Settings, SettingsError> {
         Settings::from_url(url, "test", Duration::from_secs(15))
@@ -361,12 +221,12 @@ mod tests {
         ] {
             let settings = read_url(url).unwrap();
             assert_eq!(settings.to_string(), shown);
-            let secret = settings.login.password().unwrap();
+            let secret = settings.access.login.password().unwrap();
             let debug = format!("{settings:?}");
             assert!(secret.is_none_or(|secret| !debug.contains(&format!("{:?}", secret.expose_secret()))));
         }
         let settings = read_url("rediss://u:p%40%3A@db").unwrap();
-        assert_eq!(settings.login.password().unwrap().unwrap().expose_secret(), "p@:");
+        assert_eq!(settings.access.login.password().unwrap().unwrap().expose_secret(), "p@:");
     }
 
     #[test]
