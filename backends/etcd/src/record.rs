@@ -6,22 +6,15 @@
 //! alone, and they never overwrite it.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use repmd_backend_api::{
-    AliveName, Creation, EXTRA_BYTES_MAX, HostId, Instance, InstanceId, Lease, LeaseToken, NameError, Node,
-    NodeName, NodeType, Registration,
+    AliveName, Creation, HostId, Instance, InstanceId, Lease, LeaseToken, NameError, NodeName, Registration,
 };
+use repmd_backend_remote::body::{self, BodyError, InstanceBody, NodeBody};
 use serde::{Deserialize, Serialize};
 
 use crate::creation::Serial;
-
-/// The most aliases, addresses and characters of an instance name that a daemon is believed to have.
-const ALIASES_MAX: usize = 256;
-const ADDRESSES_MAX: usize = 256;
-const NAME_CHARS_MAX: usize = 255;
 
 /// Why an entry cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -36,10 +29,8 @@ pub(crate) enum Unreadable {
     Elsewhere { says: NodeName },
     #[error("{bytes} bytes, where a note can have {most}")]
     Note { bytes: usize, most: usize },
-    #[error("{bytes} bytes of extra, where a node can have {EXTRA_BYTES_MAX}")]
-    Extra { bytes: usize },
-    #[error("{count} {what}, where a daemon can have {most}")]
-    TooMany { count: usize, what: &'static str, most: usize },
+    #[error(transparent)]
+    Beyond(#[from] BodyError),
     #[error("it is larger than an answer may be")]
     TooLarge,
     #[error(transparent)]
@@ -49,18 +40,9 @@ pub(crate) enum Unreadable {
 }
 
 #[derive(Serialize, Deserialize)]
-struct NodeBody<'a> {
-    name: Cow<'a, str>,
-    port: u16,
-    advertised_port: u16,
-    node_type: u8,
-    protocol: u8,
-    highest_version: u16,
-    lowest_version: u16,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    extra: Vec<u8>,
-    /// Nanoseconds since the Unix epoch.
-    registered_at: u64,
+struct LeaseBody<'a> {
+    /// The run of the daemon that holds it.
+    daemon: Cow<'a, str>,
     /// Which claim of the daemon it is.
     claim: u64,
     /// One of these two: a number, or what makes it together with the revision in which this was written.
@@ -68,21 +50,7 @@ struct NodeBody<'a> {
     creation: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     serial: Option<Serial>,
-    instance: InstanceBody<'a>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct InstanceBody<'a> {
-    /// In a registration; that of a daemon is in its key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    id: Option<Cow<'a, str>>,
-    name: Cow<'a, str>,
-    host: Cow<'a, str>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    aliases: Vec<Cow<'a, str>>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    addresses: Vec<IpAddr>,
-    port: u16,
+    node: NodeBody<'a>,
 }
 
 /// Which creation a registration has.
@@ -97,25 +65,16 @@ pub(crate) enum Numbered {
 /// Writes the registration of a lease; `numbered` stands in the place of its creation.
 pub(crate) fn encode_lease(lease: &Lease, instance: &Instance, numbered: Numbered) -> String {
     let Registration { node, advertised_port, registered_at, .. } = &*lease.registration;
-    let since_epoch = registered_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let (creation, serial) = match numbered {
         Numbered::As(creation) => (Some(creation.get()), None),
         Numbered::By(serial) => (None, Some(serial)),
     };
-    encode(&NodeBody {
-        name: node.name.as_str().into(),
-        port: node.port,
-        advertised_port: *advertised_port,
-        node_type: node.node_type.0,
-        protocol: node.protocol,
-        highest_version: node.highest_version,
-        lowest_version: node.lowest_version,
-        extra: node.extra.to_vec(),
-        registered_at: u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX),
+    encode(&LeaseBody {
+        daemon: instance.id.to_string().into(),
         claim: lease.token.number,
         creation,
         serial,
-        instance: InstanceBody { id: Some(instance.id.to_string().into()), ..InstanceBody::of(instance) },
+        node: NodeBody::of(node, *advertised_port, *registered_at, instance),
     })
 }
 
@@ -127,31 +86,14 @@ pub(crate) fn decode_lease(
     host: &HostId,
     name: &AliveName,
 ) -> Result<Lease, Unreadable> {
-    let body: NodeBody<'_> = decode(value)?;
-    let id = decode_id(body.instance.id.as_deref().ok_or(Unreadable::Version)?)?;
+    let body: LeaseBody<'_> = decode(value)?;
+    let id = decode_id(&body.daemon)?;
     let creation = match (body.creation, body.serial) {
         (Some(creation), None) => Creation::new(creation).ok_or(Unreadable::Version)?,
         (None, Some(serial)) => serial.creation(revision),
         _ => return Err(Unreadable::Version),
     };
-    if EXTRA_BYTES_MAX < body.extra.len() {
-        return Err(Unreadable::Extra { bytes: body.extra.len() });
-    }
-    let registration = Registration {
-        node: Node {
-            name: AliveName::parse(body.name.as_bytes())?,
-            port: body.port,
-            node_type: NodeType(body.node_type),
-            protocol: body.protocol,
-            highest_version: body.highest_version,
-            lowest_version: body.lowest_version,
-            extra: body.extra.into(),
-        },
-        advertised_port: body.advertised_port,
-        creation,
-        instance: Arc::new(body.instance.into_instance(id)?),
-        registered_at: SystemTime::UNIX_EPOCH + Duration::from_nanos(body.registered_at),
-    };
+    let registration = body.node.into_registration(id, creation)?;
     if registration.node.name != *name || registration.instance.host != *host {
         return Err(Unreadable::Elsewhere { says: registration.node_name() });
     }
@@ -166,48 +108,15 @@ pub(crate) fn encode_instance(instance: &Instance) -> String {
 
 /// Reads a daemon; its id is in its key.
 pub(crate) fn decode_instance(id: InstanceId, value: &[u8]) -> Result<Instance, Unreadable> {
-    decode::<InstanceBody<'_>>(value)?.into_instance(id)
+    Ok(decode::<InstanceBody<'_>>(value)?.into_instance(id)?)
 }
 
 fn decode_id(text: &str) -> Result<InstanceId, Unreadable> {
     u128::from_str_radix(text, 16).map(InstanceId).map_err(|_| Unreadable::Version)
 }
 
-impl<'a> InstanceBody<'a> {
-    fn of(instance: &'a Instance) -> Self {
-        Self {
-            id: None,
-            name: instance.name.as_str().into(),
-            host: instance.host.as_str().into(),
-            aliases: instance.aliases.iter().map(|alias| alias.as_str().into()).collect(),
-            addresses: instance.addresses.clone(),
-            port: instance.port,
-        }
-    }
-
-    fn into_instance(self, id: InstanceId) -> Result<Instance, Unreadable> {
-        at_most(ALIASES_MAX, self.aliases.len(), "aliases")?;
-        at_most(ADDRESSES_MAX, self.addresses.len(), "addresses")?;
-        at_most(NAME_CHARS_MAX, self.name.chars().count(), "characters of a name")?;
-        let aliases: Result<_, _> = self.aliases.iter().map(|alias| HostId::parse(alias)).collect();
-        Ok(Instance {
-            id,
-            name: self.name.into_owned(),
-            host: HostId::parse(&self.host)?,
-            aliases: aliases?,
-            addresses: self.addresses,
-            port: self.port,
-        })
-    }
-}
-
-fn at_most(most: usize, count: usize, what: &'static str) -> Result<(), Unreadable> {
-    if most < count { Err(Unreadable::TooMany { count, what, most }) } else { Ok(()) }
-}
-
 fn encode(body: &impl Serialize) -> String {
-    let json = serde_json::to_string(body).expect("numbers, texts and lists always have a JSON form");
-    format!("1 {json}")
+    format!("1 {}", body::encode(body))
 }
 
 fn decode<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<T, Unreadable> {
@@ -217,6 +126,9 @@ fn decode<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<T, Unreadable> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use repmd_backend_api::{Node, NodeType};
+    use repmd_backend_remote::body::{ADDRESSES_MAX, ALIASES_MAX, NAME_CHARS_MAX};
+    use std::time::{Duration, SystemTime};
 
     fn instance() -> Instance {
         Instance {
@@ -291,13 +203,13 @@ mod tests {
             Instance { addresses: vec![instance().addresses[0]; ADDRESSES_MAX + 1], ..instance() },
             Instance { name: "x".repeat(NAME_CHARS_MAX + 1), ..instance() },
         ] {
-            assert!(matches!(read(&with(too_many)), Err(Unreadable::TooMany { .. })));
+            assert!(matches!(read(&with(too_many)), Err(Unreadable::Beyond(BodyError::TooMany { .. }))));
         }
         let mut registration = (*lease().registration).clone();
         registration.node.extra = vec![7; 70_000].into();
         let long = Lease { registration: Arc::new(registration), ..lease() };
         let written = encode_lease(&long, &instance(), Numbered::As(Creation::FIRST));
-        assert!(matches!(read(&written), Err(Unreadable::Extra { bytes: 70_000 })));
+        assert!(matches!(read(&written), Err(Unreadable::Beyond(BodyError::Extra { bytes: 70_000 }))));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use repmd_backend_remote::bounded::Bounded;
 use repmd_backend_remote::{Address, Opened, tcp};
 use rustls::pki_types::ServerName;
 use secrecy::ExposeSecret;
@@ -16,7 +17,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::Fault;
-use crate::reply::Bounded;
+use crate::reply::Messages;
 use crate::settings::Settings;
 
 /// Asks a server for TLS: eight bytes, and a code that is no version of the protocol.
@@ -92,7 +93,7 @@ async fn log_in(
     local_address: IpAddr,
     listener: &impl Listener,
 ) -> Result<Line, Fault> {
-    let (client, mut connection) = config.connect_raw(Bounded::new(stream), NoTls).await?;
+    let (client, mut connection) = config.connect_raw(Bounded::<_, Messages>::new(stream), NoTls).await?;
     let listener = listener.clone();
     let driver = async move {
         while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {

@@ -8,13 +8,9 @@ use repmd_backend_api::{
     AliveName, Claim, Creation, EXTRA_BYTES_MAX, Found, HostId, Instance, InstanceId, Lease, Node, NodeName,
     NodeType, Registration,
 };
+use repmd_backend_remote::body::{ADDRESSES_MAX, ALIASES_MAX, NAME_CHARS_MAX};
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
-
-/// The most aliases, addresses and characters of an instance name that a daemon is believed to have.
-const ALIASES_MAX: usize = 256;
-const ADDRESSES_MAX: usize = 256;
-const NAME_CHARS_MAX: usize = 255;
 
 /// Bits of a mark. Those of 65,536 names, as many as a host has ports, add up to less than 64 bits have.
 const MARK_BITS: u32 = 40;

@@ -1,14 +1,8 @@
 //! How large one message of the store may be, counted as it comes in.
-//!
-//! The client library keeps a message until it is whole, and believes what length it announces. A store that is
-//! broken or hostile, or whoever is on the way to it, would fill this machine's memory. So the lengths are read here
-//! first, and a stream that breaks the bound ends.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use repmd_backend_remote::bounded::Count;
 
 /// The longest message, in bytes: a row with a note is the longest that is asked for.
 const MESSAGE_MAX: usize = 1 << 20;
@@ -19,54 +13,16 @@ const PARAMETERS_MAX: u32 = 10_000;
 /// What a report of a parameter begins with.
 const PARAMETER: u8 = b'S';
 
-/// A stream whose messages are bounded.
-pub(crate) struct Bounded<S> {
-    stream: S,
-    messages: Messages,
-}
-
-impl<S> Bounded<S> {
-    pub(crate) fn new(stream: S) -> Self {
-        Self { stream, messages: Messages::default() }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        Poll::Ready(self.messages.count(&buf.filled()[before..]))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
 /// Where in its message a stream is: a byte that says what it is, four with its length but for that byte, and so on.
 #[derive(Debug, Default)]
-struct Messages {
+pub(crate) struct Messages {
     head: Vec<u8>,
     /// Bytes of this message that are still to come.
     left: usize,
     parameters: u32,
 }
 
-impl Messages {
+impl Count for Messages {
     fn count(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let skipped = self.left.min(bytes.len());

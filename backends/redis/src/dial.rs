@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, ErrorKind, ProtocolVersion, RedisConnectionInfo, RedisError};
+use repmd_backend_remote::bounded::Bounded;
 use repmd_backend_remote::{Access, Address, Opened, tcp};
 use rustls::pki_types::ServerName;
 use secrecy::ExposeSecret;
@@ -15,7 +16,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::Fault;
-use crate::reply::Bounded;
+use crate::reply::Reply;
 
 /// A connection that is logged in. It ends when this is dropped.
 pub(crate) struct Line {
@@ -64,7 +65,7 @@ async fn log_in(
     local_address: IpAddr,
     config: AsyncConnectionConfig,
 ) -> Result<Line, Fault> {
-    let stream = Bounded::new(stream);
+    let stream = Bounded::<_, Reply>::new(stream);
     let (connection, driver) = MultiplexedConnection::new_with_config(redis, stream, config).await?;
     let _driver = AbortOnDropHandle::new(tokio::spawn(driver));
     Ok(Line { connection, local_address, _driver })

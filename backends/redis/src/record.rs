@@ -8,21 +8,15 @@
 //! are upgraded one after the other. Another number in front is for a change that older daemons must not misread:
 //! to them such an entry is unreadable, which costs its own name alone, and they never overwrite it.
 
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
 use repmd_backend_api::{
-    AliveName, Creation, EXTRA_BYTES_MAX, HostId, Instance, InstanceId, Lease, LeaseToken, Node, NodeName,
-    NodeType, REASON_CHARS_MAX, Registration,
+    AliveName, Creation, HostId, Instance, InstanceId, Lease, LeaseToken, Node, NodeName, REASON_CHARS_MAX,
+    Registration,
 };
-use serde::{Deserialize, Serialize};
-
-/// The most aliases, addresses and characters of an instance name that a daemon is believed to have.
-const ALIASES_MAX: usize = 256;
-const ADDRESSES_MAX: usize = 256;
-const NAME_CHARS_MAX: usize = 255;
+use repmd_backend_remote::body::{BodyError, InstanceBody, NAME_CHARS_MAX, NodeBody, encode};
 
 /// Why an entry cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -33,10 +27,8 @@ pub(crate) enum Unreadable {
     Endless,
     #[error("it says that it is {says}")]
     Elsewhere { says: NodeName },
-    #[error("{bytes} bytes of extra, where a node can have {EXTRA_BYTES_MAX}")]
-    Extra { bytes: usize },
-    #[error("{count} {what}, where a daemon can have {most}")]
-    TooMany { count: usize, what: &'static str, most: usize },
+    #[error(transparent)]
+    Beyond(#[from] BodyError),
     #[error(transparent)]
     Body(#[from] serde_json::Error),
     #[error(transparent)]
@@ -62,33 +54,6 @@ impl Stored {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct NodeBody<'a> {
-    name: std::borrow::Cow<'a, str>,
-    port: u16,
-    advertised_port: u16,
-    node_type: u8,
-    protocol: u8,
-    highest_version: u16,
-    lowest_version: u16,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    extra: Vec<u8>,
-    /// Nanoseconds since the Unix epoch.
-    registered_at: u64,
-    instance: InstanceBody<'a>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct InstanceBody<'a> {
-    name: std::borrow::Cow<'a, str>,
-    host: std::borrow::Cow<'a, str>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    aliases: Vec<std::borrow::Cow<'a, str>>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    addresses: Vec<IpAddr>,
-    port: u16,
-}
-
 /// The body of a registration.
 pub(crate) fn encode_body(
     node: &Node,
@@ -96,19 +61,7 @@ pub(crate) fn encode_body(
     registered_at: SystemTime,
     instance: &Instance,
 ) -> String {
-    let since_epoch = registered_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    encode(&NodeBody {
-        name: node.name.as_str().into(),
-        port: node.port,
-        advertised_port,
-        node_type: node.node_type.0,
-        protocol: node.protocol,
-        highest_version: node.highest_version,
-        lowest_version: node.lowest_version,
-        extra: node.extra.to_vec(),
-        registered_at: u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX),
-        instance: InstanceBody::of(instance),
-    })
+    encode(&NodeBody::of(node, advertised_port, registered_at, instance))
 }
 
 /// The name of a daemon, as it stands before the body.
@@ -150,24 +103,7 @@ pub(crate) fn decode_lease(value: &[u8]) -> Result<Stored, Unreadable> {
     // The daemon's name is in the body as well.
     part()?;
     let body: NodeBody<'_> = serde_json::from_str(part()?)?;
-    let registration = Registration {
-        node: Node {
-            name: AliveName::parse(body.name.as_bytes())?,
-            port: body.port,
-            node_type: NodeType(body.node_type),
-            protocol: body.protocol,
-            highest_version: body.highest_version,
-            lowest_version: body.lowest_version,
-            extra: body.extra.into(),
-        },
-        advertised_port: body.advertised_port,
-        creation,
-        instance: Arc::new(body.instance.into_instance(id)?),
-        registered_at: SystemTime::UNIX_EPOCH + Duration::from_nanos(body.registered_at),
-    };
-    if EXTRA_BYTES_MAX < registration.node.extra.len() {
-        return Err(Unreadable::Extra { bytes: registration.node.extra.len() });
-    }
+    let registration = body.into_registration(id, creation)?;
     let lease = Lease { token: LeaseToken { instance: id, number }, registration: Arc::new(registration) };
     Ok(Stored { lease })
 }
@@ -181,7 +117,7 @@ pub(crate) fn encode_instance(instance: &Instance) -> String {
 pub(crate) fn decode_instance(id: InstanceId, value: &[u8]) -> Result<Instance, Unreadable> {
     let value = std::str::from_utf8(value).map_err(|_| Unreadable::Version)?;
     let body = value.strip_prefix("1 ").ok_or(Unreadable::Version)?;
-    serde_json::from_str::<InstanceBody<'_>>(body)?.into_instance(id)
+    Ok(serde_json::from_str::<InstanceBody<'_>>(body)?.into_instance(id)?)
 }
 
 /// Reads an id, as its `Display` writes it.
@@ -189,44 +125,12 @@ pub(crate) fn decode_id(text: &str) -> Result<InstanceId, Unreadable> {
     u128::from_str_radix(text, 16).map(InstanceId).map_err(|_| Unreadable::Version)
 }
 
-impl<'a> InstanceBody<'a> {
-    fn of(instance: &'a Instance) -> Self {
-        Self {
-            name: instance.name.as_str().into(),
-            host: instance.host.as_str().into(),
-            aliases: instance.aliases.iter().map(|alias| alias.as_str().into()).collect(),
-            addresses: instance.addresses.clone(),
-            port: instance.port,
-        }
-    }
-
-    fn into_instance(self, id: InstanceId) -> Result<Instance, Unreadable> {
-        at_most(ALIASES_MAX, self.aliases.len(), "aliases")?;
-        at_most(ADDRESSES_MAX, self.addresses.len(), "addresses")?;
-        at_most(NAME_CHARS_MAX, self.name.chars().count(), "characters of a name")?;
-        let aliases: Result<_, _> = self.aliases.iter().map(|alias| HostId::parse(alias)).collect();
-        Ok(Instance {
-            id,
-            name: self.name.into_owned(),
-            host: HostId::parse(&self.host)?,
-            aliases: aliases?,
-            addresses: self.addresses,
-            port: self.port,
-        })
-    }
-}
-
-fn at_most(most: usize, count: usize, what: &'static str) -> Result<(), Unreadable> {
-    if most < count { Err(Unreadable::TooMany { count, what, most }) } else { Ok(()) }
-}
-
-fn encode(body: &impl Serialize) -> String {
-    serde_json::to_string(body).expect("numbers, texts and lists always have a JSON form")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use repmd_backend_api::{EXTRA_BYTES_MAX, NodeType};
+    use repmd_backend_remote::body::{ADDRESSES_MAX, ALIASES_MAX};
+    use std::time::Duration;
 
     fn lease() -> Lease {
         let instance = Instance {
@@ -290,13 +194,17 @@ mod tests {
         };
         assert!(with(&|it, _| it.node.extra = vec![7; EXTRA_BYTES_MAX].into()).is_ok());
         let refused = with(&|it, _| it.node.extra = vec![7; 70_000].into());
-        assert!(matches!(refused, Err(Unreadable::Extra { bytes: 70_000 })));
+        assert!(matches!(refused, Err(Unreadable::Beyond(BodyError::Extra { bytes: 70_000 }))));
         let refused = [
             with(&|_, it| it.aliases = vec![it.host.clone(); ALIASES_MAX + 1]),
             with(&|_, it| it.addresses = vec![it.addresses[0]; ADDRESSES_MAX + 1]),
             with(&|_, it| it.name = "x".repeat(NAME_CHARS_MAX + 1)),
         ];
-        assert!(refused.iter().all(|refused| matches!(refused, Err(Unreadable::TooMany { .. }))));
+        assert!(
+            refused
+                .iter()
+                .all(|refused| matches!(refused, Err(Unreadable::Beyond(BodyError::TooMany { .. }))))
+        );
     }
 
     #[test]

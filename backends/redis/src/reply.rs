@@ -1,14 +1,8 @@
 //! How large one reply may be, counted as it comes in.
-//!
-//! The client library keeps a reply until it is whole, and believes what lengths it announces. A store that
-//! is broken or hostile, or whoever is on the way to it, would fill this machine's memory. So the lengths are
-//! read here first, and a stream that breaks the bound ends.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use repmd_backend_remote::bounded::Count;
 
 /// What one reply may take, in bytes: a list of a million names.
 const REPLY_MAX: u64 = 64 << 20;
@@ -21,45 +15,6 @@ const LINE_MAX: u64 = 64 << 10;
 
 /// What a value starts with.
 const KINDS: &[u8] = b"+-:_,#($=!*~>%|";
-
-/// A stream whose replies are bounded.
-pub(crate) struct Bounded<S> {
-    stream: S,
-    reply: Reply,
-}
-
-impl<S> Bounded<S> {
-    pub(crate) fn new(stream: S) -> Self {
-        Self { stream, reply: Reply::default() }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        let counted = self.reply.count(&buf.filled()[before..]);
-        Poll::Ready(counted.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
 
 /// Why a stream ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -94,6 +49,13 @@ enum Part {
     },
     /// The bytes of a text that are still to come, its line's end included.
     Text(u64),
+}
+
+impl Count for Reply {
+    fn count(&mut self, bytes: &[u8]) -> io::Result<()> {
+        // That below, by its own errors.
+        Self::count(self, bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
 }
 
 impl Reply {

@@ -6,12 +6,16 @@
 //! | [`address`] | where a server is |
 //! | [`access`] | how to get in: login and TLS, as their files are at the moment |
 //! | [`tcp`] | a connection that notices when the other end is gone |
+//! | [`bounded`] | how large one message of the store may be |
+//! | [`body`] | registrations and daemons as JSON |
 //! | [`pulse`] | whether a connection still answers |
 //! | [`kept`] | the connection that there is, while another is looked for |
 //! | [`reason`] | what a store says, cut to one line |
 
 pub mod access;
 pub mod address;
+pub mod body;
+pub mod bounded;
 pub mod kept;
 pub mod pulse;
 pub mod reason;
