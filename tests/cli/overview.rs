@@ -7,8 +7,7 @@ use std::process::{Child, ChildStdout, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use repmd::cli::doctor::KINDS;
-use repmd_backend_api::Severity;
+use repmd::cli::doctor::{KINDS, Severity};
 use repmd_test_support::{Daemon, Peer, alive2, free_port, wait_until};
 use serde_json::Value;
 
@@ -340,7 +339,8 @@ fn nothing_that_another_program_answers_in_the_daemons_place_crashes_a_command_o
 fn everything_that_the_doctor_finds_is_documented_with_its_fix_and_nothing_else() {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/doctor.md")).unwrap();
     let (own, of_stores) = page.split_once("\n## Redis and Valkey\n").unwrap();
-    let (of_redis, of_postgres) = of_stores.split_once("\n## PostgreSQL\n").unwrap();
+    let (of_redis, of_others) = of_stores.split_once("\n## PostgreSQL\n").unwrap();
+    let (of_postgres, of_etcd) = of_others.split_once("\n## etcd\n").unwrap();
     fn rows(page: &str) -> Vec<(&str, &str, &str)> {
         let rows = page.lines().filter_map(|line| line.strip_prefix("| `")).map(|row| {
             let cells: Vec<_> = row.trim_end_matches(" |").split(" | ").collect();
@@ -352,14 +352,13 @@ fn everything_that_the_doctor_finds_is_documented_with_its_fix_and_nothing_else(
     }
     let kinds = KINDS.iter().map(|kind| (kind.id, kind.severity.word(), &*kind.fix));
     assert_eq!(rows(own), kinds.collect::<Vec<_>>());
-    let word = |severity| match severity {
-        Severity::Warning => "warning",
-        Severity::Failure => "failure",
-    };
-    let troubles = repmd_backend_redis::TROUBLES.iter();
-    let troubles = troubles.map(|trouble| (trouble.id, word(trouble.severity), trouble.fix));
-    assert_eq!(rows(of_redis), troubles.collect::<Vec<_>>());
-    let troubles = repmd_backend_postgres::TROUBLES.iter();
-    let troubles = troubles.map(|trouble| (trouble.id, word(trouble.severity), trouble.fix));
-    assert_eq!(rows(of_postgres), troubles.collect::<Vec<_>>());
+    for (page, troubles) in [
+        (of_redis, repmd_backend_redis::TROUBLES),
+        (of_postgres, repmd_backend_postgres::TROUBLES),
+        (of_etcd, repmd_backend_etcd::TROUBLES),
+    ] {
+        let troubles =
+            troubles.iter().map(|trouble| (trouble.id, Severity::from(trouble.severity).word(), trouble.fix));
+        assert_eq!(rows(page), troubles.collect::<Vec<_>>());
+    }
 }

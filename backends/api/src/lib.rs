@@ -32,4 +32,4 @@ pub use error::BackendError;
 pub use kind::{Kind, Place};
 pub use name::{AliveName, HostId, NameError, NodeName, is_reachable};
 pub use node::{EXTRA_BYTES_MAX, Instance, InstanceId, Node, NodeType, Registration};
-pub use report::{Severity, StoreFinding, StoreReport};
+pub use report::{Severity, StoreFinding, StoreReport, StoreTrouble};

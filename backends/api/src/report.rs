@@ -38,3 +38,23 @@ pub enum Severity {
     /// Nodes do not find each other, or will not be published.
     Failure,
 }
+
+/// Something that can be wrong with a kind of store. docs/doctor.md has the table of each kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreTrouble {
+    /// See [`StoreFinding::id`].
+    pub id: &'static str,
+    /// How bad it is.
+    pub severity: Severity,
+    /// What fixes it.
+    pub fix: &'static str,
+}
+
+impl StoreTrouble {
+    /// It was found by what was seen.
+    #[must_use]
+    pub fn seen(self, saw: impl Into<String>) -> StoreFinding {
+        let Self { id, severity, fix } = self;
+        StoreFinding { severity, id, saw: saw.into(), fix: fix.to_owned() }
+    }
+}

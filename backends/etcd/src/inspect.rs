@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::join_all;
-use repmd_backend_api::{BackendError, Severity, StoreFinding, StoreReport};
+use repmd_backend_api::{BackendError, Severity, StoreFinding, StoreReport, StoreTrouble};
 use repmd_backend_remote::Address;
 use tokio::time::timeout;
 
@@ -27,7 +27,36 @@ const NO_SPACE: i32 = 1;
 const CORRUPT: i32 = 2;
 
 /// More than this part of what a store may hold is nearly all of it.
-const NEARLY_FULL: f64 = 0.8;
+const QUOTA_PART: f64 = 0.8;
+
+const MEMBER_AWAY: StoreTrouble = StoreTrouble {
+    id: "store-member-away",
+    severity: Severity::Warning,
+    fix: "start this member again, or leave it out of the store's URL",
+};
+const FULL: StoreTrouble = StoreTrouble {
+    id: "store-full",
+    severity: Severity::Failure,
+    fix: "compact and defragment etcd or raise its --quota-backend-bytes, then disarm the alarm: etcdctl alarm disarm",
+};
+const NEARLY_FULL: StoreTrouble = StoreTrouble {
+    id: "store-nearly-full",
+    severity: Severity::Warning,
+    fix: "compact and defragment etcd, or raise its --quota-backend-bytes",
+};
+const DIFFERENT: StoreTrouble = StoreTrouble {
+    id: "store-corrupt",
+    severity: Severity::Failure,
+    fix: "replace the member that is wrong, as etcd's documentation on data corruption says",
+};
+const WITHOUT_LEADER: StoreTrouble = StoreTrouble {
+    id: "store-without-leader",
+    severity: Severity::Failure,
+    fix: "start the other members: more than half of them must reach each other",
+};
+
+/// All that [`Etcd::inspect`] finds.
+pub const TROUBLES: &[StoreTrouble] = &[MEMBER_AWAY, FULL, NEARLY_FULL, DIFFERENT, WITHOUT_LEADER];
 
 /// How one member is.
 struct Member {
@@ -59,18 +88,20 @@ impl Etcd {
             return Err(fault.unwrap_or(Fault::Silent).when(started, || "be inspected".to_owned()));
         };
         for (address, fault) in away {
-            findings.push(finding(
-                Severity::Warning,
-                "store-member-away",
-                format!("{address} is of no use: {fault}"),
-                "start this member again, or leave it out of the store's URL",
-            ));
+            findings.push(MEMBER_AWAY.seen(format!("{address} is of no use: {fault}")));
+        }
+        // They are those of the whole store, and each member tells all.
+        let is_raised = |alarm| members.iter().any(|(_, member)| member.alarms.contains(&alarm));
+        if is_raised(NO_SPACE) {
+            findings.push(FULL.seen("the store is full, and takes no registrations (alarm NOSPACE)"));
+        }
+        if is_raised(CORRUPT) {
+            findings.push(DIFFERENT.seen("members of the store have different content (alarm CORRUPT)"));
         }
         let mut fine = Vec::new();
         for (address, member) in &members {
             member.judge(address, &mut fine, &mut findings);
         }
-        findings.dedup_by(|a, b| a.id == b.id && a.saw == b.saw);
         Ok(StoreReport { latency, clock: None, asked_at, fine, findings })
     }
 }
@@ -107,23 +138,7 @@ where
 
 impl Member {
     fn judge(&self, address: &Address, fine: &mut Vec<String>, findings: &mut Vec<StoreFinding>) {
-        let Self { status, alarms, .. } = self;
-        if alarms.contains(&NO_SPACE) {
-            findings.push(finding(
-                Severity::Failure,
-                "store-full",
-                "the store is full, and takes no registrations (alarm NOSPACE)".to_owned(),
-                "compact and defragment etcd or raise its --quota-backend-bytes, then disarm the alarm: etcdctl alarm disarm",
-            ));
-        }
-        if alarms.contains(&CORRUPT) {
-            findings.push(finding(
-                Severity::Failure,
-                "store-corrupt",
-                "members of the store have different content (alarm CORRUPT)".to_owned(),
-                "replace the member that is wrong, as etcd's documentation on data corruption says",
-            ));
-        }
+        let Self { status, .. } = self;
         if status.version.is_empty() {
             fine.push(format!("{address} answers"));
             return;
@@ -131,29 +146,17 @@ impl Member {
         let version: String = status.version.chars().filter(char::is_ascii_graphic).take(30).collect();
         let (used, size) = (mebibytes(status.db_size_in_use), mebibytes(status.db_size));
         if status.leader == 0 {
-            findings.push(finding(
-                Severity::Failure,
-                "store-without-leader",
-                format!("{address} knows no leader"),
-                "start the other members: more than half of them must reach each other",
-            ));
+            findings.push(WITHOUT_LEADER.seen(format!("{address} knows no leader")));
         }
         match status.db_size_quota {
-            quota if 0 < quota && quota as f64 * NEARLY_FULL < status.db_size as f64 => {
-                findings.push(finding(
-                    Severity::Warning,
-                    "store-nearly-full",
-                    format!("{address} has {size} of the {} that it may have", mebibytes(quota)),
-                    "compact and defragment etcd, or raise its --quota-backend-bytes",
-                ));
+            quota if 0 < quota && quota as f64 * QUOTA_PART < status.db_size as f64 => {
+                let may = mebibytes(quota);
+                findings
+                    .push(NEARLY_FULL.seen(format!("{address} has {size} of the {may} that it may have")));
             }
             _ => fine.push(format!("{address} is etcd {version}; {size} on disk, {used} of it in use")),
         }
     }
-}
-
-fn finding(severity: Severity, id: &'static str, saw: String, fix: &str) -> StoreFinding {
-    StoreFinding { severity, id, saw, fix: fix.to_owned() }
 }
 
 fn mebibytes(bytes: i64) -> String {

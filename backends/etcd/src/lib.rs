@@ -57,6 +57,7 @@ use repmd_backend_api::{
 use tokio_util::task::AbortOnDropHandle;
 
 use connection::Connection;
+pub use inspect::TROUBLES;
 use keys::Keys;
 pub use kind::EtcdKind;
 pub use settings::{Settings, SettingsError};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use repmd_backend_api::{BackendError, Severity, StoreFinding, StoreReport};
+use repmd_backend_api::{BackendError, Severity, StoreReport, StoreTrouble};
 use tokio::time::timeout;
 use tokio_postgres::Row;
 
@@ -21,42 +21,24 @@ const TRIES: usize = 5;
 /// Connections that should be left: each daemon has two.
 const LEFT_MIN: i64 = 10;
 
-/// Something that can be wrong with a PostgreSQL. docs/doctor.md has the same table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Trouble {
-    /// What it is called.
-    pub id: &'static str,
-    /// How bad it is.
-    pub severity: Severity,
-    /// What fixes it.
-    pub fix: &'static str,
-}
-
-const CONNECTIONS: Trouble = Trouble {
+const CONNECTIONS: StoreTrouble = StoreTrouble {
     id: "store-connections",
     severity: Severity::Warning,
     fix: "each daemon needs two: raise max_connections, or put PgBouncer before the server",
 };
-const NO_FSYNC: Trouble = Trouble {
+const NO_FSYNC: StoreTrouble = StoreTrouble {
     id: "store-without-fsync",
     severity: Severity::Warning,
     fix: "set fsync = on; for speed, synchronous_commit = off is enough, and safe here",
 };
-const NO_LISTEN: Trouble = Trouble {
+const NO_LISTEN: StoreTrouble = StoreTrouble {
     id: "store-without-listen",
     severity: Severity::Warning,
     fix: "let daemons reach the server itself, or PgBouncer with pool_mode=session, if a second is too late",
 };
 
 /// All that [`Postgres::inspect`] finds.
-pub const TROUBLES: &[Trouble] = &[CONNECTIONS, NO_FSYNC, NO_LISTEN];
-
-impl Trouble {
-    fn seen(self, saw: String) -> StoreFinding {
-        let Self { id, severity, fix } = self;
-        StoreFinding { id, severity, saw, fix: fix.to_owned() }
-    }
-}
+pub const TROUBLES: &[StoreTrouble] = &[CONNECTIONS, NO_FSYNC, NO_LISTEN];
 
 const LOOK: &str = "select (extract(epoch from clock_timestamp()) * 1000000)::bigint";
 
@@ -116,7 +98,7 @@ impl Postgres {
             report.fine.push("it tells changes as they happen".to_owned());
         } else {
             let saw = "the store does not tell changes: what one session notifies does not reach another that listens";
-            report.findings.push(NO_LISTEN.seen(saw.to_owned()));
+            report.findings.push(NO_LISTEN.seen(saw));
         }
         Ok(report)
     }
@@ -169,7 +151,7 @@ impl More {
                 .push(format!("it writes through to its disk, synchronous_commit is {synchronous_commit}"));
         } else {
             let saw = "fsync is off: the database may be damaged when its machine ends";
-            report.findings.push(NO_FSYNC.seen(saw.to_owned()));
+            report.findings.push(NO_FSYNC.seen(saw));
         }
     }
 }

@@ -52,7 +52,7 @@ use tokio_postgres::types::{ToSql, Type};
 use calls::{Calls, Round};
 use connection::{Connection, Lane};
 use error::Failure;
-pub use inspect::{TROUBLES, Trouble};
+pub use inspect::TROUBLES;
 pub use kind::PostgresKind;
 use record::{Digest, Registered, Told, Unreadable};
 pub use schema::script;

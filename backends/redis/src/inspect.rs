@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use redis::Script;
-use repmd_backend_api::{BackendError, Severity, StoreFinding, StoreReport};
+use repmd_backend_api::{BackendError, Severity, StoreFinding, StoreReport, StoreTrouble};
 use tokio::time::timeout;
 
 use crate::connection::{Connection, Lane};
@@ -19,35 +19,24 @@ const DEADLINE: Duration = Duration::from_secs(3);
 /// store, and not what else the machine does.
 const TRIES: usize = 5;
 
-/// Something that can be wrong with a Redis. docs/doctor.md has the same table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Trouble {
-    /// What it is called.
-    pub id: &'static str,
-    /// How bad it is.
-    pub severity: Severity,
-    /// What fixes it.
-    pub fix: &'static str,
-}
-
-const EVICTS: Trouble = Trouble {
+const EVICTS: StoreTrouble = StoreTrouble {
     id: "store-evicts",
     severity: Severity::Warning,
     fix: "`CONFIG SET maxmemory-policy noeviction`: a store that evicts loses registrations of living nodes",
 };
-const FULL: Trouble = Trouble {
+const FULL: StoreTrouble = StoreTrouble {
     id: "store-full",
     severity: Severity::Failure,
     fix: "raise maxmemory, or remove what else is in there: new nodes are not published meanwhile",
 };
-const NEARLY_FULL: Trouble = Trouble {
+const NEARLY_FULL: StoreTrouble = StoreTrouble {
     id: "store-nearly-full",
     severity: Severity::Warning,
     fix: "raise maxmemory, or remove what else is in there, before it is full",
 };
 
 /// All that [`Redis::inspect`] finds.
-pub const TROUBLES: &[Trouble] = &[EVICTS, FULL, NEARLY_FULL];
+pub const TROUBLES: &[StoreTrouble] = &[EVICTS, FULL, NEARLY_FULL];
 
 impl Redis {
     /// Asks the store that `settings` name how it is, over a connection for this alone.
@@ -101,8 +90,7 @@ fn judge(info: &str) -> (Vec<String>, Vec<StoreFinding>) {
         _ if max / 10 * 9 <= used => (NEARLY_FULL, memory),
         _ => return (vec![memory], Vec::new()),
     };
-    let Trouble { id, severity, fix } = trouble;
-    (Vec::new(), vec![StoreFinding { severity, id, saw, fix: fix.to_owned() }])
+    (Vec::new(), vec![trouble.seen(saw)])
 }
 
 /// A value of INFO.

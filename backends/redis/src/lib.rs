@@ -48,7 +48,7 @@ use repmd_backend_api::{
 use repmd_backend_remote::short;
 
 use connection::{Connection, Lane};
-pub use inspect::{TROUBLES, Trouble};
+pub use inspect::TROUBLES;
 use keys::Keys;
 pub use kind::RedisKind;
 use record::{Stored, Unreadable};

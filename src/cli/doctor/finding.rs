@@ -40,6 +40,15 @@ impl Severity {
     }
 }
 
+impl From<repmd_backend_api::Severity> for Severity {
+    fn from(of_store: repmd_backend_api::Severity) -> Self {
+        match of_store {
+            repmd_backend_api::Severity::Warning => Self::Warning,
+            repmd_backend_api::Severity::Failure => Self::Failure,
+        }
+    }
+}
+
 /// One kind of finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kind {

@@ -3,9 +3,9 @@
 use std::error::Error;
 use std::time::Duration;
 
-use repmd_backend_api::{self as api, BackendError, StoreFinding, StoreReport};
+use repmd_backend_api::{BackendError, StoreFinding, StoreReport};
 
-use super::finding::{CLOCK_SKEW, Kind, STORE_AWAY, STORE_DENIED, STORE_SLOW, Severity};
+use super::finding::{CLOCK_SKEW, Kind, STORE_AWAY, STORE_DENIED, STORE_SLOW};
 use super::{Doctor, Report};
 use crate::printable::in_words;
 
@@ -62,11 +62,7 @@ fn report(report: &mut Report, store: StoreReport) {
     }
     fine.into_iter().for_each(|saw| report.fine(saw));
     for StoreFinding { severity, id, saw, fix } in findings {
-        let severity = match severity {
-            api::Severity::Warning => Severity::Warning,
-            api::Severity::Failure => Severity::Failure,
-        };
-        report.found(Kind { id, severity, fix: fix.into() }, saw);
+        report.found(Kind { id, severity: severity.into(), fix: fix.into() }, saw);
     }
 }
 
