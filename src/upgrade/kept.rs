@@ -135,7 +135,9 @@ impl Kept {
         let kept = carried.nodes.iter().take(self.nodes_max);
         self.written().nodes = kept.clone().map(|node| node.claim).collect();
         if !has_the_nodes {
-            kept.for_each(|node| self.queue(Tell::Node(Arc::downgrade(&node.socket))));
+            for node in kept {
+                self.queue(Tell::Node(Arc::downgrade(&node.socket)));
+            }
         }
     }
 
@@ -154,10 +156,13 @@ impl Kept {
         }
     }
 
-    fn queue(&self, tell: Tell) {
-        if self.queue.try_send(tell).is_err() {
+    /// Whether there was room for it.
+    fn queue(&self, tell: Tell) -> bool {
+        let is_sent = self.queue.try_send(tell).is_ok();
+        if !is_sent {
             self.complain("the service manager takes too long");
         }
+        is_sent
     }
 
     fn complain(&self, reason: &str) {
@@ -176,9 +181,9 @@ impl Kept {
                 written.file = None;
             }
         }
-        if written.bytes_max < written.bytes {
+        // Once: until that is done, or has failed.
+        if written.bytes_max < written.bytes && self.queue(Tell::WriteAnew) {
             written.bytes_max = u64::MAX;
-            self.queue(Tell::WriteAnew);
         }
     }
 
@@ -220,7 +225,14 @@ impl Kept {
     /// Puts a shorter file that says the same in the place of the file.
     async fn write_anew(self: &Arc<Self>, store: &DescriptorStore) -> io::Result<()> {
         let kept = Arc::clone(self);
-        tokio::task::spawn_blocking(move || kept.shorten()).await.map_err(io::Error::other)??;
+        let shortened =
+            tokio::task::spawn_blocking(move || kept.shorten()).await.map_err(io::Error::other)?;
+        if shortened.is_err() {
+            let mut written = self.written();
+            // It may go better when there is as much again.
+            written.bytes_max = 2 * written.bytes + LINES_BYTES_MAX;
+        }
+        shortened?;
         self.give_file(store).await
     }
 
@@ -334,6 +346,28 @@ mod tests {
         };
         let (forget, keep) = ("FDSTOREREMOVE=1\nFDNAME=s\n", "FDSTORE=1\nFDNAME=s\n");
         assert_eq!([0; 4].map(said), [forget, keep, forget, keep]);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_could_not_be_written_anew_is_bounded_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let _manager = UnixDatagram::bind(&path).unwrap();
+        let variable = |name: &str| match name {
+            "NOTIFY_SOCKET" => Some(path.display().to_string()),
+            "FDSTORE" => Some("8".to_owned()),
+            _ => None,
+        };
+        let told = ServiceManager::find(&variable).unwrap().unwrap();
+        let kept = Kept::start(told.descriptor_store(&variable).unwrap().unwrap());
+        kept.begin_with(&state::tests::first()).unwrap();
+        // What is there is no state any longer.
+        kept.written().file.as_ref().unwrap().write_all_at(b"?", 0).unwrap();
+        let came = (0..30_000).take_while(|_| kept.written().bytes_max != u64::MAX);
+        came.for_each(|_| kept.left(1000));
+        kept.settle().await;
+        let Written { bytes, bytes_max, .. } = *kept.written();
+        assert!((bytes + 1..u64::MAX).contains(&bytes_max), "{bytes_max} bytes, of which {bytes} are there");
     }
 
     #[test]
