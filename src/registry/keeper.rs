@@ -109,10 +109,10 @@ impl Registry {
         let interval = lease_ttl / 3;
         // One that ended just before this one began counts as alive for so long.
         let past_for = liveness(lease_ttl) + interval;
-        let mut rounds_a_look = ROUNDS_A_LOOK;
+        let mut next_look = ROUNDS_A_LOOK;
         sleep(self.jitter(interval, 2)).await;
         for round in 0_u32.. {
-            let is_due = matches!(round, 0 | 4) || round.is_multiple_of(rounds_a_look);
+            let is_due = matches!(round, 0 | 4) || next_look <= round;
             let has_company = self.has_company.swap(false, Ordering::Relaxed);
             if (is_due || has_company || !self.identity.complaints().is_empty())
                 && !self.health.is_away()
@@ -120,8 +120,10 @@ impl Registry {
             {
                 let daemons = Daemons::new(self.unreadable.note(seen));
                 self.identity.look(&self.instance(), &daemons, past_for);
-                let more = u32::try_from(daemons.all().len() / DAEMONS_A_ROUND).unwrap_or(u32::MAX);
-                rounds_a_look = ROUNDS_A_LOOK.saturating_add(more);
+                if next_look <= round {
+                    let more = u32::try_from(daemons.all().len() / DAEMONS_A_ROUND).unwrap_or(u32::MAX);
+                    next_look = round.saturating_add(ROUNDS_A_LOOK).saturating_add(more);
+                }
                 self.tell_readiness(lease_ttl);
             }
             sleep(interval).await;
