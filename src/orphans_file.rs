@@ -30,17 +30,17 @@ const LOOK_PAUSE: Duration = Duration::from_secs(5);
 const BYTES_MAX: u64 = 64 << 20;
 
 /// The file.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct OrphansFile {
     path: PathBuf,
-    complaints: Arc<Throttle>,
+    complaints: Throttle,
 }
 
 impl OrphansFile {
     /// The file at `path`, which nobody reads or writes yet.
     #[must_use]
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, complaints: Arc::default() }
+        Self { path, complaints: Throttle::default() }
     }
 
     /// Whether it could be written. It is left as it is.
@@ -64,7 +64,7 @@ impl OrphansFile {
                 self.look(&daemon).await;
             }
             let changes =
-                (daemon.stats().granted.get(), daemon.stats().unregistered.get(), daemon.orphans().len());
+                (daemon.stats().granted.get(), daemon.stats().unregistered.get(), daemon.orphan_count());
             if written != Some(changes) && self.write(&daemon).await {
                 written = Some(changes);
             }
@@ -73,7 +73,7 @@ impl OrphansFile {
 
     async fn adopt(&self, daemon: &Daemon) {
         let (path, instance) = (self.path.clone(), daemon.registry().instance());
-        let read = move || -> io::Result<Vec<Registration>> {
+        let read = move || -> io::Result<Vec<Arc<Registration>>> {
             let mut bytes = Vec::new();
             match File::open(&path) {
                 Ok(file) => file.take(BYTES_MAX).read_to_end(&mut bytes)?,
@@ -89,7 +89,7 @@ impl OrphansFile {
             Ok(remembered) => {
                 for registration in remembered.into_iter().take(daemon.limits().nodes_max) {
                     let (name, port) = (registration.node.name.clone(), registration.node.port);
-                    if daemon.adopt(Arc::new(registration)) {
+                    if daemon.adopt(registration) {
                         info!(%name, port, "a node has not come back, and is answered for while its port listens");
                     }
                 }

@@ -17,7 +17,6 @@ use super::answer::FAULTS;
 use super::carried::{Carried, NodeKeeper, UnderWay};
 use super::crowd::Crowd;
 use super::limits::Limits;
-use super::orphans::Orphans;
 use super::policy::{May, Policy, Verb, is_local};
 use super::stats::Stats;
 use super::table::{AliveSocket, Table};
@@ -61,7 +60,6 @@ pub struct Daemon {
     /// How fast strangers ask, if that is bounded.
     rate: Option<Mutex<Rate>>,
     pub(super) stats: Stats,
-    pub(super) orphans: Orphans,
     table: Mutex<Table>,
     /// Whether nothing may go on, because another program is about to.
     frozen: watch::Sender<bool>,
@@ -100,7 +98,6 @@ impl Daemon {
             faults: Throttles::new(),
             rate: limits.requests_per_peer_rate.map(|a_second| Mutex::new(Rate::new(a_second))),
             stats: Stats::default(),
-            orphans: Orphans::default(),
             table: Mutex::default(),
             frozen: watch::Sender::new(false),
             left: Mutex::default(),

@@ -42,10 +42,9 @@ impl Daemon {
         asked_at: impl FnOnce() -> Option<(IpAddr, &'a HostId)>,
     ) -> Resolution {
         let table = self.table();
-        let find = |name: &str| table.find(name).cloned().or_else(|| self.orphans.find(name));
-        let literal = find(name);
+        let literal = table.answer(name);
         let may_be_full = name.contains('@');
-        if let Some(registration) = literal.as_ref().filter(|_| !may_be_full || !self.registry.is_shared()) {
+        if let Some(registration) = literal.filter(|_| !may_be_full || !self.registry.is_shared()) {
             return Resolution::Here(Arc::clone(registration));
         }
         if !may_be_full && !self.registry.is_shared() {
@@ -56,15 +55,15 @@ impl Daemon {
         let is_own = match &question {
             Question::Bare(_) => true,
             Question::On(host, alive) if me.answers_to(host) => {
-                if let Some(registration) = find(alive.as_str()) {
-                    return Resolution::HereByFullName(registration);
+                if let Some(registration) = table.answer(alive.as_str()) {
+                    return Resolution::HereByFullName(Arc::clone(registration));
                 }
                 true
             }
             Question::On(..) | Question::Daemon(_) => false,
         };
         if let Some(registration) = literal.filter(|_| is_own) {
-            return Resolution::Here(registration);
+            return Resolution::Here(Arc::clone(registration));
         }
         drop(table);
         let asked_at = asked_at();

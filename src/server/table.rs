@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use repmd_backend_api::{AliveName, Registration};
+use repmd_backend_api::{AliveName, Lease, Registration};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 use socket2::SockRef;
@@ -30,6 +30,10 @@ pub(super) struct Table {
     /// The granted ones by the order of their grants, for NAMES.
     granted: BTreeMap<u64, Granted>,
     departed: Departures,
+    /// Nodes of an earlier run that have not come back by themselves: names that are answered although nobody holds a
+    /// connection for them, and the leases under which others are told of them. No list has them, and whoever registers
+    /// takes the name.
+    orphans: HashMap<AliveName, Lease>,
     next_claim: u64,
     /// The last answer to NAMES, until something changes.
     names: Option<(Listing, Arc<Vec<u8>>)>,
@@ -154,7 +158,7 @@ impl Table {
         claim: ClaimId,
         registration: Arc<Registration>,
     ) -> bool {
-        if self.holders.contains_key(&registration.node.name) {
+        if self.is_taken(&registration.node.name) {
             return false;
         }
         let holder = Holder { claim, socket: Arc::clone(socket), registration: None };
@@ -218,6 +222,21 @@ impl Table {
     /// The node that registered as `name`, byte for byte.
     pub(super) fn find(&self, name: &str) -> Option<&Arc<Registration>> {
         self.holders.get(name)?.registration.as_ref()
+    }
+
+    /// The node that is answered for as `name`: one that registered so, or an orphan.
+    pub(super) fn answer(&self, name: &str) -> Option<&Arc<Registration>> {
+        self.find(name).or_else(|| Some(&self.orphans.get(name)?.registration))
+    }
+
+    /// Whether somebody has claimed `name`, though the registry may not have answered yet.
+    pub(super) fn is_taken(&self, name: &AliveName) -> bool {
+        self.holders.contains_key(name)
+    }
+
+    /// Nodes that are answered for without a connection, by their names.
+    pub(super) fn orphans(&mut self) -> &mut HashMap<AliveName, Lease> {
+        &mut self.orphans
     }
 
     /// How many names are taken.

@@ -31,12 +31,11 @@ pub fn to_bytes(nodes: &[Arc<Registration>], instance: &Instance) -> io::Result<
 ///
 /// # Errors
 /// When it is something else, or another host's.
-pub fn from_bytes(bytes: &[u8], instance: &Arc<Instance>) -> io::Result<Vec<Registration>> {
+pub fn from_bytes(bytes: &[u8], instance: &Arc<Instance>) -> io::Result<Vec<Arc<Registration>>> {
     let Remembered { format, host, nodes } = serde_json::from_slice(bytes)?;
     if format != FORMAT || host != instance.host.to_string() {
         let what = format!("format {format} of {host}, and not format {FORMAT} of {}", instance.host);
         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
     }
-    let nodes = nodes.iter().filter_map(|node| node.registration(instance).ok());
-    Ok(nodes.map(|node| Registration::clone(&node)).collect())
+    Ok(nodes.iter().filter_map(|node| node.registration(instance).ok()).collect())
 }
