@@ -36,7 +36,7 @@ use crate::service_manager::{DescriptorStore, ServiceManager};
 use crate::settings::{ADMIN_ADDRESS, Admin, Settings};
 use crate::telemetry::{self, AuditLog, Log};
 use crate::upgrade::{
-    self, Before, Begin, Called, Identity, Inherited, Kept, OtherSockets, Outcome, State, Upgrader, Went,
+    self, Begin, Called, Identity, Inherited, Kept, OtherSockets, Outcome, State, Upgrader, Went,
 };
 
 /// The longest that a node or an asker waits for the store: a node gives up after 10 s.
@@ -76,35 +76,16 @@ struct Opened {
     wire: Vec<Listener>,
     dns: Sockets,
     admin: Option<(TcpListener, Option<Token>)>,
-    /// What the service manager has kept since the run before: states, and connections of nodes.
-    kept: (Vec<OwnedFd>, Vec<OwnedFd>),
     /// `None`: there can be no file in memory.
     outcome: Option<Outcome>,
 }
 
 /// What a run goes on from.
-enum Past {
-    /// The program before, in this process.
-    Program(Box<State>),
-    /// The run before, of which the service manager has kept what it could.
-    Run(Box<Before>),
-}
-
-impl Past {
-    fn state(&self) -> &State {
-        match self {
-            Self::Program(state) => state,
-            Self::Run(before) => before.state(),
-        }
-    }
-
-    /// The program before, if there was one.
-    fn program(&self) -> Option<&State> {
-        match self {
-            Self::Program(state) => Some(state),
-            Self::Run(_) => None,
-        }
-    }
+struct Past {
+    state: Box<State>,
+    /// The connections that the service manager has kept since the run before. `None`: it is the program before, in this
+    /// process.
+    kept: Option<Vec<OwnedFd>>,
 }
 
 /// How many files this process may have open once it serves: the hard limit.
@@ -164,18 +145,14 @@ pub fn run(
         Err(error) => return not_taken_over(error),
     };
     let is_resumed = resumed.is_some();
-    let opened = match inherited {
-        Some(Inherited { wire, others, outcome }) => {
-            open_the_others(settings, start, listeners(wire, settings), others, Some(outcome))
-        }
+    let (wire, others, outcome, kept) = match inherited {
+        Some(Inherited { wire, others, outcome }) => (wire, others, Some(outcome), None),
         None => match open_listeners(settings, start, environment) {
-            Ok((wire, Passed { dns, nodes, states, .. })) => {
+            Ok(Passed { wire, dns, nodes, states }) => {
                 let outcome = Outcome::new().inspect_err(
                     |error| warn!(%error, "no file in memory: no other program can take this one's place"),
                 );
-                let others = OtherSockets { dns, admin: None };
-                open_the_others(settings, start, wire, others, outcome.ok())
-                    .map(|opened| Opened { kept: (states, nodes), ..opened })
+                (wire, OtherSockets { dns, admin: None }, outcome.ok(), Some((states, nodes)))
             }
             Err(error @ ListenError::InUse(_)) if matches!(start, Start::Classic { .. }) => {
                 info!("{error}");
@@ -185,7 +162,7 @@ pub fn run(
             Err(error) => return fail(&error),
         },
     };
-    let mut opened = match opened {
+    let opened = match open_the_others(settings, start, listeners(wire, settings), others, outcome) {
         Ok(opened) => opened,
         Err(error) => return fail(&error),
     };
@@ -226,19 +203,17 @@ pub fn run(
                     None
                 }),
         };
-        let store = match &manager {
-            Some(manager) => manager.descriptor_store(environment)?,
-            None => None,
-        };
+        let store = manager.as_ref().and_then(|manager| manager.descriptor_store(environment));
         if let Some(store) = &store {
             // A state that ended this run would else be there again in the next one.
             store.forget(STATE);
         }
-        let (states, nodes) = std::mem::take(&mut opened.kept);
-        let past = match resumed {
-            Some(state) => Some(Past::Program(state)),
-            None => upgrade::before(states, nodes, settings).map(Box::new).map(Past::Run),
+        let of_the_run_before = |(states, nodes)| {
+            let (state, sockets) = upgrade::before(states, nodes, settings)?;
+            Some(Past { state: Box::new(state), kept: Some(sockets) })
         };
+        let of_the_program = resumed.map(|state| Past { state, kept: None });
+        let past = of_the_program.or_else(|| kept.and_then(of_the_run_before));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let on_serving = || {
             if let Some(waiting) = waiting.take() {
@@ -288,7 +263,7 @@ fn open_listeners(
     settings: &Settings,
     start: Start,
     environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<(Vec<Listener>, Passed), ListenError> {
+) -> Result<Passed, ListenError> {
     let (ask, demand) = match start {
         Start::Classic { systemd, .. } => (systemd, systemd),
         Start::Modern => (true, false),
@@ -297,12 +272,10 @@ fn open_listeners(
     if demand && passed.wire.is_empty() {
         return Err(ListenError::NotPassed("LISTEN_FDS is not set for this process".to_owned()));
     }
-    let sockets = if passed.wire.is_empty() {
-        listen(&settings.addresses, settings.port)?
-    } else {
-        std::mem::take(&mut passed.wire)
-    };
-    Ok((listeners(sockets, settings), passed))
+    if passed.wire.is_empty() {
+        passed.wire = listen(&settings.addresses, settings.port)?;
+    }
+    Ok(passed)
 }
 
 fn listeners(sockets: Vec<TcpListener>, settings: &Settings) -> Vec<Listener> {
@@ -330,7 +303,7 @@ fn open_the_others(
         None => open_admin(settings, start)?,
     };
     let dns = if dns.is_empty() { Sockets::bind("dns", &settings.dns.addresses)? } else { dns };
-    Ok(Opened { wire, dns, admin, kept: Default::default(), outcome })
+    Ok(Opened { wire, dns, admin, outcome })
 }
 
 /// Says to the program before that this one could serve its nodes.
@@ -502,9 +475,10 @@ async fn serve_until_stopped(
     kinds: Kinds<'_>,
     on_serving: impl FnOnce(),
 ) -> io::Result<()> {
-    let Opened { wire, dns, admin, kept: _, outcome } = opened;
+    let Opened { wire, dns, admin, outcome } = opened;
     let asked_to_upgrade = Upgrader::signal()?;
-    let asked_to_reload = Upgrader::reload_signal(past.as_ref().and_then(Past::program))?;
+    let program = past.as_ref().filter(|past| past.kept.is_none());
+    let asked_to_reload = Upgrader::reload_signal(program.map(|past| &*past.state))?;
     let admin_socket = admin.as_ref().map(|(socket, _)| socket.try_clone()).transpose()?;
     let other_sockets = OtherSockets { dns: dns.try_clone()?, admin: admin_socket };
     let stop = CancellationToken::new();
@@ -519,8 +493,8 @@ async fn serve_until_stopped(
             stop.cancel();
         });
     }
-    let instance = instance(settings, past.as_ref().map(|past| &past.state().identity))?;
-    let backend = kinds.open(settings, Arc::new(instance.clone())).map_err(io::Error::other)?;
+    let instance = Arc::new(instance(settings, past.as_ref().map(|past| &past.state.identity))?);
+    let backend = kinds.open(settings, Arc::clone(&instance)).map_err(io::Error::other)?;
     let options = Options {
         lookup: settings.lookup,
         stale_for: settings.stale_for,
@@ -528,35 +502,32 @@ async fn serve_until_stopped(
         clock: Arc::new(|| SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()),
         probe: Arc::new(|port, addresses| Box::pin(somebody_listens(port, addresses))),
     };
-    let registry = Registry::new(backend, Arc::new(instance.clone()), options);
+    let registry = Registry::new(backend, Arc::clone(&instance), options);
     let registry = Arc::new(match (settings.backend.is_shared(), &settings.advertise) {
         (true, None) => {
             let settings = settings.clone();
             registry.with_addresses_of_the_connection(Box::new(move |on_connection| {
                 let addresses: Vec<_> = own_address(on_connection).into_iter().collect();
                 let aliases = settings.aliases_at(&addresses);
-                Instance { addresses, aliases, ..instance.clone() }
+                Instance { addresses, aliases, ..(*instance).clone() }
             }))
         }
         (false, _) | (_, Some(_)) => registry,
     });
-    let has_the_nodes = matches!(past, Some(Past::Run(_)));
+    let has_the_nodes = past.as_ref().is_some_and(|past| past.kept.is_some());
     let resumed = match past {
-        Some(past) => {
+        Some(Past { state, kept }) => {
             let instance = registry.instance();
-            let of_the_registry = past.state().registry(&instance)?;
-            let (program, carried) = match past {
-                Past::Program(state) => {
-                    let carried = state.take_over(&instance)?;
-                    (Some(state), carried)
-                }
-                Past::Run(before) => (None, before.take(&instance)),
+            let of_the_registry = state.registry(&instance)?;
+            let carried = match kept {
+                None => state.take_over(&instance)?,
+                Some(sockets) => state.take_kept(&instance, sockets),
             };
             let nodes = carried.nodes.iter().map(|node| (node.claim, Arc::clone(&node.registration)));
             registry.resume(nodes.collect(), of_the_registry).await;
             let registry = Arc::clone(&registry);
             tokio::spawn(async move { registry.release_the_rest().await });
-            Some((program, carried))
+            Some((state, carried))
         }
         None => None,
     };
@@ -641,8 +612,9 @@ async fn serve_until_stopped(
         manager.keep_informed(registry.readiness(), stop);
     }
     let (replacements, asked_to_pause) = mpsc::channel(1);
-    if let Some((program, carried)) = resumed {
-        go_on(program.as_deref(), &daemon, carried, outcome.as_ref());
+    if let Some((state, carried)) = resumed {
+        let program = (!has_the_nodes).then_some(&*state);
+        go_on(program, &daemon, carried, outcome.as_ref());
     }
     if let Some(path) = settings.orphans_file.clone() {
         let (daemon, stop) = (Arc::clone(&daemon), daemon.stop().clone());

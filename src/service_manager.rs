@@ -4,8 +4,7 @@
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
-use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,8 +28,7 @@ const ROOM_PAUSE: Duration = Duration::from_millis(20);
 /// Where the service manager listens, and how often it wants to hear from the event loop.
 #[derive(Debug)]
 pub struct ServiceManager {
-    socket: UnixDatagram,
-    address: SocketAddr,
+    channel: Arc<Channel>,
     /// A longer silence means that the daemon is stuck.
     watchdog: Option<Duration>,
 }
@@ -44,15 +42,15 @@ impl ServiceManager {
         let Some(name) = variable("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else { return Ok(None) };
         let address = match name.strip_prefix('@') {
             // A name of its own, which is no file.
-            Some(name) => SocketAddr::from_abstract_name(name),
-            None => SocketAddr::from_pathname(&name),
+            Some(name) => SocketAddrUnix::new_abstract_name(name.as_bytes()),
+            None => SocketAddrUnix::new(&*name),
         };
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
         let is_for_us = variable("WATCHDOG_PID").is_none_or(|pid| pid == std::process::id().to_string());
         let watchdog = variable("WATCHDOG_USEC").and_then(|text| text.parse().ok());
         let watchdog = watchdog.filter(|time| is_for_us && 0 < *time).map(Duration::from_micros);
-        Ok(Some(Self { socket, address: address?, watchdog }))
+        Ok(Some(Self { channel: Arc::new(Channel { socket, address: address? }), watchdog }))
     }
 
     /// Tells that the daemon serves, and then what operators must know, until it stops. To be called where the wire is
@@ -86,52 +84,29 @@ impl ServiceManager {
         loop {
             turns.tick().await;
             // If there is no room, the next one will do.
-            let _ = self.send("WATCHDOG=1\n");
+            let _ = self.channel.send("WATCHDOG=1\n", &[]);
         }
     }
 
-    /// Waits for room in the manager's queue, though not for ever, and for nothing else.
     async fn tell(&self, state: &str) {
-        let deadline = Instant::now() + ROOM_TIME;
-        loop {
-            match self.send(state) {
-                Ok(()) => return,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
-                    sleep(ROOM_PAUSE).await;
-                }
-                Err(error) => return warn!(error = %in_words(&error), "cannot notify the service manager"),
-            }
+        if let Err(error) = self.channel.tell(state, &[]).await {
+            warn!(error = %in_words(&error), "cannot notify the service manager");
         }
-    }
-
-    fn send(&self, state: &str) -> io::Result<()> {
-        self.socket.send_to_addr(state.as_bytes(), &self.address).map(drop)
     }
 
     /// Where it keeps descriptors for the next run of this process, if it does: systemd says so in `FDSTORE` from
     /// version 254 on, and for earlier ones the unit does.
-    ///
-    /// # Errors
-    /// When no descriptor is left, or its address cannot be used.
-    pub fn descriptor_store(
-        &self,
-        variable: &dyn Fn(&str) -> Option<String>,
-    ) -> io::Result<Option<DescriptorStore>> {
-        let most = variable("FDSTORE").and_then(|text| text.parse().ok()).filter(|most| 0 < *most);
-        let Some(most) = most else { return Ok(None) };
-        let address = match (self.address.as_pathname(), self.address.as_abstract_name()) {
-            (Some(path), _) => SocketAddrUnix::new(path)?,
-            (None, name) => SocketAddrUnix::new_abstract_name(name.unwrap_or_default())?,
-        };
-        Ok(Some(DescriptorStore { socket: self.socket.try_clone()?, address, most }))
+    #[must_use]
+    pub fn descriptor_store(&self, variable: &dyn Fn(&str) -> Option<String>) -> Option<DescriptorStore> {
+        let most = variable("FDSTORE").and_then(|text| text.parse().ok()).filter(|most| 0 < *most)?;
+        Some(DescriptorStore { channel: Arc::clone(&self.channel), most })
     }
 }
 
 /// Descriptors that the service manager keeps, and passes to the next run of this process.
 #[derive(Debug)]
 pub struct DescriptorStore {
-    socket: UnixDatagram,
-    address: SocketAddrUnix,
+    channel: Arc<Channel>,
     /// How many it keeps at most.
     pub most: usize,
 }
@@ -142,20 +117,29 @@ impl DescriptorStore {
 
     /// Lets the manager keep copies of these under one name. Those that it has already, it keeps once.
     pub async fn keep(&self, name: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        self.tell(&format!("FDSTORE=1\nFDNAME={name}\n"), descriptors).await
+        self.channel.tell(&format!("FDSTORE=1\nFDNAME={name}\n"), descriptors).await
     }
 
     /// The same as [`DescriptorStore::remove`], if there is room for it now.
     pub fn forget(&self, name: &str) {
         // Where there is none, nothing is lost but a precaution.
-        let _ = self.send(&removal(name), &[]);
+        let _ = self.channel.send(&removal(name), &[]);
     }
 
     /// Lets it close its copies of all of this name.
     pub async fn remove(&self, name: &str) -> io::Result<()> {
-        self.tell(&removal(name), &[]).await
+        self.channel.tell(&removal(name), &[]).await
     }
+}
 
+/// The way to the manager.
+#[derive(Debug)]
+struct Channel {
+    socket: UnixDatagram,
+    address: SocketAddrUnix,
+}
+
+impl Channel {
     /// Waits for room in the manager's queue, though not for ever, and for nothing else.
     async fn tell(&self, words: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let deadline = Instant::now() + ROOM_TIME;
@@ -171,7 +155,7 @@ impl DescriptorStore {
     }
 
     fn send(&self, words: &str, descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(Self::BATCH_MAX))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DescriptorStore::BATCH_MAX))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
             return Err(Errno::INVAL);

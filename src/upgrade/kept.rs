@@ -9,7 +9,6 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use repmd_backend_api::Instance;
 use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -18,7 +17,7 @@ use tracing::warn;
 use super::STATE_BYTES_MAX;
 use super::state::{self, State};
 use crate::listen::{NODE, STATE};
-use crate::server::{AliveSocket, Carried, Daemon, NodeKeeper, ServedNode, hang_up};
+use crate::server::{AliveSocket, Daemon, NodeKeeper, ServedNode, hang_up};
 use crate::service_manager::DescriptorStore;
 use crate::settings::Settings;
 use crate::throttle::Throttle;
@@ -29,22 +28,19 @@ const LINES_BYTES_MAX: u64 = 1 << 20;
 /// How long the end of the daemon waits for the service manager to be given what it is to keep.
 const LAST_TIME: Duration = Duration::from_millis(500);
 
-/// What the service manager has kept since the run before.
-#[derive(Debug)]
-pub struct Before {
-    state: State,
-    sockets: Vec<OwnedFd>,
-}
-
 /// Looks what was kept for this run, which has these settings. `None`: nothing, or nothing that it could go on from, which
 /// is told of; the connections are shut down then, and their nodes come back by themselves.
 #[must_use]
-pub fn before(states: Vec<OwnedFd>, sockets: Vec<OwnedFd>, settings: &Settings) -> Option<Before> {
+pub fn before(
+    states: Vec<OwnedFd>,
+    sockets: Vec<OwnedFd>,
+    settings: &Settings,
+) -> Option<(State, Vec<OwnedFd>)> {
     if states.is_empty() && sockets.is_empty() {
         return None;
     }
     match last(states, settings) {
-        Ok(state) => Some(Before { state, sockets }),
+        Ok(state) => Some((state, sockets)),
         Err(reason) => {
             let nodes = sockets.len();
             warn!(reason, nodes, "cannot go on from the run before: its nodes come back by themselves");
@@ -61,20 +57,6 @@ fn last(states: Vec<OwnedFd>, settings: &Settings) -> Result<State, String> {
     let state = read.map_err(|error| error.to_string())?;
     state.check(settings)?;
     Ok(state)
-}
-
-impl Before {
-    /// What the daemon goes on from.
-    #[must_use]
-    pub fn state(&self) -> &State {
-        &self.state
-    }
-
-    /// The nodes that are still connected, or were until now.
-    #[must_use]
-    pub fn take(self, instance: &Arc<Instance>) -> Carried<OwnedFd> {
-        self.state.take_kept(instance, self.sockets)
-    }
 }
 
 /// Gives the service manager what it is to keep.
@@ -323,7 +305,7 @@ mod tests {
             _ => None,
         };
         let told = ServiceManager::find(&variable).unwrap().unwrap();
-        let kept = Kept::start(told.descriptor_store(&variable).unwrap().unwrap());
+        let kept = Kept::start(told.descriptor_store(&variable).unwrap());
         kept.begin_with(&state::tests::first()).unwrap();
         kept.settle().await;
         // Of claims that nobody had: 60 bytes each.
@@ -359,7 +341,7 @@ mod tests {
             _ => None,
         };
         let told = ServiceManager::find(&variable).unwrap().unwrap();
-        let kept = Kept::start(told.descriptor_store(&variable).unwrap().unwrap());
+        let kept = Kept::start(told.descriptor_store(&variable).unwrap());
         kept.begin_with(&state::tests::first()).unwrap();
         // What is there is no state any longer.
         kept.written().file.as_ref().unwrap().write_all_at(b"?", 0).unwrap();

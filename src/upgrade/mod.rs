@@ -10,7 +10,7 @@ mod outcome;
 mod remembered;
 mod state;
 
-pub use kept::{Before, Kept, before};
+pub use kept::{Kept, before};
 pub use outcome::{Last, NAME as OUTCOME, Outcome, Went, read as read_outcome};
 pub use remembered::{from_bytes, to_bytes};
 pub use state::{Identity, State};

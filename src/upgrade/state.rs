@@ -472,7 +472,7 @@ impl State {
 
     /// The nodes whose connections are among `sockets`. The other connections are shut down, so that their nodes come
     /// back by themselves.
-    pub(super) fn take_kept(&self, instance: &Arc<Instance>, sockets: Vec<OwnedFd>) -> Carried<OwnedFd> {
+    pub fn take_kept(&self, instance: &Arc<Instance>, sockets: Vec<OwnedFd>) -> Carried<OwnedFd> {
         let by_cookie = |socket: OwnedFd| Some((socket_cookie(&socket).ok()?, socket));
         let mut sockets: HashMap<_, _> = sockets.into_iter().filter_map(by_cookie).collect();
         let node = |node: &NodeRecord| {
