@@ -94,6 +94,8 @@ struct State {
     last: Option<(Instant, Arc<Mesh>)>,
     watch: Watch,
     interval: Duration,
+    /// How many daemons leave notes, and so read those of all.
+    readers: usize,
 }
 
 /// The mesh as it is known now.
@@ -162,7 +164,7 @@ impl Links {
                     continue;
                 }
                 let taken = thread_cpu().saturating_sub(cpu_before);
-                read_next = started + self.pause_between_reads(taken).await;
+                read_next = started + self.pause_between_reads(taken);
             }
             let is_unsettled = has_changed || self.lock().watch.is_unsettled();
             let pause = if is_unsettled { AGAIN.min(usual) } else { usual };
@@ -176,9 +178,8 @@ impl Links {
     }
 
     /// How long to wait between two times that what others say is read, of which one took so much of the processor.
-    async fn pause_between_reads(&self, taken: Duration) -> Duration {
-        // Those who leave notes are those who read them.
-        let readers = self.daemon.registry().notes().await.len().max(1);
+    fn pause_between_reads(&self, taken: Duration) -> Duration {
+        let readers = self.lock().readers.max(1);
         let share = u32::try_from(readers.div_ceil(READERS)).unwrap_or(u32::MAX).saturating_mul(READ_SHARE);
         taken.saturating_mul(share).min(READ_INTERVAL_MAX)
     }
@@ -251,7 +252,9 @@ impl Links {
         let registry = self.daemon.registry();
         let me = registry.instance().id;
         let mut reports = HashMap::<InstanceId, Report>::new();
-        for note in registry.notes().await.iter() {
+        let notes = registry.notes().await;
+        self.lock().readers = notes.len();
+        for note in notes.iter() {
             match Report::decode(&note.text) {
                 Ok(report) => drop(reports.insert(note.instance, report)),
                 Err(error) => debug!(daemon = %note.instance, %error, "a note of links cannot be read"),
