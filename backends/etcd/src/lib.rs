@@ -60,9 +60,9 @@ use connection::Connection;
 pub use inspect::TROUBLES;
 use keys::Keys;
 pub use kind::EtcdKind;
+use repmd_backend_remote::Changes;
 pub use settings::{Settings, SettingsError};
 use store::{Store, Times};
-use watch::Changes;
 
 /// How long etcd takes at most to notice that a lease is over, and to end it: it looks each half second, and ends
 /// a thousand leases a second.

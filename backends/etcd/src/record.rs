@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use repmd_backend_api::{
-    AliveName, Creation, HostId, Instance, InstanceId, Lease, LeaseToken, NameError, NodeName, Registration,
+    AliveName, Creation, HostId, Instance, InstanceId, Lease, LeaseToken, NameError, Registration,
 };
 use repmd_backend_remote::body::{self, BodyError, InstanceBody, NodeBody};
 use serde::{Deserialize, Serialize};
@@ -25,8 +25,6 @@ pub(crate) enum Unreadable {
     Key,
     #[error("it never runs out")]
     Endless,
-    #[error("it says that it is {says}")]
-    Elsewhere { says: NodeName },
     #[error("{bytes} bytes, where a note can have {most}")]
     Note { bytes: usize, most: usize },
     #[error(transparent)]
@@ -94,9 +92,7 @@ pub(crate) fn decode_lease(
         _ => return Err(Unreadable::Version),
     };
     let registration = body.node.into_registration(id, creation)?;
-    if registration.node.name != *name || registration.instance.host != *host {
-        return Err(Unreadable::Elsewhere { says: registration.node_name() });
-    }
+    body::stands_at(&registration, host, name)?;
     let token = LeaseToken { instance: id, number: body.claim };
     Ok(Lease { token, registration: Arc::new(registration) })
 }
@@ -190,7 +186,7 @@ mod tests {
         let (host, name) = (&instance().host, &lease().registration.node.name);
         for (host, name) in [(host, &other), (&elsewhere, name)] {
             let refused = decode_lease(written().as_bytes(), 7, host, name);
-            assert!(matches!(refused, Err(Unreadable::Elsewhere { .. })), "{refused:?}");
+            assert!(matches!(refused, Err(Unreadable::Beyond(BodyError::Elsewhere { .. }))), "{refused:?}");
         }
     }
 

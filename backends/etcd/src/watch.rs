@@ -3,19 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::{self, BoxStream};
 use repmd_backend_api::Change;
-use repmd_backend_remote::Backoff;
-use tokio::sync::broadcast;
-use tokio::sync::broadcast::error::RecvError;
+use repmd_backend_remote::{Backoff, Changes};
 use tokio::time::{sleep, timeout};
 
 use crate::connection::{Session, Sessions};
 use crate::proto::{Event, WatchCreateRequest, end_of};
 use crate::store::Store;
-
-/// Changes that a slow watcher may be behind before it is told that it missed some.
-const CHANGES_MAX: usize = 1024;
 
 /// How long a watch may take to begin.
 const BEGIN: Duration = Duration::from_secs(2);
@@ -25,32 +19,6 @@ const WAITS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 
 /// The kind of an event that deletes.
 const DELETION: i32 = 1;
-
-/// What is told to all who watch.
-#[derive(Clone, Debug)]
-pub(crate) struct Changes(broadcast::Sender<Change>);
-
-impl Changes {
-    pub(crate) fn new() -> Self {
-        Self(broadcast::channel(CHANGES_MAX).0)
-    }
-
-    fn tell(&self, change: Change) {
-        // It fails when nobody watches.
-        let _ = self.0.send(change);
-    }
-
-    /// What comes from now on. As long as somebody watches, `kept` is.
-    pub(crate) fn stream<T: Send + Sync + 'static>(&self, kept: Arc<T>) -> BoxStream<'static, Change> {
-        Box::pin(stream::unfold((kept, self.0.subscribe()), |(kept, mut changes)| async {
-            match changes.recv().await {
-                Ok(change) => Some((change, (kept, changes))),
-                Err(RecvError::Lagged(_)) => Some((Change::Missed, (kept, changes))),
-                Err(RecvError::Closed) => None,
-            }
-        }))
-    }
-}
 
 /// Watches, on each connection that there is, until there will be none.
 pub(crate) async fn run(store: Arc<Store>, changes: Changes) {
@@ -108,12 +76,9 @@ impl Watcher {
             let Ok(Some(answer)) = answer else { return has_begun };
             if answer.canceled {
                 // What was next is gone from the store, or it is not allowed.
-                self.next = Some(session.revision + 1);
+                self.next = Some(answer.compact_revision.max(session.revision + 1));
                 self.changes.tell(Change::Missed);
                 self.store.holding.doubt();
-                if has_begun || 0 < answer.compact_revision {
-                    self.next = Some(answer.compact_revision.max(session.revision + 1));
-                }
                 return has_begun;
             }
             if answer.created {

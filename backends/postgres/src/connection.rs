@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use futures_util::stream::FuturesUnordered;
+use futures_util::stream::{BoxStream, FuturesUnordered};
 use futures_util::{StreamExt, TryStreamExt};
 use repmd_backend_api::{Change, InstanceId};
 use repmd_backend_remote::kept::{self, State, WAITS, keep};
-use repmd_backend_remote::{Address, Opened, Pulse};
-use tokio::sync::{Notify, broadcast, watch};
+use repmd_backend_remote::{Address, Changes, Opened, Pulse};
+use tokio::sync::{Notify, watch};
 use tokio::time::{interval, sleep, timeout};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Notification, Row};
@@ -26,7 +26,7 @@ use crate::dial::{Line, Listener, dial};
 use crate::error::{Failure, Fault};
 use crate::schema::{self, Looked};
 use crate::settings::Settings;
-use crate::watch::{CHANGES_MAX, changes_of};
+use crate::watch::changes_of;
 
 /// How long an attempt to find the primary and log in may take: a few round trips of a far store. Calls do not
 /// wait that long.
@@ -80,7 +80,7 @@ impl Lane {
 pub(crate) struct Connection {
     quick: Kept,
     bulk: Kept,
-    changes: broadcast::Sender<Change>,
+    changes: Changes,
     alone: bool,
     listens: Arc<watch::Sender<Option<bool>>>,
 }
@@ -107,7 +107,7 @@ impl AsRef<Pulse<Fault>> for Session {
 #[derive(Clone)]
 struct Ears {
     ended: CancellationToken,
-    changes: broadcast::Sender<Change>,
+    changes: Changes,
     /// The channel on which this session notifies itself, to see whether it would hear of changes.
     probe: Arc<str>,
     probed: Arc<Notify>,
@@ -119,8 +119,7 @@ impl Listener for Ears {
             self.probed.notify_one();
         } else {
             for change in changes_of(notification.payload()) {
-                // It fails when nobody watches.
-                let _ = self.changes.send(change);
+                self.changes.tell(change);
             }
         }
     }
@@ -133,7 +132,7 @@ impl Listener for Ears {
 impl Connection {
     /// Starts connecting, and does not wait for it. Needs a tokio runtime.
     pub(crate) fn open(settings: Arc<Settings>) -> Self {
-        let (changes, _) = broadcast::channel(CHANGES_MAX);
+        let changes = Changes::new();
         let alone = settings.addresses.len() == 1;
         let (moved, reached) = (watch::Sender::new(None), watch::Sender::new(()));
         let listens = Arc::new(watch::Sender::new(None));
@@ -179,9 +178,9 @@ impl Connection {
         answer.map_err(|fault| Failure { fault, waited: started.elapsed(), alone: self.alone })
     }
 
-    /// The changes from now on.
-    pub(crate) fn changes(&self) -> broadcast::Receiver<Change> {
-        self.changes.subscribe()
+    /// The changes from now on. As long as somebody watches, the connection is kept.
+    pub(crate) fn changes(self: Arc<Self>) -> BoxStream<'static, Change> {
+        self.changes.stream(Arc::clone(&self))
     }
 
     /// Whether the store tells changes, once that is known.
@@ -234,7 +233,7 @@ struct Keeper {
     settings: Arc<Settings>,
     /// The other connection, for whoever notifies itself.
     quick: watch::Receiver<State<Session, Fault>>,
-    changes: broadcast::Sender<Change>,
+    changes: Changes,
     /// Whom to tell when another server is the primary.
     moved: watch::Sender<Option<Fault>>,
     listens: Arc<watch::Sender<Option<bool>>>,
@@ -261,8 +260,8 @@ impl kept::Keeper for Keeper {
 
     async fn attend(&mut self, session: &Session) {
         if self.lane == Lane::Bulk && self.has_listened {
-            // It is not told again. This fails when nobody watches.
-            let _ = self.changes.send(Change::Missed);
+            // It is not told again.
+            self.changes.tell(Change::Missed);
         }
         self.has_listened = true;
         let (pulse, mut moved) = (&session.pulse, self.moved.subscribe());
@@ -358,7 +357,7 @@ impl Keeper {
                 Ok(Ok(answer)) if !listens => {
                     let now = answer.first().copied();
                     if last.is_some() && now != last {
-                        let _ = self.changes.send(Change::Missed);
+                        self.changes.tell(Change::Missed);
                     }
                     last = now;
                 }

@@ -540,7 +540,7 @@ impl RegistryBackend for Postgres {
     }
 
     fn watch(&self) -> BoxStream<'static, Change> {
-        watch::stream_of(Arc::clone(&self.connection))
+        Arc::clone(&self.connection).changes()
     }
 
     fn local_address(&self) -> Option<IpAddr> {

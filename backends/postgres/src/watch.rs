@@ -1,15 +1,6 @@
 //! What the functions of the store tell, as [`Change`]s.
 
-use std::sync::Arc;
-
-use futures_util::stream::{self, BoxStream};
 use repmd_backend_api::{AliveName, Change, HostId};
-use tokio::sync::broadcast::error::RecvError;
-
-use crate::connection::Connection;
-
-/// Changes that a slow watcher may be behind before it is told that it missed some.
-pub(crate) const CHANGES_MAX: usize = 1024;
 
 /// The changes that a notification tells: `+HOST/NAME`, `-HOST/NAME` or `xHOST/NAME`, with spaces between them. The
 /// name is in hexadecimal, because a database may be of any encoding. What cannot be read is skipped: anybody may
@@ -40,18 +31,6 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
         _ => None,
     };
     text.as_bytes().chunks(2).map(byte).collect()
-}
-
-/// What comes from now on. As long as somebody watches, the connection is kept.
-pub(crate) fn stream_of(connection: Arc<Connection>) -> BoxStream<'static, Change> {
-    let changes = connection.changes();
-    Box::pin(stream::unfold((connection, changes), |(connection, mut changes)| async {
-        match changes.recv().await {
-            Ok(change) => Some((change, (connection, changes))),
-            Err(RecvError::Lagged(_)) => Some((Change::Missed, (connection, changes))),
-            Err(RecvError::Closed) => None,
-        }
-    }))
 }
 
 #[cfg(test)]

@@ -13,13 +13,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::stream::BoxStream;
 use redis::{
     AsyncConnectionConfig, FromRedisValue, ProtocolVersion, PushInfo, PushKind, ScriptInvocation, cmd,
 };
 use repmd_backend_api::Change;
-use repmd_backend_remote::Pulse;
 use repmd_backend_remote::kept::{self, State, keep};
-use tokio::sync::{broadcast, watch};
+use repmd_backend_remote::{Changes, Pulse};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -29,7 +30,7 @@ use crate::error::{Failure, Fault};
 use crate::keys::Keys;
 use crate::primary::Finder;
 use crate::settings::{Settings, Topology};
-use crate::watch::{CHANGES_MAX, change_of};
+use crate::watch::change_of;
 
 /// How long an attempt to find the primary and log in may take: a few round trips of a far store. Calls
 /// do not wait that long.
@@ -67,7 +68,7 @@ pub(crate) struct Connection {
     bulk: Kept,
     /// Kept for what comes over it.
     _changes: Kept,
-    changes: broadcast::Sender<Change>,
+    changes: Changes,
     alone: bool,
 }
 
@@ -91,7 +92,7 @@ impl AsRef<Pulse<Fault>> for Session {
 impl Connection {
     /// Starts connecting, and does not wait for it. Needs a tokio runtime.
     pub(crate) fn open(settings: Arc<Settings>, keys: &Keys) -> Self {
-        let (changes, _) = broadcast::channel(CHANGES_MAX);
+        let changes = Changes::new();
         let alone = matches!(settings.topology, Topology::Alone(_));
         let (moved, reached) = (watch::Sender::new(None), watch::Sender::new(()));
         let start = |lane| {
@@ -124,9 +125,9 @@ impl Connection {
         answer.await.map_err(|fault| Failure { fault, waited: started.elapsed(), alone: self.alone })
     }
 
-    /// The changes from now on.
-    pub(crate) fn changes(&self) -> broadcast::Receiver<Change> {
-        self.changes.subscribe()
+    /// The changes from now on. As long as somebody watches, the connection is kept.
+    pub(crate) fn changes(self: Arc<Self>) -> BoxStream<'static, Change> {
+        self.changes.stream(Arc::clone(&self))
     }
 
     /// This machine's address on a connection that is open.
@@ -149,7 +150,7 @@ struct Keeper {
     lane: Lane,
     finder: Finder,
     channel: String,
-    changes: broadcast::Sender<Change>,
+    changes: Changes,
     /// Whom to tell when another server is the primary.
     moved: watch::Sender<Option<Fault>>,
     /// What happened while nobody listened was missed.
@@ -166,8 +167,8 @@ impl kept::Keeper for Keeper {
 
     async fn attend(&mut self, session: &Session) {
         if self.lane == Lane::Changes && self.has_listened {
-            // It is not told again. This fails when nobody watches.
-            let _ = self.changes.send(Change::Missed);
+            // It is not told again.
+            self.changes.tell(Change::Missed);
         }
         self.has_listened = true;
         let (pulse, mut moved) = (&session.pulse, self.moved.subscribe());
@@ -195,8 +196,7 @@ impl Keeper {
             if push.kind == PushKind::Disconnection {
                 ends.cancel();
             } else if let Some(change) = change_of(&push) {
-                // It fails when nobody watches.
-                let _ = changes.send(change);
+                changes.tell(change);
             }
             Ok::<(), ()>(())
         };

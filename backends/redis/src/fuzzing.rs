@@ -38,11 +38,11 @@ fn read_record(value: &[u8]) {
     let holder = decode_holder(value);
     assert!(holder.chars().count() <= 255);
     if let Ok(stored) = decode_lease(value) {
-        let again = format!("1 0000000000000000007 {}", encode_lease(&stored.lease));
+        let again = format!("1 0000000000000000007 {}", encode_lease(&stored));
         let again = decode_lease(again.as_bytes()).expect("it was read before");
-        assert_eq!(again.lease.token, stored.lease.token);
-        assert_eq!(again.lease.registration, stored.lease.registration);
-        let instance = &stored.lease.registration.instance;
+        assert_eq!(again.token, stored.token);
+        assert_eq!(again.registration, stored.registration);
+        let instance = &stored.registration.instance;
         let holder = decode_holder(encode_holder(instance).as_bytes());
         assert_eq!(holder, instance.name.chars().take(255).collect::<String>());
         let written = encode_instance(instance);

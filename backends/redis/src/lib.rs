@@ -51,7 +51,7 @@ use connection::{Connection, Lane};
 pub use inspect::TROUBLES;
 use keys::Keys;
 pub use kind::RedisKind;
-use record::{Stored, Unreadable};
+use record::Unreadable;
 pub use settings::{Settings, SettingsError};
 
 /// Registrations that one run of a script renews or reads. The store does nothing else meanwhile: some
@@ -163,9 +163,10 @@ impl Redis {
         Ok(seen)
     }
 
-    fn read_lease(&self, host: &HostId, name: &AliveName, value: &[u8]) -> Result<Stored, BackendError> {
-        record::decode_lease(value).and_then(|stored| stored.under(host, name)).map_err(|error| {
-            BackendError::Corrupt { key: self.keys.node(host, name.as_str()), source: short(&error).into() }
+    fn read_lease(&self, host: &HostId, name: &AliveName, value: &[u8]) -> Result<Lease, BackendError> {
+        record::decode_lease_at(value, host, name).map_err(|error| BackendError::Corrupt {
+            key: self.keys.node(host, name.as_str()),
+            source: short(&error).into(),
         })
     }
 }
@@ -173,7 +174,7 @@ impl Redis {
 /// A registration that was found.
 fn read(host: &HostId, name: &AliveName, (_, value, left): &Entry) -> Result<Found, Unreadable> {
     let left = Some(time_left(*left)?);
-    let registration = record::decode_lease(value)?.under(host, name)?.lease.registration;
+    let registration = record::decode_lease_at(value, host, name)?.registration;
     Ok(Found { registration, left })
 }
 
@@ -258,7 +259,7 @@ impl RegistryBackend for Redis {
             .map_err(|failure| failure.when(|| format!("register {}", node_name())))?;
         let stored = self.read_lease(&instance.host, &node.name, &value);
         match outcome.as_str() {
-            "held" => Ok(stored?.lease),
+            "held" => stored,
             "taken" => {
                 let holder = record::decode_holder(&value);
                 Err(BackendError::NameTaken { name: node_name(), holder })
@@ -389,7 +390,7 @@ impl RegistryBackend for Redis {
     }
 
     fn watch(&self) -> BoxStream<'static, Change> {
-        watch::stream_of(Arc::clone(&self.connection))
+        Arc::clone(&self.connection).changes()
     }
 
     fn local_address(&self) -> Option<IpAddr> {

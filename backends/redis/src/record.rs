@@ -1,8 +1,8 @@
 //! How registrations and daemons are written down: values that need nothing else to be understood.
 //!
 //! A registration is `1 ORDER TOKEN CREATION HOLDER BODY`: the version of the format; 19 digits that put
-//! registrations in the order of their times, for daemons of versions that list them so; the lease's token; the creation; the daemon's name, with its spaces
-//! percent-encoded; and JSON with all the rest. What stands before the JSON is for the scripts, which read
+//! registrations in the order of their times, for daemons of versions that list them so; the lease's token; the
+//! creation; the daemon's name, with its spaces percent-encoded; and JSON with all the rest. What stands before the JSON is for the scripts, which read
 //! none: not every server has a parser for them. They add the order, and the creation when they choose it.
 //! A daemon is `1 BODY`. Fields that are not known here are skipped: that is how the format may grow, while daemons
 //! are upgraded one after the other. Another number in front is for a change that older daemons must not misread:
@@ -13,10 +13,10 @@ use std::time::SystemTime;
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
 use repmd_backend_api::{
-    AliveName, Creation, HostId, Instance, InstanceId, Lease, LeaseToken, Node, NodeName, REASON_CHARS_MAX,
+    AliveName, Creation, HostId, Instance, InstanceId, Lease, LeaseToken, Node, REASON_CHARS_MAX,
     Registration,
 };
-use repmd_backend_remote::body::{BodyError, InstanceBody, NAME_CHARS_MAX, NodeBody, encode};
+use repmd_backend_remote::body::{BodyError, InstanceBody, NAME_CHARS_MAX, NodeBody, encode, stands_at};
 
 /// Why an entry cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -25,33 +25,12 @@ pub(crate) enum Unreadable {
     Version,
     #[error("it never runs out")]
     Endless,
-    #[error("it says that it is {says}")]
-    Elsewhere { says: NodeName },
     #[error(transparent)]
     Beyond(#[from] BodyError),
     #[error(transparent)]
     Body(#[from] serde_json::Error),
     #[error(transparent)]
     Name(#[from] repmd_backend_api::NameError),
-}
-
-/// A lease as the store keeps it.
-#[derive(Debug)]
-pub(crate) struct Stored {
-    pub(crate) lease: Lease,
-}
-
-impl Stored {
-    /// The same, if it is the registration of `name` on `host`: a key led here, and what is somebody else's is
-    /// not believed under it.
-    pub(crate) fn under(self, host: &HostId, name: &AliveName) -> Result<Self, Unreadable> {
-        let Registration { node, instance, .. } = &*self.lease.registration;
-        if node.name == *name && instance.host == *host {
-            Ok(self)
-        } else {
-            Err(Unreadable::Elsewhere { says: self.lease.registration.node_name() })
-        }
-    }
 }
 
 /// The body of a registration.
@@ -88,7 +67,7 @@ pub(crate) fn encode_lease(lease: &Lease) -> String {
 }
 
 /// Reads a registration.
-pub(crate) fn decode_lease(value: &[u8]) -> Result<Stored, Unreadable> {
+pub(crate) fn decode_lease(value: &[u8]) -> Result<Lease, Unreadable> {
     let value = std::str::from_utf8(value).map_err(|_| Unreadable::Version)?;
     let mut parts = value.splitn(6, ' ');
     let mut part = || parts.next().ok_or(Unreadable::Version);
@@ -104,8 +83,14 @@ pub(crate) fn decode_lease(value: &[u8]) -> Result<Stored, Unreadable> {
     part()?;
     let body: NodeBody<'_> = serde_json::from_str(part()?)?;
     let registration = body.into_registration(id, creation)?;
-    let lease = Lease { token: LeaseToken { instance: id, number }, registration: Arc::new(registration) };
-    Ok(Stored { lease })
+    Ok(Lease { token: LeaseToken { instance: id, number }, registration: Arc::new(registration) })
+}
+
+/// Reads the registration of `name` on `host`.
+pub(crate) fn decode_lease_at(value: &[u8], host: &HostId, name: &AliveName) -> Result<Lease, Unreadable> {
+    let lease = decode_lease(value)?;
+    stands_at(&lease.registration, host, name)?;
+    Ok(lease)
 }
 
 /// A daemon as the store keeps it.
@@ -161,9 +146,9 @@ mod tests {
     }
 
     /// Reads what stands under the key of [`lease`].
-    fn read(value: &[u8]) -> Result<Stored, Unreadable> {
+    fn read(value: &[u8]) -> Result<Lease, Unreadable> {
         let Registration { node, instance, .. } = &*lease().registration;
-        decode_lease(value)?.under(&instance.host, &node.name)
+        decode_lease_at(value, &instance.host, &node.name)
     }
 
     fn written(lease: &Lease) -> Vec<u8> {
@@ -176,10 +161,8 @@ mod tests {
         let Registration { node, instance, .. } = &*lease().registration;
         let (other, elsewhere) = (AliveName::parse(b"other").unwrap(), HostId::parse("db-2").unwrap());
         for (host, name) in [(&instance.host, &other), (&elsewhere, &node.name)] {
-            assert!(matches!(
-                decode_lease(&value).unwrap().under(host, name),
-                Err(Unreadable::Elsewhere { .. })
-            ));
+            let refused = decode_lease_at(&value, host, name);
+            assert!(matches!(refused, Err(Unreadable::Beyond(BodyError::Elsewhere { .. }))));
         }
     }
 
@@ -211,8 +194,8 @@ mod tests {
     fn a_lease_is_read_as_it_was_written() {
         let lease = lease();
         let stored = read(&written(&lease)).unwrap();
-        assert_eq!(stored.lease.token, lease.token);
-        assert_eq!(stored.lease.registration, lease.registration);
+        assert_eq!(stored.token, lease.token);
+        assert_eq!(stored.registration, lease.registration);
         let instance = &lease.registration.instance;
         assert_eq!(decode_holder(encode_holder(instance).as_bytes()), instance.name);
         assert_eq!(decode_instance(instance.id, encode_instance(instance).as_bytes()).unwrap(), **instance);

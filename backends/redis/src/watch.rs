@@ -1,16 +1,7 @@
 //! What the scripts publish, as [`Change`]s.
 
-use std::sync::Arc;
-
-use futures_util::stream::{self, BoxStream};
 use redis::{PushInfo, PushKind, Value};
 use repmd_backend_api::{AliveName, Change, HostId};
-use tokio::sync::broadcast::error::RecvError;
-
-use crate::connection::Connection;
-
-/// Changes that a slow watcher may be behind before it is told that it missed some.
-pub(crate) const CHANGES_MAX: usize = 1024;
 
 /// The change that a message on the channel tells: `+HOST/NAME`, `-HOST/NAME`, `xHOST/NAME`, or `*` for more than are
 /// told one by one. Versions that do not know the last one pass it over, and find what is new a second later.
@@ -31,16 +22,4 @@ pub(crate) fn change_of(push: &PushInfo) -> Option<Change> {
         b'x' => Some(Change::Expired(name, host)),
         _ => None,
     }
-}
-
-/// What comes from now on. As long as somebody watches, the connection is kept.
-pub(crate) fn stream_of(connection: Arc<Connection>) -> BoxStream<'static, Change> {
-    let changes = connection.changes();
-    Box::pin(stream::unfold((connection, changes), |(connection, mut changes)| async {
-        match changes.recv().await {
-            Ok(change) => Some((change, (connection, changes))),
-            Err(RecvError::Lagged(_)) => Some((Change::Missed, (connection, changes))),
-            Err(RecvError::Closed) => None,
-        }
-    }))
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use repmd_backend_api::{
-    AliveName, Creation, EXTRA_BYTES_MAX, HostId, Instance, InstanceId, NameError, Node, NodeType,
+    AliveName, Creation, EXTRA_BYTES_MAX, HostId, Instance, InstanceId, NameError, Node, NodeName, NodeType,
     Registration,
 };
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,12 @@ pub enum BodyError {
         what: &'static str,
         /// How many there may be.
         most: usize,
+    },
+    /// It is not that of the key that led to it.
+    #[error("it says that it is {says}")]
+    Elsewhere {
+        /// Whose it is.
+        says: NodeName,
     },
     /// A name is none.
     #[error(transparent)]
@@ -159,6 +165,19 @@ impl<'a> InstanceBody<'a> {
 
 fn at_most(most: usize, count: usize, what: &'static str) -> Result<(), BodyError> {
     if most < count { Err(BodyError::TooMany { count, what, most }) } else { Ok(()) }
+}
+
+/// Looks whether a registration is that of `name` on `host`: a key led to it, and what is somebody else's is not
+/// believed under it.
+///
+/// # Errors
+/// [`BodyError::Elsewhere`].
+pub fn stands_at(registration: &Registration, host: &HostId, name: &AliveName) -> Result<(), BodyError> {
+    if registration.node.name == *name && registration.instance.host == *host {
+        Ok(())
+    } else {
+        Err(BodyError::Elsewhere { says: registration.node_name() })
+    }
 }
 
 /// A body as it is written.

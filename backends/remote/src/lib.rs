@@ -9,6 +9,7 @@
 //! | [`bounded`] | how large one message of the store may be |
 //! | [`body`] | registrations and daemons as JSON |
 //! | [`pulse`] | whether a connection still answers |
+//! | [`changes`] | what is told to all who watch |
 //! | [`kept`] | the connection that there is, while another is looked for |
 //! | [`reason`] | what a store says, cut to one line |
 
@@ -16,6 +17,7 @@ pub mod access;
 pub mod address;
 pub mod body;
 pub mod bounded;
+pub mod changes;
 pub mod kept;
 pub mod pulse;
 pub mod reason;
@@ -24,6 +26,7 @@ pub mod url;
 
 pub use access::{Access, FileFault, Login, Opened, Tls};
 pub use address::Address;
+pub use changes::Changes;
 pub use kept::{Backoff, State};
 pub use pulse::{Fault, Pulse};
 pub use reason::short;
