@@ -1,8 +1,8 @@
 //! Readiness of a socket to be read, without reading through the event loop.
 
 use std::io;
-use std::net::TcpListener;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -26,8 +26,8 @@ pub fn watch_peer(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: as above; an OwnedFd owns its descriptor as a TcpListener does.
     unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }.map_err(|refused| {
         let (socket, error) = refused.into_parts();
-        // SAFETY: it is open until the end of this block.
-        unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_RDWR) };
+        // It fails when the peer has hung up first, which is as good.
+        let _ = TcpStream::from(socket).shutdown(Shutdown::Both);
         error
     })
 }
