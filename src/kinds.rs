@@ -33,7 +33,8 @@ impl<'a> Kinds<'a> {
         kind.check(url).map(|()| kind.is_shared()).map_err(|expected| in_words(&expected))
     }
 
-    /// Opens the registry that checked settings name, for one run of one daemon. Called once the event loop runs; does not wait for a store.
+    /// Opens the registry that checked settings name, for one run of one daemon. Called once the event loop runs; does
+    /// not wait for a store.
     ///
     /// # Errors
     /// What has changed since the check, such as a file that is gone.

@@ -147,7 +147,7 @@ fn probe(name: &str, at: Duration) -> Option<Saw> {
     Some(Saw::Probe(number.parse().ok()?, at.saturating_sub(sent)))
 }
 
-fn now() -> Duration {
+pub(crate) fn now() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 

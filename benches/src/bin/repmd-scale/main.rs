@@ -1,7 +1,7 @@
 //! Many daemons on one store: what that costs, and what each of them hears of the others.
 //!
 //! ```text
-//! cargo run --release -p repmd-bench --bin repmd-scale                                     # 1,000 daemons x 172 names on one Redis
+//! cargo run --release -p repmd-bench --bin repmd-scale                     # 1,000 daemons x 172 names, on one Redis
 //! cargo run --release -p repmd-bench --bin repmd-scale -- --daemons 100
 //! ```
 //!
@@ -14,7 +14,7 @@ mod process;
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use repmd_backend_api::{RegistryBackend, Scope};
@@ -105,7 +105,7 @@ async fn measure(arguments: &Arguments) {
     let mut delays = Vec::new();
     for number in 0..PROBES {
         let crowd = number % crowds.len();
-        crowds[crowd].say(&format!("probe {number} {}", nanoseconds_now()));
+        crowds[crowd].say(&format!("probe {number} {}", crowd::now().as_nanos()));
         crowds[crowd].answer();
         let deadline = Instant::now() + PROBE_PATIENCE;
         let mut heard = 0;
@@ -182,10 +182,6 @@ fn told(crowds: &mut [Process]) -> String {
 /// Nanoseconds, as a process of the crowd writes them.
 fn durations(line: &str) -> impl Iterator<Item = Duration> {
     line.split_whitespace().map(|number| Duration::from_nanos(number.parse().expect("it is a number")))
-}
-
-fn nanoseconds_now() -> u128 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos()
 }
 
 fn percent(used: Duration, of: Duration) -> f64 {
