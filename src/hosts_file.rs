@@ -5,14 +5,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use repmd_backend_api::{HostId, Instance};
-use rustix::fs::{Access, access};
-use tempfile::NamedTempFile;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
@@ -20,6 +18,7 @@ use crate::hosts::{Hosts, stand_ins};
 use crate::printable::in_words;
 use crate::registry::{Registry, What};
 use crate::throttle::Throttle;
+use crate::whole_file;
 
 /// The least time between two looks at the registry, when many nodes of new hosts register at once.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -132,9 +131,7 @@ impl HostsFile {
             return;
         }
         let path = self.path.clone();
-        // A sick disk must not hold up the wire, which the same thread serves.
-        let writing = tokio::task::spawn_blocking(move || write(&path, &text).map(|()| text));
-        match writing.await.map_err(io::Error::other).and_then(|result| result) {
+        match whole_file::beside(move || write(&path, &text).map(|()| text)).await {
             Ok(text) => {
                 info!(path = %self.path.display(), hosts = self.hosts.ids().count(), "wrote the hosts file");
                 self.written = Some(text);
@@ -194,8 +191,7 @@ impl Inetrc {
     /// # Errors
     /// When files cannot be written there.
     pub fn check(&self) -> io::Result<()> {
-        let folder = self.path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(access(folder, Access::WRITE_OK | Access::EXEC_OK)?)
+        whole_file::check(&self.path)
     }
 }
 
@@ -212,16 +208,9 @@ fn inetrc(hosts: &Path) -> String {
     format!("{{lookup, [file, native]}}.\n{{hosts_file, \"{hosts}\"}}.\n")
 }
 
-/// Writes a file that everybody may read, whole or not at all.
+/// Everybody may read it.
 fn write(path: &Path, text: &str) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut file = NamedTempFile::new_in(folder)?;
-    file.write_all(text.as_bytes())?;
-    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
-    file.persist(path)?;
-    Ok(())
+    whole_file::write(path, text.as_bytes(), 0o644)
 }
 
 #[cfg(test)]

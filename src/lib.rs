@@ -55,3 +55,4 @@ pub mod settings;
 pub mod telemetry;
 mod throttle;
 pub mod upgrade;
+mod whole_file;

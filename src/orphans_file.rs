@@ -3,14 +3,12 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use repmd_backend_api::Registration;
-use rustix::fs::{Access, access};
-use tempfile::NamedTempFile;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
@@ -19,6 +17,7 @@ use crate::printable::in_words;
 use crate::server::Daemon;
 use crate::throttle::Throttle;
 use crate::upgrade::{from_bytes, to_bytes};
+use crate::whole_file::{self, beside};
 
 /// How old the file may be.
 const WRITE_PAUSE: Duration = Duration::from_secs(1);
@@ -48,8 +47,7 @@ impl OrphansFile {
     /// # Errors
     /// When files cannot be written beside it.
     pub(crate) fn check(&self) -> io::Result<()> {
-        let folder = self.path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(access(folder, Access::WRITE_OK | Access::EXEC_OK)?)
+        whole_file::check(&self.path)
     }
 
     /// Answers for the nodes that it remembers and that have not come back, and remembers those of now, for ever. No disk
@@ -118,13 +116,8 @@ impl OrphansFile {
     async fn write(&self, daemon: &Daemon) -> bool {
         let (path, instance) = (self.path.clone(), daemon.registry().instance());
         let nodes: Vec<_> = daemon.orphans().into_iter().chain(daemon.registered()).collect();
-        let write = move || -> io::Result<()> {
-            let mut file = NamedTempFile::new_in(path.parent().ok_or(io::ErrorKind::InvalidInput)?)?;
-            file.write_all(&to_bytes(&nodes, &instance)?)?;
-            file.persist(path)?;
-            Ok(())
-        };
-        let written = beside(write).await;
+        // Nobody else need read it.
+        let written = beside(move || whole_file::write(&path, &to_bytes(&nodes, &instance)?, 0o600)).await;
         if let Err(error) = &written {
             self.complain("cannot remember the nodes", error);
         }
@@ -136,11 +129,4 @@ impl OrphansFile {
             warn!(path = %self.path.display(), error = %in_words(error), left_out, "{what}");
         }
     }
-}
-
-/// Does something that a disk may hold up, on another thread.
-async fn beside<T: Send + 'static>(
-    something: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    tokio::task::spawn_blocking(something).await.map_err(io::Error::other)?
 }

@@ -374,14 +374,13 @@ pub fn check_files(settings: &Settings) -> Result<(), String> {
     if let Some((path, file)) = settings.hosts_file.as_deref().zip(hosts_file(settings)) {
         let inetrc = file.inetrc();
         if let Some(Err(error)) = within_disk_time(move || inetrc.check()) {
-            return Err(beside_hosts_file(path, &error));
+            return Err(cannot_write_beside("hosts-file", path, &error));
         }
     }
     if let Some(path) = settings.orphans_file.clone() {
         let file = OrphansFile::new(path.clone());
         if let Some(Err(error)) = within_disk_time(move || file.check()) {
-            let (path, error) = (path.display(), in_words(&error));
-            return Err(format!("orphans-file: cannot write beside {path}: {error}"));
+            return Err(cannot_write_beside("orphans-file", &path, &error));
         }
     }
     if let Some(path) = settings.audit_log.clone() {
@@ -393,8 +392,8 @@ pub fn check_files(settings: &Settings) -> Result<(), String> {
     Ok(())
 }
 
-fn beside_hosts_file(path: &Path, error: &io::Error) -> String {
-    format!("hosts-file: cannot write beside {}: {}", path.display(), in_words(error))
+fn cannot_write_beside(key: &str, path: &Path, error: &io::Error) -> String {
+    format!("{key}: cannot write beside {}: {}", path.display(), in_words(error))
 }
 
 fn at_audit_log(path: &Path, error: &io::Error) -> String {
@@ -419,7 +418,7 @@ fn open_hosts_file(settings: &Settings) -> Result<Option<HostsFile>, String> {
     let inetrc = file.inetrc();
     match within_disk_time(move || inetrc.write()) {
         Some(Err(error)) => {
-            return Err(beside_hosts_file(path, &error));
+            return Err(cannot_write_beside("hosts-file", path, &error));
         }
         Some(Ok(())) => {}
         None => {

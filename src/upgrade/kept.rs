@@ -21,6 +21,7 @@ use crate::server::{AliveSocket, Daemon, NodeKeeper, ServedNode, hang_up};
 use crate::service_manager::DescriptorStore;
 use crate::settings::Settings;
 use crate::throttle::Throttle;
+use crate::whole_file::beside;
 
 /// How many bytes of lines make a file worth writing anew, beside as many as it began with.
 const LINES_BYTES_MAX: u64 = 1 << 20;
@@ -207,8 +208,7 @@ impl Kept {
     /// Puts a shorter file that says the same in the place of the file.
     async fn write_anew(self: &Arc<Self>, store: &DescriptorStore) -> io::Result<()> {
         let kept = Arc::clone(self);
-        let shortened =
-            tokio::task::spawn_blocking(move || kept.shorten()).await.map_err(io::Error::other)?;
+        let shortened = beside(move || kept.shorten()).await;
         if shortened.is_err() {
             let mut written = self.written();
             // It may go better when there is as much again.
