@@ -49,7 +49,6 @@ fn watch(as_json: bool, look: impl Fn() -> Result<Value, ApiError>) -> Result<Ex
         say(table(&list).as_bytes())?;
         before = Standing::of(&list);
     }
-    let mut is_away = false;
     loop {
         if 0 < left_out(&list) {
             return Err("there are more links than one answer has: watch those of a host by --host".into());
@@ -65,6 +64,7 @@ fn watch(as_json: bool, look: impl Fn() -> Result<Value, ApiError>) -> Result<Ex
         }
         before = now;
         // The daemon may be restarted; what was known holds until it answers.
+        let mut is_away = false;
         list = loop {
             sleep(AGAIN);
             match look() {
@@ -74,7 +74,6 @@ fn watch(as_json: bool, look: impl Fn() -> Result<Value, ApiError>) -> Result<Ex
             }
             is_away = true;
         };
-        is_away = false;
     }
 }
 

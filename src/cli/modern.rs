@@ -530,9 +530,14 @@ pub(super) fn end_with_the_reader() -> io::Result<()> {
     Ok(())
 }
 
-/// The same for a document on a line of its own.
+/// A document on a line of its own.
+pub(super) fn json_line(document: &Value) -> String {
+    escaped_json(&format!("{document}\n")).into_owned()
+}
+
+/// Says one.
 pub(super) fn say_json(document: &Value) -> Result<(), Failure> {
-    say(escaped_json(&format!("{document}\n")).as_bytes())
+    say(json_line(document).as_bytes())
 }
 
 #[cfg(test)]

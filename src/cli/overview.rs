@@ -8,8 +8,8 @@ use clap::ArgMatches;
 use serde_json::{Value, json};
 
 use super::api::{Api, ApiError, in_path, read_object};
-use super::modern::{Environment, Failure, complain, end_with_the_reader, say, settings};
-use crate::printable::{escaped, escaped_json};
+use super::modern::{Environment, Failure, complain, end_with_the_reader, json_line, say, settings};
+use crate::printable::escaped;
 
 /// Most nodes of one answer.
 const PAGE: usize = 10_000;
@@ -29,7 +29,7 @@ pub(super) fn nodes(matches: &ArgMatches, environment: Environment<'_>) -> Resul
     let as_json = matches.get_flag("json");
     let show = || {
         let shown = |list: &Value| {
-            if as_json { escaped_json(&format!("{list}\n")).into_owned() } else { table(list) }
+            if as_json { json_line(list) } else { table(list) }
         };
         // Anew each time: the next daemon may have its API elsewhere.
         Api::of(&settings).and_then(|api| list(&api, host)).map(|list| shown(&list))
@@ -142,7 +142,7 @@ pub(super) fn events(matches: &ArgMatches, environment: Environment<'_>) -> Resu
                 let mut data = read_object(event.data.as_bytes())?;
                 let line = if as_json {
                     data["event"] = json!(event.kind);
-                    escaped_json(&format!("{data}\n")).into_owned()
+                    json_line(&data)
                 } else {
                     describe(&event.kind, &data)
                 };

@@ -239,7 +239,7 @@ impl Registry {
             let mut changes = self.backend.watch().ready_chunks(CHANGES_AT_ONCE);
             while let Some(mut at_once) = changes.next().await {
                 // Each means to go through all that is remembered, and a store that comes back empty says it often.
-                at_once.dedup_by(|next, before| (&*next, &*before) == (&Change::Missed, &Change::Missed));
+                at_once.dedup_by(|next, before| *next == Change::Missed && next == before);
                 for change in at_once {
                     self.tell_change(&change);
                     self.note_company(&change);

@@ -46,7 +46,6 @@ use repmd_backend_api::{
     RegistryBackend, Scope, Search,
 };
 use tokio::sync::{Notify, watch};
-use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
@@ -61,8 +60,8 @@ use questions::Questions;
 use slot::{Known, Slot};
 use unreadable::Unreadable;
 
-/// How long the answer that there is no such node counts as fresh, whatever the store says: just enough that a flood of such look-ups is few
-/// requests, and a node that has started is found at once.
+/// How long the answer that there is no such node counts as fresh, whatever the store says: just enough that a flood of
+/// such look-ups is few requests, and a node that has started is found at once.
 const FRESH_ABSENCE: Duration = Duration::from_millis(25);
 
 /// Answers that are remembered at most.
@@ -953,8 +952,8 @@ async fn within<T>(
     waited: Duration,
     call: impl Future<Output = Result<T, BackendError>>,
 ) -> Result<T, BackendError> {
-    let unavailable = |elapsed: Elapsed| BackendError::Unavailable { waited, source: elapsed.into() };
-    timeout(waited, call).await.unwrap_or_else(|elapsed| Err(unavailable(elapsed)))
+    let answer = timeout(waited, call).await;
+    answer.unwrap_or_else(|elapsed| Err(BackendError::Unavailable { waited, source: elapsed.into() }))
 }
 
 /// The first daemon of `host` in a list.
