@@ -1,8 +1,8 @@
 //! Keeping what this daemon holds alive in the store, and hearing of what changes there.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -151,22 +151,16 @@ impl Registry {
     /// A call that fails costs no lease but those that it took; the first error is returned once all were taken, or when
     /// a second call in a row had no answer.
     async fn renew(&self, spread: Duration) -> Result<(), BackendError> {
-        // What a call has taken, because an answer has tokens alone.
-        let taken = Mutex::new(Vec::new());
-        let mut held = Holdings::new(self.leases.numbers().into_iter().map(|number| {
-            let lease = self.leases.get(number)?;
-            lock(&taken).push(lease.clone());
-            Some(lease)
-        }));
+        let mut held = Holdings::new(self.leases.numbers().into_iter().map(|number| self.leases.get(number)));
         let all = held.len();
         let mut result = Ok(());
         let mut was_silent = false;
         loop {
             let (asked, left) = (Instant::now(), held.len());
             let answer = self.call("renew", RENEWAL_PATIENCE, self.backend.renew(&mut held)).await;
-            let (took, leases) = (left - held.len(), std::mem::take(&mut *lock(&taken)));
+            let took = left - held.len();
             let renewed = match answer {
-                Ok(renewed) => self.note_renewals(&leases, renewed, asked).await,
+                Ok(renewed) => self.note_renewals(renewed, asked).await,
                 Err(error) => Err(error),
             };
             let is_silent = matches!(renewed, Err(BackendError::Unavailable { .. }));
@@ -201,20 +195,14 @@ impl Registry {
     async fn publish(&self, leases: &[Lease]) -> Result<(), BackendError> {
         let asked = Instant::now();
         let published = self.call("renew", RENEWAL_PATIENCE, self.backend.publish(leases)).await?;
-        self.note_renewals(leases, published, asked).await
+        self.note_renewals(published, asked).await
     }
 
-    /// Takes note of what became of `leases`.
-    async fn note_renewals(
-        &self,
-        leases: &[Lease],
-        renewed: Vec<Renewed>,
-        asked: Instant,
-    ) -> Result<(), BackendError> {
-        let gone = self.leases.note(renewed, asked);
-        for lease in leases.iter().filter(|lease| gone.contains(&lease.token)) {
+    /// Takes note of what became of leases.
+    async fn note_renewals(&self, renewed: Vec<Renewed>, asked: Instant) -> Result<(), BackendError> {
+        for lease in self.leases.note(renewed, asked) {
             // Its node left while the renewal was under way, which may have come after the release.
-            self.call("release", 1, self.backend.release(lease)).await?;
+            self.call("release", 1, self.backend.release(&lease)).await?;
         }
         Ok(())
     }
@@ -334,8 +322,4 @@ impl Registry {
         (self.instance.id.0, turn).hash(&mut hasher);
         most.mul_f64(f64::from(hasher.finish() as u32) / f64::from(u32::MAX))
     }
-}
-
-fn lock<T>(taken: &Mutex<Vec<T>>) -> MutexGuard<'_, Vec<T>> {
-    taken.lock().unwrap_or_else(PoisonError::into_inner)
 }

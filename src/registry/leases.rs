@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use repmd_backend_api::{AliveName, Instance, Lease, LeaseToken, Registration, Renewal, Renewed};
+use repmd_backend_api::{AliveName, Instance, Lease, Registration, Renewal, Renewed};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -133,14 +133,14 @@ impl Leases {
         }
     }
 
-    /// Takes note of what became of leases for which the store was asked at `asked`. Returns the tokens of those that
-    /// were let go meanwhile: their renewal may have brought them back.
-    pub(super) fn note(&self, renewed: Vec<Renewed>, asked: Instant) -> Vec<LeaseToken> {
+    /// Takes note of what became of leases for which the store was asked at `asked`. Returns those that were let go
+    /// meanwhile: their renewal may have brought them back.
+    pub(super) fn note(&self, renewed: Vec<Renewed>, asked: Instant) -> Vec<Lease> {
         let mut held = self.lock();
         let mut gone = Vec::new();
-        for Renewed { token, renewal } in renewed {
-            let Some(held) = held.get_mut(&token.number) else {
-                gone.push(token);
+        for Renewed { lease, renewal } in renewed {
+            let Some(held) = held.get_mut(&lease.token.number) else {
+                gone.push(lease);
                 continue;
             };
             let state = match renewal {

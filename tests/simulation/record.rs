@@ -155,7 +155,7 @@ fn outcomes(
     result: &Result<Vec<Renewed>, BackendError>,
 ) -> impl Iterator<Item = Option<bool>> {
     let outcome = |lease: &Lease| {
-        let renewed = result.iter().flatten().find(|renewed| renewed.token == lease.token)?;
+        let renewed = result.iter().flatten().find(|renewed| renewed.lease.token == lease.token)?;
         match renewed.renewal {
             Renewal::Held => Some(true),
             Renewal::Conflict { .. } => Some(false),

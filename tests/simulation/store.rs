@@ -247,16 +247,18 @@ impl RegistryBackend for View {
         self.handle.publish(&[]).await?;
         let mut all = Vec::new();
         for lease in leases {
-            let token = lease.token;
             if self.is_blocked(&lease.registration).await {
-                all.push(Renewed { token, renewal: Renewal::Failed { reason: "cannot be read".to_owned() } });
+                all.push(Renewed {
+                    lease: lease.clone(),
+                    renewal: Renewal::Failed { reason: "cannot be read".to_owned() },
+                });
                 continue;
             }
             if !self.store.rules.own_past {
                 let holder = self.holder(&lease.registration).await;
                 if let Some(holder) = holder.filter(|holder| *holder != lease.registration) {
                     let holder = holder.instance.name.clone();
-                    all.push(Renewed { token, renewal: Renewal::Conflict { holder } });
+                    all.push(Renewed { lease: lease.clone(), renewal: Renewal::Conflict { holder } });
                     continue;
                 }
             }

@@ -351,7 +351,7 @@ impl Claim {
 }
 
 /// The proof of owning a registration. It carries the full record, so that a renewal can restore it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
     /// Proves the ownership.
     pub token: LeaseToken,
@@ -427,8 +427,8 @@ impl fmt::Debug for Holdings<'_> {
 /// What became of one lease in [`RegistryBackend::renew`] or [`RegistryBackend::publish`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Renewed {
-    /// Which lease.
-    pub token: LeaseToken,
+    /// Which lease, as it was given to the call.
+    pub lease: Lease,
     /// What became of it.
     pub renewal: Renewal,
 }

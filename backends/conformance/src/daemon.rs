@@ -228,7 +228,7 @@ pub(crate) fn holdings(leases: &[Lease]) -> Holdings<'_> {
 fn in_order(leases: &[Lease], renewed: Vec<Renewed>) -> Vec<Renewal> {
     assert_eq!(renewed.len(), leases.len(), "as many answers as leases");
     let renewal = |lease: &Lease| {
-        let mut answers = renewed.iter().filter(|answer| answer.token == lease.token);
+        let mut answers = renewed.iter().filter(|answer| answer.lease.token == lease.token);
         match (answers.next(), answers.next()) {
             (Some(answer), None) => answer.renewal.clone(),
             other => panic!("{} is not answered once: {other:?}", lease.token),

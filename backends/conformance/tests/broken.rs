@@ -377,7 +377,7 @@ impl Broken {
                     renewed.extend(match self.holder(&lease.registration).await? {
                         Some(holder) if holder.token != lease.token => {
                             let holder = holder.registration.instance.name.clone();
-                            vec![Renewed { token: lease.token, renewal: Renewal::Conflict { holder } }]
+                            vec![Renewed { lease: lease.clone(), renewal: Renewal::Conflict { holder } }]
                         }
                         _ => self.memory.publish(std::slice::from_ref(lease)).await?,
                     });
@@ -432,7 +432,7 @@ fn refused_by(holder: &Lease) -> BackendError {
 
 /// The answer of a registry that does not look.
 fn held(lease: &Lease) -> Renewed {
-    Renewed { token: lease.token, renewal: Renewal::Held }
+    Renewed { lease: lease.clone(), renewal: Renewal::Held }
 }
 
 fn failed(what: &str) -> BackendError {

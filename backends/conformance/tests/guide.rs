@@ -165,7 +165,7 @@ impl RegistryBackend for Shelf {
     async fn publish(&self, leases: &[Lease]) -> Result<Vec<Renewed>, BackendError> {
         let mut rows = self.step();
         self.keep_alive(&mut rows);
-        let mut keep = |lease: &Lease| Renewed { token: lease.token, renewal: self.keep(&mut rows, lease) };
+        let mut keep = |lease: &Lease| Renewed { lease: lease.clone(), renewal: self.keep(&mut rows, lease) };
         Ok(leases.iter().map(&mut keep).collect())
     }
 

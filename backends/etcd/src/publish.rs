@@ -60,7 +60,7 @@ impl Store {
                 if self.holding.keep(&lease) {
                     changed.push(lease);
                 } else {
-                    renewed.push(Renewed { token: lease.token, renewal: Renewal::Held });
+                    renewed.push(Renewed { lease, renewal: Renewal::Held });
                 }
             }
             tokio::task::yield_now().await;
@@ -157,7 +157,7 @@ impl Store {
                 if renewal != Renewal::Held {
                     self.holding.drop_name(&lease.registration.node.name, Some(lease.token));
                 }
-                renewed.push(Renewed { token: lease.token, renewal });
+                renewed.push(Renewed { lease: lease.clone(), renewal });
             }
             left = Vec::new();
             let mut writes = writes.into_iter().peekable();
@@ -166,7 +166,7 @@ impl Store {
                     Ok((written, Some(revision))) => {
                         for (lease, instance) in written {
                             self.holding.hold(lease, instance, Some(revision));
-                            renewed.push(Renewed { token: lease.token, renewal: Renewal::Held });
+                            renewed.push(Renewed { lease: lease.clone(), renewal: Renewal::Held });
                         }
                     }
                     Ok((raced, None)) => left.extend(raced.into_iter().map(|(lease, _)| lease)),

@@ -252,8 +252,8 @@ impl Handle {
         registry.keep_alive(&self.instance(), memory.alive_until(now));
         let mut renewed = Vec::with_capacity(leases.len());
         for lease in leases {
-            let token = lease.token;
-            renewed.push(Renewed { token, renewal: memory.keep_one(&mut registry, lease, now) });
+            let renewal = memory.keep_one(&mut registry, lease.clone(), now);
+            renewed.push(Renewed { lease, renewal });
         }
         renewed
     }

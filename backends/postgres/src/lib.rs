@@ -210,7 +210,7 @@ impl Postgres {
                 _ if is_latest => Renewal::Held,
                 _ => Renewal::Conflict { holder: instance.name.clone() },
             };
-            Renewed { token: lease.token, renewal }
+            Renewed { lease: lease.clone(), renewal }
         });
         Ok(renewed.collect())
     }
@@ -261,7 +261,8 @@ impl Postgres {
     /// Remembers which leases another owner has.
     fn note_contested(&self, renewed: &[Renewed]) {
         let is_contested = |renewed: &&Renewed| matches!(renewed.renewal, Renewal::Conflict { .. });
-        let contested = renewed.iter().filter(is_contested).map(|renewed| renewed.token.number).collect();
+        let contested =
+            renewed.iter().filter(is_contested).map(|renewed| renewed.lease.token.number).collect();
         *self.contested.lock().unwrap_or_else(PoisonError::into_inner) = contested;
     }
 
@@ -297,7 +298,7 @@ impl Postgres {
 }
 
 fn held_still(lease: &Lease) -> Renewed {
-    Renewed { token: lease.token, renewal: Renewal::Held }
+    Renewed { lease: lease.clone(), renewal: Renewal::Held }
 }
 
 /// What the functions are told of a daemon.

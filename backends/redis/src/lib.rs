@@ -143,7 +143,7 @@ impl Redis {
             Some([]) => Renewal::Failed { reason: String::new() },
         });
         let renewed = leases.iter().zip(renewals);
-        Ok(renewed.map(|(lease, renewal)| Renewed { token: lease.token, renewal }).collect())
+        Ok(renewed.map(|(lease, renewal)| Renewed { lease: lease.clone(), renewal }).collect())
     }
 
     async fn read_some(&self, host: &HostId, names: &[Vec<u8>]) -> Result<Seen<Found>, BackendError> {

@@ -97,7 +97,7 @@ impl Daemon {
             renewed.extend(self.backend.renew(&mut held).await?);
             !held.is_empty()
         } {}
-        let of = |lease: &Lease| renewed.iter().find(|renewed| renewed.token == lease.token);
+        let of = |lease: &Lease| renewed.iter().find(|renewed| renewed.lease.token == lease.token);
         Ok(leases.iter().map(|lease| of(lease).expect("each is answered").renewal.clone()).collect())
     }
 

@@ -107,7 +107,7 @@ impl Daemon {
         let mut held = Holdings::new(leases.iter().cloned().map(Some));
         let renewed = self.backend.renew(&mut held).await?;
         assert!(held.is_empty());
-        let of = |lease: &Lease| renewed.iter().find(|renewed| renewed.token == lease.token).unwrap();
+        let of = |lease: &Lease| renewed.iter().find(|renewed| renewed.lease.token == lease.token).unwrap();
         Ok(leases.iter().map(|lease| of(lease).renewal.clone()).collect())
     }
 

@@ -99,7 +99,7 @@ impl Daemon {
         }
         assert_eq!(renewed.len(), leases.len());
         let renewal = |lease: &Lease| {
-            let found = renewed.iter().find(|renewed| renewed.token == lease.token);
+            let found = renewed.iter().find(|renewed| renewed.lease.token == lease.token);
             found.expect("each is answered").renewal.clone()
         };
         Ok(leases.iter().map(renewal).collect())
