@@ -1,7 +1,7 @@
 //! Registries in etcd, for settings.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use repmd_backend_api::{BackendError, Instance, Kind, Place, RegistryBackend, StoreReport};
@@ -29,7 +29,7 @@ impl Kind for EtcdKind {
 
     fn check(&self, url: &str) -> Result<(), String> {
         let checked = Settings::from_url(url, "any", Duration::from_secs(15));
-        checked.map(drop).map_err(|SettingsError { part, expected }| format!("{expected} as {part}"))
+        checked.map(drop).map_err(SettingsError::expectation)
     }
 
     fn open(&self, place: &Place, instance: Arc<Instance>) -> Result<Arc<dyn RegistryBackend>, String> {
@@ -37,11 +37,9 @@ impl Kind for EtcdKind {
     }
 
     async fn inspect(&self, place: &Place) -> Result<Option<StoreReport>, BackendError> {
-        let started = Instant::now();
         match settings(place) {
             Ok(settings) => Etcd::inspect(&settings).await.map(Some),
-            // A file that it names is gone since it was checked.
-            Err(error) => Err(BackendError::Unavailable { waited: started.elapsed(), source: error.into() }),
+            Err(error) => Err(error.into_unavailable()),
         }
     }
 }

@@ -165,8 +165,6 @@ pub(crate) struct LeaseGrantRequest {
 pub(crate) struct LeaseGrantResponse {
     #[prost(int64, tag = "2")]
     pub(crate) id: i64,
-    #[prost(int64, tag = "3")]
-    pub(crate) ttl: i64,
     #[prost(string, tag = "4")]
     pub(crate) error: String,
 }
@@ -270,8 +268,6 @@ pub(crate) struct StatusResponse {
     pub(crate) db_size: i64,
     #[prost(uint64, tag = "4")]
     pub(crate) leader: u64,
-    #[prost(string, repeated, tag = "8")]
-    pub(crate) errors: Vec<String>,
     #[prost(int64, tag = "9")]
     pub(crate) db_size_in_use: i64,
     /// 0 before etcd 3.6.
@@ -290,8 +286,6 @@ pub(crate) struct AlarmResponse {
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct AlarmMember {
-    #[prost(uint64, tag = "1")]
-    pub(crate) member_id: u64,
     /// 1: no space; 2: corrupt.
     #[prost(int32, tag = "2")]
     pub(crate) alarm: i32,

@@ -296,7 +296,7 @@ impl Store {
 
     /// Ends names that are on the daemon's lease.
     async fn end(&self, left_out: &[LeftOut], on: Leases) -> Result<(), Fault> {
-        if !self.end_step(left_out, on).await? {
+        if !self.end_step(left_out, on).await? && 1 < left_out.len() {
             // Some have another owner by now, which costs the others nothing.
             for left_out in left_out {
                 self.end_step(std::slice::from_ref(left_out), on).await?;

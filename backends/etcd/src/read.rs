@@ -12,7 +12,7 @@ use repmd_backend_api::{
 use crate::claim::first;
 use crate::error::Fault;
 use crate::keys::read_id;
-use crate::proto::{KeyValue, RangeRequest, RangeResponse, TxnRequest, end_of, get};
+use crate::proto::{KeyValue, RangeRequest, RangeResponse, TxnRequest, get};
 use crate::record::{Unreadable, decode_instance};
 use crate::store::{STEPS_MAX, Store};
 
@@ -321,8 +321,7 @@ impl Store {
     ) -> Result<(Vec<KeyValue>, bool), Fault> {
         let (mut limit, mut keys_only) = (limit.max(1), keys_only);
         loop {
-            let mut range =
-                RangeRequest { keys_only, range_end: end_of(prefix), ..RangeRequest::prefix(prefix, limit) };
+            let mut range = RangeRequest { keys_only, ..RangeRequest::prefix(prefix, limit) };
             if !after.is_empty() {
                 range.key = [after, b"\0"].concat();
             }

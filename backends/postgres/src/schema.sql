@@ -240,6 +240,12 @@ begin
 end
 $$;
 
+-- Whether a daemon counts as alive. Without a search path of its own, so that it costs its callers nothing: they have one.
+create or replace function repmd.is_alive(d repmd.daemons) returns boolean language sql as $$
+  select not d.retired
+         and pg_catalog.clock_timestamp() < d.renewed_at + (d.ttl_ms * 2 / 3) * interval '1 millisecond'
+$$;
+
 -- Registers a name unless another daemon's live lease holds it. Answers 'held' and the creation, or 'taken' and who
 -- holds it.
 create or replace function repmd.register(
@@ -271,9 +277,8 @@ begin
       return;
     end if;
     -- Locked, so that it is not renewed between this look and what follows from it.
-    select d.name, not d.retired
-           and clock_timestamp() < d.renewed_at + (d.ttl_ms * 2 / 3) * interval '1 millisecond' as is_alive
-      into v_holder from repmd.daemons d where d.cluster = p_cluster and d.id = v_held.daemon for no key update;
+    select d.name, repmd.is_alive(d) as is_alive into v_holder
+      from repmd.daemons d where d.cluster = p_cluster and d.id = v_held.daemon for no key update;
     -- An earlier run of this daemon keeps nothing from it, unless this claim comes late, after a newer one of
     -- the same run.
     if v_held.daemon = p_id and p_number < v_held.number
@@ -382,9 +387,7 @@ begin
                when n.daemon = p_id then case when n.number < given.number then 'write' else 'taken' end
                -- Its lease is over, and it was not cleared away yet.
                when d.renewed_at + d.ttl_ms * interval '1 millisecond' <= clock_timestamp() then 'write'
-               when d.name = p_instance and (d.retired
-                    or d.renewed_at + (d.ttl_ms * 2 / 3) * interval '1 millisecond' <= clock_timestamp())
-                 then 'write'
+               when d.name = p_instance and not repmd.is_alive(d) then 'write'
                else 'taken'
              end as what
         from unnest(p_names, p_numbers, p_marks, p_creations) as given (name, number, mark, creation)
@@ -570,16 +573,13 @@ create or replace function repmd.daemons_within(p_cluster bytea, p_host text, p_
     id bytea, instance bytea, instance_host text, aliases text[], addresses text[], instance_port integer)
   language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
-declare
-  v_now constant timestamptz := clock_timestamp();
 begin
   return query
     select d.id, d.name, d.host, d.aliases, d.addresses, d.port from repmd.daemons d
      where d.cluster = p_cluster
        and (p_host is null or d.host = p_host or p_host = any (d.aliases))
-       and v_now < d.renewed_at
-           + (case when p_alive then d.ttl_ms * 2 / 3 else d.ttl_ms end) * interval '1 millisecond'
-       and not (p_alive and d.retired)
+       and clock_timestamp() < d.renewed_at + d.ttl_ms * interval '1 millisecond'
+       and (repmd.is_alive(d) or not p_alive)
      limit p_most;
 end
 $$;
@@ -600,8 +600,7 @@ create or replace function repmd.notes_of(p_cluster bytea, p_note_max bigint, p_
   language sql stable set search_path = pg_catalog, pg_temp as $$
   select n.daemon, case when octet_length(n.note) <= p_note_max then n.note end
     from repmd.notes n join repmd.daemons d on d.cluster = n.cluster and d.id = n.daemon
-   where n.cluster = p_cluster and clock_timestamp() < n.until and not d.retired
-     and clock_timestamp() < d.renewed_at + (d.ttl_ms * 2 / 3) * interval '1 millisecond'
+   where n.cluster = p_cluster and clock_timestamp() < n.until and repmd.is_alive(d)
    limit p_most
 $$;
 

@@ -29,7 +29,7 @@ impl Kind for RedisKind {
 
     fn check(&self, url: &str) -> Result<(), String> {
         let checked = Settings::from_url(url, "any", Duration::from_secs(15));
-        checked.map(drop).map_err(|SettingsError { part, expected }| format!("{expected} as {part}"))
+        checked.map(drop).map_err(SettingsError::expectation)
     }
 
     fn open(&self, place: &Place, instance: Arc<Instance>) -> Result<Arc<dyn RegistryBackend>, String> {
@@ -40,8 +40,7 @@ impl Kind for RedisKind {
     async fn inspect(&self, place: &Place) -> Result<Option<StoreReport>, BackendError> {
         match settings(place) {
             Ok(settings) => Redis::inspect(settings).await.map(Some),
-            // A file that it names is gone since it was checked.
-            Err(error) => Err(BackendError::Unavailable { waited: Duration::ZERO, source: error.into() }),
+            Err(error) => Err(error.into_unavailable()),
         }
     }
 }

@@ -1,6 +1,9 @@
 //! A store's URL, taken apart and checked.
 
+use std::time::Duration;
+
 use percent_encoding::percent_decode_str;
+use repmd_backend_api::BackendError;
 
 const UNKNOWN_KEY: &str = "a key of the query";
 
@@ -18,6 +21,19 @@ impl SettingsError {
     /// `part` is wrong.
     pub fn new(part: impl Into<String>, expected: impl Into<String>) -> Self {
         Self { part: part.into(), expected: expected.into() }
+    }
+
+    /// What was expected, as [`Kind::check`](repmd_backend_api::Kind::check) says it.
+    #[must_use]
+    pub fn expectation(self) -> String {
+        let Self { part, expected } = self;
+        format!("{expected} as {part}")
+    }
+
+    /// The same for whoever asked the store: a file that the URL names is gone since it was checked.
+    #[must_use]
+    pub fn into_unavailable(self) -> BackendError {
+        BackendError::Unavailable { waited: Duration::ZERO, source: self.into() }
     }
 }
 
