@@ -352,6 +352,11 @@ impl Events {
     }
 }
 
+/// What is in the list under a key of an answer; nothing where there is none.
+pub(super) fn items<'a>(answer: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+    answer[key].as_array().into_iter().flatten()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

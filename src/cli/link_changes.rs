@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::links::{dialler, items, text};
+use super::api::items;
+use super::links::{dialler, text};
 use crate::printable::escaped;
 
 /// A pair of nodes, and where the first one's end of the link is; empty for a link that is missing.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use clap::ArgMatches;
 use serde_json::Value;
 
-use super::api::{Api, ApiError, in_path};
+use super::api::{Api, ApiError, in_path, items};
 use super::link_changes::Standing;
 use super::modern::{
     Environment, Failure, NOT_FOUND, complain, end_with_the_reader, say, say_json, settings,
@@ -75,10 +75,6 @@ fn watch(as_json: bool, look: impl Fn() -> Result<Value, ApiError>) -> Result<Ex
             is_away = true;
         };
     }
-}
-
-pub(super) fn items<'a>(list: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
-    list[key].as_array().into_iter().flatten()
 }
 
 pub(super) fn text(of: &Value, key: &str) -> String {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::ArgMatches;
 use serde_json::{Value, json};
 
-use super::api::{Api, ApiError, in_path, read_object};
+use super::api::{Api, ApiError, in_path, items, read_object};
 use super::modern::{Environment, Failure, complain, end_with_the_reader, json_line, say, settings};
 use crate::printable::escaped;
 
@@ -72,7 +72,7 @@ fn list(api: &Api, host: Option<&str>) -> Result<Value, ApiError> {
 }
 
 fn table(list: &Value) -> String {
-    let nodes = list["nodes"].as_array().into_iter().flatten();
+    let nodes = items(list, "nodes");
     let mut table = in_columns(HEAD, &nodes.map(row).collect::<Vec<_>>());
     if list["is_stale"] == true {
         table +=

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::ArgMatches;
 use serde_json::Value;
 
-use super::api::Api;
+use super::api::{Api, items};
 use super::modern::{Environment, Failure, say, say_json, settings};
 use super::overview::{age, describe};
 use crate::printable::escaped;
@@ -21,7 +21,7 @@ pub(super) fn main(matches: &ArgMatches, environment: Environment<'_>) -> Result
     // A node may be registered with several daemons; this is the list that `repmd nodes` shows.
     status["nodes_in_cluster"] = api.get("/api/v1/nodes?limit=1")?["total"].clone();
     status["admin"] = api.address().to_string().into();
-    let settings = config["settings"].as_array().into_iter().flatten();
+    let settings = items(&config, "settings");
     let dns =
         settings.filter(|setting| setting["key"] == "dns").find_map(|setting| setting["value"].as_str());
     status["dns"] = dns.unwrap_or_default().into();
@@ -42,7 +42,7 @@ fn screen(status: &Value) -> String {
     };
     let of = |key: &str| text(&status[key]);
     let list = |key: &str| {
-        let items = status[key].as_array().into_iter().flatten();
+        let items = items(status, key);
         items.map(text).collect::<Vec<_>>()
     };
     let registry = &status["registry"];

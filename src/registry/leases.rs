@@ -71,7 +71,7 @@ impl Leases {
         self.lock().insert(lease.token.number, Held { lease, state, renewed });
     }
 
-    /// Goes on holding what the program before held. `renewed`: how long ago that was, if the store had it.
+    /// Goes on holding what the program or the run before held. `renewed`: how long ago that was, if the store had it.
     pub(super) fn resume(&self, lease: Lease, renewed: Option<Duration>) {
         let renewed = renewed.and_then(|ago| Instant::now().checked_sub(ago));
         let state = if renewed.is_some() { State::Published } else { State::Unpublished };

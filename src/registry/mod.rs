@@ -539,7 +539,7 @@ impl Registry {
         }
     }
 
-    /// Goes on from what the program before in this process had. `nodes`: what it held, oldest first, by the numbers of
+    /// Goes on from what the program or the run before had. `nodes`: what it held, oldest first, by the numbers of
     /// its claims.
     pub async fn resume(&self, nodes: Vec<(u64, Arc<Registration>)>, carried: Carried) {
         let Carried { renewed, releasing, past } = carried;
@@ -552,7 +552,7 @@ impl Registry {
         if !self.is_shared() {
             // It has begun empty, and is given everything at once.
             if let Err(error) = self.backend.publish(&leases).await {
-                warn!(%error, "the registry does not take what the program before held");
+                warn!(%error, "the registry does not take what was held before");
             }
             return;
         }
@@ -563,7 +563,7 @@ impl Registry {
         self.releasing().extend(releasing.into_iter().map(|lease| (lease.token.number, lease)));
     }
 
-    /// Tells the store what the program before had no time to tell it.
+    /// Tells the store what the program or the run before had no time to tell it.
     pub async fn release_the_rest(&self) {
         let left: Vec<_> = self.releasing().values().cloned().collect();
         for lease in left {

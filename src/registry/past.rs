@@ -90,7 +90,7 @@ impl Past {
         }
     }
 
-    /// Remembers what the program before did.
+    /// Remembers what the program or the run before did.
     pub(super) fn resume(&mut self, carried: CarriedPast) {
         let now = Instant::now();
         for (name, ago) in &carried.departures {

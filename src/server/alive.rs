@@ -70,7 +70,7 @@ pub(super) struct Asked {
     pub(super) _under_way: TaskTrackerToken,
 }
 
-/// Goes on holding a node of the program before. `false`: another one has its name, or its connection cannot be watched.
+/// Goes on holding a node of the program or the run before. `false`: another one has its name, or its connection cannot be watched.
 pub(super) fn resume(daemon: &Arc<Daemon>, node: CarriedNode<OwnedFd>) -> bool {
     let CarriedNode { claim, socket, registration } = node;
     let Ok(socket) = repmd_sys::watch_peer(socket).map(Arc::new) else { return false };

@@ -1,4 +1,5 @@
-//! What a daemon carries over to the program that takes its place in this process: its nodes and all that is under way.
+//! What a daemon carries over to the program that takes its place in this process: its nodes and all that is under way;
+//! and what is kept of its nodes for its next run.
 
 use std::fmt;
 use std::os::fd::OwnedFd;

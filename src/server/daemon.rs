@@ -234,7 +234,7 @@ impl Daemon {
         Carried { nodes: table.served(), departed, next_claim, under_way: Vec::new() }
     }
 
-    /// Goes on from what the program before carried over. Returns how many of its nodes could not be held.
+    /// Goes on from what the program or the run before left. Returns how many of its nodes could not be held.
     pub fn resume(self: &Arc<Self>, carried: Carried<OwnedFd>) -> usize {
         self.table().resume_past(carried.departed, carried.next_claim);
         let lost =

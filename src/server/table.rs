@@ -151,7 +151,7 @@ impl Table {
         true
     }
 
-    /// Gives a name that a node of the program before holds to its connection again. `false`: somebody has it.
+    /// Gives a name that a node of the program or the run before holds to its connection again. `false`: somebody has it.
     pub(super) fn resume(
         &mut self,
         socket: &Arc<AliveSocket>,
@@ -172,7 +172,7 @@ impl Table {
         (self.departed.by_age.values().cloned().collect(), self.next_claim)
     }
 
-    /// Goes on from the table of the program before.
+    /// Goes on from the table of the program or the run before.
     pub(super) fn resume_past(&mut self, departed: Vec<Departed>, next_claim: u64) {
         departed.into_iter().for_each(|departed| self.departed.push(departed));
         self.next_claim = self.next_claim.max(next_claim);

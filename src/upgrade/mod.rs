@@ -4,6 +4,9 @@
 //! program first runs as a child that reads a copy of the state, and says how many nodes it would serve. Only where that
 //! is each of them does the process become the new program, by `exec`, with all sockets open. Whatever fails before
 //! leaves the old one serving.
+//!
+//! The same state goes to the service manager, line by line, for a run that comes after this one has ended (`kept`), and
+//! the nodes alone to a file (`remembered`).
 
 mod kept;
 mod outcome;

@@ -102,7 +102,7 @@ pub(super) struct Sockets {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct NodeRecord {
     claim: u64,
-    /// -1 for one whose connection has ended.
+    /// -1 for one whose connection has ended, or is not carried.
     fd: RawFd,
     /// What the kernel calls the connection, in whichever process: for a state that is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]

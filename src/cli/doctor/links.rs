@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use serde_json::Value;
 
 use super::finding::{LINK_BLOCKED, LINK_MISSING, LINK_SILENT};
-use super::{CONNECT_TIME, Doctor, strings};
-use crate::cli::api::in_path;
+use super::{CONNECT_TIME, Doctor, addresses_of, counted};
+use crate::cli::api::{in_path, items};
 use crate::printable::in_words;
 
 /// Pairs that are looked at; more are counted. Each may take as long as a connection may.
@@ -35,12 +35,12 @@ impl Doctor<'_> {
                 if more == 1 { "1 more pair has".to_owned() } else { format!("{more} more pairs have") };
             self.report.found(LINK_MISSING, format!("{pairs} no link: `repmd links` lists them"));
         }
-        if links.missing.len() < list["missing"].as_array().map_or(0, Vec::len) {
+        if links.missing.len() < items(&list, "missing").count() {
             self.report
                 .left_out("links that are missing since the last look", "run this again in some seconds");
         } else if links.missing.is_empty() && !links.neighbours.is_empty() {
             let total = list["links_total"].as_u64().unwrap_or_default();
-            let links = if total == 1 { "1 link".to_owned() } else { format!("{total} links") };
+            let links = counted(total, "link");
             self.report.fine(format!("{links} between nodes, and none is missing"));
         }
     }
@@ -84,7 +84,7 @@ impl Doctor<'_> {
     fn place_of(&self, node: &str) -> Option<(u16, Vec<IpAddr>)> {
         let node = self.ask_api(&format!("/api/v1/nodes/{}", in_path(node)))?;
         let port = u16::try_from(node["advertised_port"].as_u64()?).ok()?;
-        Some((port, strings(&node["addresses"]).flat_map(str::parse).collect()))
+        Some((port, addresses_of(&node)))
     }
 }
 
@@ -98,9 +98,8 @@ struct Links<'a> {
 
 impl<'a> Links<'a> {
     fn of(list: &'a Value) -> Self {
-        let all = |key: &str| list[key].as_array().into_iter().flatten();
         let mut links = Self { neighbours: BTreeMap::new(), silent: Vec::new(), missing: Vec::new() };
-        for link in all("links") {
+        for link in items(list, "links") {
             let (Some(from), Some(to)) = (link["from"].as_str(), link["to"].as_str()) else { continue };
             links.neighbours.entry(from).or_default().insert(to);
             links.neighbours.entry(to).or_default().insert(from);
@@ -108,7 +107,7 @@ impl<'a> Links<'a> {
                 links.silent.push((from, to));
             }
         }
-        let confirmed = all("missing").filter(|pair| pair["is_confirmed"] == true);
+        let confirmed = items(list, "missing").filter(|pair| pair["is_confirmed"] == true);
         links.missing =
             confirmed.filter_map(|pair| Some((pair["node"].as_str()?, pair["peer"].as_str()?))).collect();
         links

@@ -20,7 +20,7 @@ mod target;
 
 pub use finding::{Finding, KINDS, Kind, Report, Severity};
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -101,6 +101,16 @@ impl Doctor<'_> {
 /// The texts of an array.
 fn strings(array: &Value) -> impl Iterator<Item = &str> {
     array.as_array().into_iter().flatten().filter_map(Value::as_str)
+}
+
+/// The addresses of a node or a daemon, as the API tells them.
+fn addresses_of(told: &Value) -> Vec<IpAddr> {
+    strings(&told["addresses"]).flat_map(str::parse).collect()
+}
+
+/// So many of something.
+fn counted(count: u64, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 /// Asks the EPMD at one address.

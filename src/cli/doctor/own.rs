@@ -9,8 +9,8 @@ use super::finding::{
     ENTRY_UNREADABLE, NODE_CONFLICT, NODE_UNPUBLISHED, PORT_FOREIGN, PORT_SHARED, PORT_SYSTEMD,
     SETTINGS_DIFFER, Severity,
 };
-use super::{CONNECT_TIME, Doctor, ask, is_repmd};
-use crate::cli::api::{Api, ApiError};
+use super::{CONNECT_TIME, Doctor, ask, counted, is_repmd};
+use crate::cli::api::{Api, ApiError, items};
 use crate::cli::client::{ANSWER_TIME, AskError};
 use crate::listeners::{Listeners, Process};
 use crate::protocol::{Request, decode_names_reply};
@@ -99,7 +99,8 @@ impl Doctor<'_> {
             self.report.found(PORT_SHARED, format!("beside repmd, {other} listens on port {port} too"));
         }
         let host = known_as.map(|host| format!(" as {host}")).unwrap_or_default();
-        self.report.fine(format!("repmd answers on port {port}{host}, with {}", nodes(count as u64)));
+        self.report
+            .fine(format!("repmd answers on port {port}{host}, with {}", counted(count as u64, "node")));
         true
     }
 
@@ -158,7 +159,7 @@ impl Doctor<'_> {
             self.report.found(SETTINGS_DIFFER, saw);
         }
         let Some(list) = self.ask_api("/api/v1/nodes?limit=10000") else { return };
-        for node in list["nodes"].as_array().into_iter().flatten() {
+        for node in items(&list, "nodes") {
             let text = |key: &str| node[key].as_str().unwrap_or_default();
             match text("state") {
                 "conflict" => {
@@ -174,13 +175,9 @@ impl Doctor<'_> {
         }
         if let Some(total) = list["total"].as_u64() {
             let cluster = text_of(&status["cluster"]);
-            self.report.fine(format!("it knows {} in the cluster {cluster}", nodes(total)));
+            self.report.fine(format!("it knows {} in the cluster {cluster}", counted(total, "node")));
         }
     }
-}
-
-fn nodes(count: u64) -> String {
-    if count == 1 { "1 node".to_owned() } else { format!("{count} nodes") }
 }
 
 fn text_of(value: &Value) -> &str {
@@ -198,10 +195,10 @@ fn node_count(reply: &[u8], port: u16) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::nodes;
+    use super::counted;
 
     #[test]
     fn one_node_is_said_as_one() {
-        assert_eq!([0, 1, 2].map(nodes), ["0 nodes", "1 node", "2 nodes"]);
+        assert_eq!([0, 1, 2].map(|count| counted(count, "node")), ["0 nodes", "1 node", "2 nodes"]);
     }
 }

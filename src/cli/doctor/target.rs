@@ -10,8 +10,8 @@ use super::finding::{
     HOST_ELSEWHERE, HOST_IS_LOOPBACK, HOST_NOT_SHARED, HOST_UNREACHABLE, HOST_UNRESOLVABLE, Kind,
     NAME_DIFFERS, NAME_ELSEWHERE, NAME_FORM, NAME_NOT_SHARED, NAME_UNKNOWN, NODE_REFUSES, REGISTRY_DISAGREES,
 };
-use super::{CONNECT_TIME, Doctor, ask, strings};
-use crate::cli::api::in_path;
+use super::{CONNECT_TIME, Doctor, addresses_of, ask};
+use crate::cli::api::{in_path, items};
 use crate::cli::client::AskError;
 use crate::handshake::{Met, STEP_TIME, meet};
 use crate::printable::in_words;
@@ -72,7 +72,7 @@ impl Doctor<'_> {
         let Some(daemon) = self.ask_api(&format!("/api/v1/lookups/{}", in_path(&format!("@{host}")))) else {
             return Vec::new();
         };
-        strings(&daemon["addresses"]).flat_map(str::parse).collect()
+        addresses_of(&daemon)
     }
 
     /// Whether the host is elsewhere by the registry, in words.
@@ -143,7 +143,7 @@ impl Doctor<'_> {
                 (REGISTRY_DISAGREES, saw)
             } else {
                 let list = self.ask_api(&format!("/api/v1/nodes?name={}", in_path(name))).unwrap_or_default();
-                let nodes = list["nodes"].as_array().into_iter().flatten();
+                let nodes = items(&list, "nodes");
                 let nodes: Vec<_> = nodes.filter_map(|node| node["node"].as_str()).collect();
                 if nodes.is_empty() {
                     (NAME_UNKNOWN, format!("the EPMD at {epmd} does not know {name}, and nobody else does"))
