@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
 
-use repmd_test_stores::Postgres;
+use repmd_test_stores::{Etcd, Postgres};
 use repmd_test_support::{Daemon, ErlangNode, Network, Root, http, lookup_port, run, wait_for};
 use rustix::process::Signal;
 
@@ -12,6 +12,8 @@ use crate::{EPMD_PORT, RELEASE, SOON};
 const STORE_PORT: u16 = 6379;
 
 const POSTGRES_PORT: u16 = 5432;
+
+const ETCD_PORT: u16 = 2379;
 
 /// A resolver that knows nothing, and asks nobody.
 pub(crate) const NO_DNS: &str = "{lookup, [file]}. ";
@@ -48,6 +50,7 @@ pub(crate) struct Lab {
 enum Running {
     Redis(Daemon),
     Postgres(Postgres),
+    Etcd(Etcd),
 }
 
 /// A machine, or a container of one.
@@ -78,6 +81,13 @@ impl Lab {
         let url = |store| format!("postgres://repmd@{store}/repmd");
         let (middle, machines) = Self::plug(Families::Both, POSTGRES_PORT, url);
         let store = Running::Postgres(middle.inside(|| Postgres::start_for_all(POSTGRES_PORT)));
+        (Self { middle, store }, machines)
+    }
+
+    /// With etcd in the place of Redis.
+    pub(crate) fn with_etcd<const COUNT: usize>() -> (Self, [Machine; COUNT]) {
+        let (middle, machines) = Self::plug(Families::Both, ETCD_PORT, |store| format!("etcd://{store}"));
+        let store = Running::Etcd(middle.inside(|| Etcd::start_for_all(ETCD_PORT, &[])));
         (Self { middle, store }, machines)
     }
 
@@ -114,6 +124,7 @@ impl Lab {
                 server.kill();
                 *server = Postgres::start_for_all(POSTGRES_PORT);
             }),
+            Running::Etcd(etcd) => self.middle.inside(|| etcd.restart_empty()),
         }
     }
 

@@ -89,10 +89,18 @@ fn no_look_up_fails_when_a_daemon_restarts_in_order_and_its_socket_is_kept() {
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
-/// Nobody resolves the hosts: what leads from one node to the other is in the store.
 #[test]
 fn nodes_of_two_machines_reach_each_other_by_a_postgres_also_when_it_comes_back_empty() {
-    let (mut lab, [a, b]) = Lab::with_postgres();
+    reach_each_other_also_when_it_comes_back_empty(Lab::with_postgres());
+}
+
+#[test]
+fn nodes_of_two_machines_reach_each_other_by_an_etcd_also_when_it_comes_back_empty() {
+    reach_each_other_also_when_it_comes_back_empty(Lab::with_etcd());
+}
+
+/// Nobody resolves the hosts: what leads from one node to the other is in the store.
+fn reach_each_other_also_when_it_comes_back_empty((mut lab, [a, b]): (Lab, [Machine; 2])) {
     let _daemons = [&a, &b].map(|machine| machine.serve(Epmd::Repmd, &[]));
     let module = Module::compile();
     let mut first = a.node("first@a", NO_DNS, &module.flags());

@@ -18,6 +18,8 @@ pub struct Etcd {
     release: Release,
     members: Vec<Member>,
     certificates: Option<Certificates>,
+    /// Where members listen for clients.
+    address: &'static str,
     /// More options than a member needs.
     options: Vec<String>,
     /// How often it was made anew: members of another life know nothing of this one.
@@ -60,14 +62,27 @@ impl Etcd {
     /// Any arrangement of any release, with more options for its members.
     #[must_use]
     pub fn start(kind: EtcdKind, release: Release, options: &[&str]) -> Self {
+        let mut etcd = Self::new(kind, release, options);
+        etcd.revive();
+        etcd
+    }
+
+    /// One member that listens on all addresses of this network, with more options.
+    #[must_use]
+    pub fn start_for_all(port: u16, options: &[&str]) -> Self {
+        let mut etcd = Self::new(EtcdKind::Alone, Release::InstalledEtcd, options);
+        (etcd.members[0].client, etcd.address) = (port, "0.0.0.0");
+        etcd.revive();
+        etcd
+    }
+
+    fn new(kind: EtcdKind, release: Release, options: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("repmd-store").tempdir().expect("a folder can be made");
         let member = || Member { client: free_port(), peer: free_port(), running: None };
         let members = (0..if kind == EtcdKind::Three { 3 } else { 1 }).map(|_| member()).collect();
         let certificates = (kind == EtcdKind::Tls).then(|| Certificates::create(folder.path()));
         let options = options.iter().map(|option| (*option).to_owned()).collect();
-        let mut etcd = Self { release, members, certificates, options, lives: 0, folder };
-        etcd.revive();
-        etcd
+        Self { release, members, certificates, address: "127.0.0.1", options, lives: 0, folder }
     }
 
     /// The store's URL, as the daemon takes it; with TLS also the files to use.
@@ -316,14 +331,16 @@ impl Etcd {
         if self.members[number].running.is_some() {
             return;
         }
-        let client = format!("{}://127.0.0.1:{}", self.scheme(), self.members[number].client);
+        let (scheme, port) = (self.scheme(), self.members[number].client);
+        let listens = format!("{scheme}://{}:{port}", self.address);
+        let client = format!("{scheme}://127.0.0.1:{port}");
         let (peer, data) = (self.peer_url(number), self.data(number));
         let (name, cluster, token) = (format!("m{number}"), self.initial_cluster(), self.token());
         let data = data.to_str().expect("the folder's name is a text");
         let mut arguments: Vec<_> = [
             ["--name", &name],
             ["--data-dir", data],
-            ["--listen-client-urls", &client],
+            ["--listen-client-urls", &listens],
             ["--advertise-client-urls", &client],
             ["--listen-peer-urls", &peer],
             ["--initial-advertise-peer-urls", &peer],
