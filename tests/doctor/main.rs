@@ -7,6 +7,7 @@ mod healthy;
 mod host;
 mod links;
 mod node;
+mod other_stores;
 mod own;
 mod store;
 
