@@ -2,17 +2,38 @@
 
 use std::fmt;
 
-/// The registry where nobody named one.
-pub(super) const DEFAULT_BACKEND: &str = "memory";
+use super::parsing::Form;
+use super::reader::Reader;
+use super::table::Row;
+use super::values::SettingError;
+
+/// Which URLs there are, the kinds of registry know.
+pub(super) const BACKEND: Row<String> = Row {
+    key: "backend",
+    variables: &["REPMD_BACKEND"],
+    form: Form { value: "BACKEND", expected: "a URL", parse: |text| Some(text.to_owned()) },
+    help: "Where registrations live: `memory`, or a store that daemons share, such as redis://10.0.0.9 or postgres://10.0.0.9",
+    default: "memory",
+};
 
 /// Where registrations live.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Backend {
-    pub(super) url: String,
-    pub(super) is_shared: bool,
+    url: String,
+    is_shared: bool,
 }
 
 impl Backend {
+    /// `check` says whether daemons share the registry at a URL, or what it expects there.
+    pub(super) fn read(
+        values: &Reader<'_>,
+        check: &dyn Fn(&str) -> Result<bool, String>,
+    ) -> Result<Self, SettingError> {
+        let url = values.value(&BACKEND)?;
+        let is_shared = check(&url).map_err(|expected| values.wrong(&BACKEND, &expected))?;
+        Ok(Self { url, is_shared })
+    }
+
     /// Where it is. It may hold a password.
     #[must_use]
     pub fn url(&self) -> &str {
@@ -55,4 +76,24 @@ pub(super) fn without_password(url: &str) -> String {
     };
     let query = query.map(|query| format!("?{}", query.split('&').map(hide).collect::<Vec<_>>().join("&")));
     format!("{scheme}://{entry}{}", query.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{check, merge};
+    use super::*;
+
+    #[test]
+    fn a_password_is_in_no_error_of_the_settings() {
+        let broken = "port = 5000\nbackend = redis://u:s3cret@h\n";
+        let error = merge(&[], &[], broken).unwrap_err().to_string();
+        assert!(!error.contains("s3cret") && error.contains("line 2, column 11: "), "{error}");
+        for url in ["redis:/u:s3cret@h", "redis://h?password=s3cret", "redis://u:s3cret@h/x?y=z", "s3cret"] {
+            let error = check(&[("backend", url)], &[], "").unwrap_err().to_string();
+            assert!(!error.contains("s3cret"), "{error}");
+            assert!(!without_password(url).contains("s3cret"), "{}", without_password(url));
+        }
+        let shown = "rediss://u:***@h:1/2?password_file=/run/p&x=y";
+        assert_eq!(without_password("rediss://u:p@h:1/2?password_file=/run/p&x=y"), shown);
+    }
 }

@@ -1,13 +1,41 @@
 //! How values are written.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
-use hickory_proto::rr::Name;
-use repmd_backend_api::HostId;
-use tracing::level_filters::LevelFilter;
+/// How a value is written.
+pub(super) struct Form<T> {
+    /// What it is called in help texts.
+    pub(super) value: &'static str,
+    /// What is expected, for whoever wrote something else.
+    pub(super) expected: &'static str,
+    /// Reads it, without the space around it. `None`: it is written in another way.
+    pub(super) parse: fn(&str) -> Option<T>,
+}
+
+impl<T: FromStr + Default + PartialOrd> Form<T> {
+    /// A number that is not 0.
+    pub(super) const COUNT: Self =
+        Form { value: "NUMBER", expected: "a number from 1 up", parse: positive::<T> };
+}
+
+pub(super) const TIME: Form<Duration> = Form {
+    value: "TIME",
+    expected: "a time such as 60s or 500ms, or a number of seconds, of 30 days at most",
+    parse: duration,
+};
+
+pub(super) const BOOL: Form<bool> =
+    Form { value: "BOOL", expected: "`true` or `false`", parse: |text| text.parse().ok() };
+
+pub(super) const PATH: Form<PathBuf> = Form {
+    value: "PATH",
+    expected: "an absolute path",
+    parse: |text| Some(PathBuf::from(text)).filter(|path| path.is_absolute()),
+};
 
 /// The longest time that any setting takes: 30 days. Clocks reckon with much more, but not with all that fits a
 /// number.
@@ -22,48 +50,38 @@ pub(crate) fn duration(text: &str) -> Option<Duration> {
     time.filter(|time| *time <= TIME_MAX)
 }
 
-/// One or more items separated by commas or spaces. None at all is nothing that anybody means: where a list narrows
-/// something down, an empty one would not.
-pub(super) fn list<T: std::str::FromStr>(text: &str) -> Option<Vec<T>> {
-    list_of(|item| item.parse().ok())(text).filter(|items| !items.is_empty())
+/// A number that is not 0.
+pub(super) fn positive<T: FromStr + Default + PartialOrd>(text: &str) -> Option<T> {
+    text.parse().ok().filter(|number| T::default() < *number)
 }
 
-/// Items separated by commas or spaces, with a parser of the items; empty ones are passed over.
-pub(super) fn list_of<T>(item: impl Fn(&str) -> Option<T>) -> impl Fn(&str) -> Option<Vec<T>> {
-    move |text| text.split([',', ' ']).filter(|text| !text.is_empty()).map(&item).collect()
+/// One or more items separated by commas or spaces. None at all is nothing that anybody means: where a list narrows
+/// something down, an empty one would not.
+pub(super) fn list<T: FromStr>(text: &str) -> Option<Vec<T>> {
+    some_of(text, |item| item.parse().ok())
+}
+
+/// The same with a parser of the items.
+pub(super) fn some_of<T>(text: &str, item: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+    list_of(text, item).filter(|items| !items.is_empty())
+}
+
+/// Items separated by commas or spaces, if any; empty ones are passed over.
+pub(super) fn list_of<T>(text: &str, item: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+    text.split([',', ' ']).filter(|text| !text.is_empty()).map(item).collect()
 }
 
 /// `key=value` items.
 pub(super) fn pairs<K: Ord, V>(
+    text: &str,
     key: impl Fn(&str) -> Option<K>,
     value: impl Fn(&str) -> Option<V>,
-) -> impl Fn(&str) -> Option<BTreeMap<K, V>> {
-    let pair = move |text: &str| {
+) -> Option<BTreeMap<K, V>> {
+    let pair = |text: &str| {
         let (left, right) = text.split_once('=')?;
         Some((key(left)?, value(right)?))
     };
-    move |text| Some(list_of(&pair)(text)?.into_iter().collect())
-}
-
-/// A domain that names may be below of.
-pub(super) fn zone(text: &str) -> Option<Name> {
-    let zone = HostId::parse(text.trim_matches('.')).ok().filter(HostId::is_resolvable)?;
-    Name::from_ascii(format!("{zone}.")).ok()
-}
-
-/// An address with or without a port, which else is that of DNS.
-pub(super) fn name_server(text: &str) -> Option<SocketAddr> {
-    let at_port_53 = || text.parse().ok().map(|address: IpAddr| SocketAddr::new(address, 53));
-    text.parse().ok().or_else(at_port_53)
-}
-
-/// A bare word that is no level is refused: a filter takes it for the name of a part of a program, and logs nothing
-/// but that.
-pub(super) fn log_filter(text: &str) -> Option<String> {
-    let is_word = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    let is_known = |part: &str| !is_word(part) || !part.is_empty() && part.parse::<LevelFilter>().is_ok();
-    let is_filter = text.parse::<tracing_subscriber::EnvFilter>().is_ok();
-    (is_filter && text.split(',').map(str::trim).all(is_known)).then(|| text.to_owned())
+    Some(list_of(text, pair)?.into_iter().collect())
 }
 
 /// `FROM-TO`, neither of them 0.
@@ -73,7 +91,8 @@ pub(super) fn port_range(text: &str) -> Option<RangeInclusive<u16>> {
     (0 < first && first <= last).then_some(first..=last)
 }
 
-pub(super) fn cluster_name(text: &str) -> Option<String> {
-    let fits = (1..=64).contains(&text.len());
-    (fits && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))).then(|| text.to_owned())
+/// Letters, digits and some other characters, up to so many.
+pub(super) fn word(text: &str, others: &str, length_max: usize) -> Option<String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || others.contains(c);
+    ((1..=length_max).contains(&text.len()) && text.chars().all(fits)).then(|| text.to_owned())
 }

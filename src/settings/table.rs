@@ -1,9 +1,57 @@
-//! What can be set.
+//! What can be set: the rows, and their order.
+//!
+//! A row is written beside what reads it: `policy` has those of who may ask what, `dns` those of DNS.
 
-/// The stock daemon's variable that counts by being set, whatever it says.
-pub(super) const STOCK_RELAXED: &str = "ERL_EPMD_RELAXED_COMMAND_CHECK";
+use super::admin::{ADMIN, ADMIN_TOKEN_FILE};
+use super::backend::BACKEND;
+use super::dns::{DNS, DNS_FORWARD, DNS_NEGATIVE_TTL, DNS_RATE, DNS_TTL, DNS_ZONE};
+use super::files::{HOSTS_FILE, HOSTS_FILE_DOMAINS, ORPHANS_FILE};
+use super::identity::{ADVERTISE, ALIAS, HOST, INSTANCE_NAME};
+use super::limits::{
+    DELAY_ACCEPT, DELAY_WRITE, DRAIN_TIME, EXIT_WHEN_EMPTY, PACKET_TIMEOUT, REQUEST_RATE, WAITING_MAX,
+    WAITING_PER_PEER_MAX,
+};
+use super::listening::{ADDRESS, PORT};
+use super::log::{AUDIT_LOG, LOG, LOG_FORMAT};
+use super::parsing::Form;
+use super::policy::{
+    ALLOW_ADMIN_FROM, ALLOW_DNS_FROM, ALLOW_LISTS_FROM, ALLOW_LOOKUPS_FROM, COMMAND_FROM, NODE_PORTS,
+    NODE_PORTS_STRICT, REGISTER_FROM, RELAXED_COMMAND_CHECK,
+};
+use super::registry::{CLUSTER, LEASE_TTL, LOOKUP, STALE_FOR};
+use super::relay::{
+    RELAY, RELAY_CONNECTIONS, RELAY_CONNECTIONS_PER_PEER, RELAY_IDLE_TIME, RELAY_PORTS, RELAY_TARGET_PORTS,
+};
+use super::topology::{ADVERTISE_PORT, NAMES, VIRTUAL_HOST};
 
-/// One thing that can be set.
+/// One thing that can be set, to a `T`: all that is to be said of it.
+pub(super) struct Row<T> {
+    /// The key in a file; `--key` is the flag.
+    pub(super) key: &'static str,
+    /// Environment variables, the strongest first.
+    pub(super) variables: &'static [&'static str],
+    /// How its value is written.
+    pub(super) form: Form<T>,
+    /// One sentence.
+    pub(super) help: &'static str,
+    /// What it is when nobody sets it: a value, or words if that depends on the machine.
+    pub(super) default: &'static str,
+}
+
+impl<T> Row<T> {
+    /// What help texts show.
+    const fn setting(&self) -> Setting {
+        Setting {
+            key: self.key,
+            variables: self.variables,
+            value: self.form.value,
+            help: self.help,
+            default: self.default,
+        }
+    }
+}
+
+/// One thing that can be set, as help texts show it.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
     /// The key in a file; `--key` is the flag.
@@ -20,362 +68,85 @@ pub struct Setting {
 
 /// Every setting, in the order of the help text.
 pub const TABLE: &[Setting] = &[
-    Setting {
-        key: "port",
-        variables: &["REPMD_PORT", "ERL_EPMD_PORT"],
-        value: "PORT",
-        help: "Listen on this port",
-        default: "4369",
-    },
-    Setting {
-        key: "address",
-        variables: &["REPMD_ADDRESS", "ERL_EPMD_ADDRESS"],
-        value: "ADDRESS,...",
-        help: "Listen on these addresses, and on loopback",
-        default: "every address",
-    },
-    Setting {
-        key: "backend",
-        variables: &["REPMD_BACKEND"],
-        value: "BACKEND",
-        help: "Where registrations live: `memory`, or a store that daemons share, such as redis://10.0.0.9 or postgres://10.0.0.9",
-        default: "memory",
-    },
-    Setting {
-        key: "cluster",
-        variables: &["REPMD_CLUSTER"],
-        value: "NAME",
-        help: "The registry within the store; daemons of different clusters never see each other",
-        default: "default",
-    },
-    Setting {
-        key: "host",
-        variables: &["REPMD_HOST"],
-        value: "NAME",
-        help: "The host that this daemon's nodes are on",
-        default: "this machine's short host name",
-    },
-    Setting {
-        key: "alias",
-        variables: &["REPMD_ALIAS"],
-        value: "NAME,...",
-        help: "Other names of that host, such as its full one",
-        default: "this machine's full name, and the advertised addresses",
-    },
-    Setting {
-        key: "instance-name",
-        variables: &["REPMD_INSTANCE_NAME"],
-        value: "NAME",
-        help: "What tells this daemon from others of its host, and stays the same when it restarts",
-        default: "this machine's name, what of its machine-id tells it from others, the host and the port",
-    },
-    Setting {
-        key: "advertise",
-        variables: &["REPMD_ADVERTISE"],
-        value: "ADDRESS,...",
-        help: "Where nodes of this host are reached from others",
-        default: "this machine's address on the connection to the store, as it changes",
-    },
-    Setting {
-        key: "advertise-port",
-        variables: &["REPMD_ADVERTISE_PORT"],
-        value: "FROM=TO,...",
-        help: "Tell other machines port TO for a node that listens on port FROM",
-        default: "the node's own port",
-    },
-    Setting {
-        key: "virtual-host",
-        variables: &["REPMD_VIRTUAL_HOST"],
-        value: "ADDRESS=HOST,...",
-        help: "Answer for another host at this address of this machine",
-        default: "none",
-    },
-    Setting {
-        key: "relay",
-        variables: &["REPMD_RELAY"],
-        value: "CIDR,...",
-        help: "Relay connections of those who ask at the address of a virtual host to nodes of these networks",
-        default: "off",
-    },
-    Setting {
-        key: "relay-ports",
-        variables: &["REPMD_RELAY_PORTS"],
-        value: "FROM-TO",
-        help: "Listen for the relay on these ports, one for each node that is asked for",
-        default: "any free port",
-    },
-    Setting {
-        key: "relay-connections",
-        variables: &["REPMD_RELAY_CONNECTIONS"],
-        value: "NUMBER",
-        help: "Most connections at once that are relayed",
-        default: "a sixteenth of the open-file limit",
-    },
-    Setting {
-        key: "relay-connections-per-peer",
-        variables: &["REPMD_RELAY_CONNECTIONS_PER_PEER"],
-        value: "NUMBER",
-        help: "The same for one address that dials",
-        default: "half of relay-connections",
-    },
-    Setting {
-        key: "relay-target-ports",
-        variables: &["REPMD_RELAY_TARGET_PORTS"],
-        value: "FROM-TO",
-        help: "Relay to nodes at these ports alone",
-        default: "1024-65535",
-    },
-    Setting {
-        key: "relay-idle-time",
-        variables: &["REPMD_RELAY_IDLE_TIME"],
-        value: "TIME",
-        help: "End a relayed connection on which nothing was sent for this long, or up to twice as long",
-        default: "5m",
-    },
-    Setting {
-        key: "lookup",
-        variables: &["REPMD_LOOKUP"],
-        value: "SCOPE",
-        help: "Where to look a name without a host up: on this `host`, or also in the `cluster`",
-        default: "cluster",
-    },
-    Setting {
-        key: "names",
-        variables: &["REPMD_NAMES"],
-        value: "SCOPE",
-        help: "What NAMES lists: the nodes of the `host` that was asked, or its `scope`: and of all virtual hosts",
-        default: "host",
-    },
-    Setting {
-        key: "orphans-file",
-        variables: &["REPMD_ORPHANS_FILE"],
-        value: "PATH",
-        help: "Remember the nodes in this file, and answer after a restart for those that do not come back by themselves, while something listens at their port",
-        default: "none",
-    },
-    Setting {
-        key: "hosts-file",
-        variables: &["REPMD_HOSTS_FILE"],
-        value: "PATH",
-        help: "Write the addresses of the cluster's hosts into this file, for nodes without DNS, and an inetrc beside it",
-        default: "none",
-    },
-    Setting {
-        key: "hosts-file-domains",
-        variables: &["REPMD_HOSTS_FILE_DOMAINS"],
-        value: "DOMAIN,...",
-        help: "Write other hosts' names into it only if they are in these domains, or have no dot",
-        default: "any name",
-    },
-    Setting {
-        key: "dns",
-        variables: &["REPMD_DNS"],
-        value: "ADDRESS:PORT,...",
-        help: "Answer by DNS here, UDP and TCP: HOST.ZONE is where a host is, NAME.nodes.ZONE which hosts have a node",
-        default: "off",
-    },
-    Setting {
-        key: "dns-zone",
-        variables: &["REPMD_DNS_ZONE"],
-        value: "ZONE,...",
-        help: "The zones whose names are the registry's",
-        default: "repmd",
-    },
-    Setting {
-        key: "dns-ttl",
-        variables: &["REPMD_DNS_TTL"],
-        value: "TIME",
-        help: "How long resolvers may remember what they were told",
-        default: "1s",
-    },
-    Setting {
-        key: "dns-negative-ttl",
-        variables: &["REPMD_DNS_NEGATIVE_TTL"],
-        value: "TIME",
-        help: "How long they may remember that there is nothing",
-        default: "1s",
-    },
-    Setting {
-        key: "dns-forward",
-        variables: &["REPMD_DNS_FORWARD"],
-        value: "ADDRESS,...",
-        help: "Ask these name servers for names of all other zones, for this machine and for allow-lookups-from",
-        default: "none: those names are refused",
-    },
-    Setting {
-        key: "dns-rate",
-        variables: &["REPMD_DNS_RATE"],
-        value: "NUMBER",
-        help: "Most answers a second by UDP to one network (/24 or /56) that is not this machine",
-        default: "1000",
-    },
-    Setting {
-        key: "lease-ttl",
-        variables: &["REPMD_LEASE_TTL"],
-        value: "TIME",
-        help: "How long a shared store keeps a registration that is not renewed",
-        default: "15s",
-    },
-    Setting {
-        key: "stale-for",
-        variables: &["REPMD_STALE_FOR"],
-        value: "TIME",
-        help: "How long to answer for nodes elsewhere from memory while the store is away",
-        default: "lease-ttl",
-    },
-    Setting {
-        key: "admin",
-        variables: &["REPMD_ADMIN"],
-        value: "ADDRESS:PORT",
-        help: "Show the cluster by HTTP at this address: a page, an API, metrics, probes; or `off`",
-        default: "127.0.0.1:4370, or a free port of 127.0.0.1 if that is taken; off with the stock command line",
-    },
-    Setting {
-        key: "admin-token-file",
-        variables: &["REPMD_ADMIN_TOKEN_FILE"],
-        value: "PATH",
-        help: "Demand the token in this file of those who look; without one `admin` must be a loopback address",
-        default: "none",
-    },
-    Setting {
-        key: "allow-lookups-from",
-        variables: &["REPMD_ALLOW_LOOKUPS_FROM"],
-        value: "NETWORK,...",
-        help: "Answer look-ups only to these networks and to this machine",
-        default: "any",
-    },
-    Setting {
-        key: "allow-lists-from",
-        variables: &["REPMD_ALLOW_LISTS_FROM"],
-        value: "NETWORK,...",
-        help: "List names only to these networks and to this machine",
-        default: "allow-lookups-from; else private, cluster, or any with the stock command line",
-    },
-    Setting {
-        key: "allow-dns-from",
-        variables: &["REPMD_ALLOW_DNS_FROM"],
-        value: "NETWORK,...",
-        help: "Answer by DNS only to these networks and to this machine",
-        default: "allow-lookups-from",
-    },
-    Setting {
-        key: "allow-admin-from",
-        variables: &["REPMD_ALLOW_ADMIN_FROM"],
-        value: "NETWORK,...",
-        help: "Show the cluster by HTTP only to these networks and to this machine",
-        default: "any",
-    },
-    Setting {
-        key: "register-from",
-        variables: &["REPMD_REGISTER_FROM"],
-        value: "NETWORK,...",
-        help: "Let nodes of these networks register too",
-        default: "loopback",
-    },
-    Setting {
-        key: "command-from",
-        variables: &["REPMD_COMMAND_FROM"],
-        value: "NETWORK,...",
-        help: "Let these networks too kill the daemon, stop nodes and dump what it holds, as this machine may",
-        default: "loopback",
-    },
-    Setting {
-        key: "request-rate",
-        variables: &["REPMD_REQUEST_RATE"],
-        value: "NUMBER",
-        help: "Most requests a second of one address that is not this machine's; more are closed unanswered",
-        default: "any number",
-    },
-    Setting {
-        key: "node-ports",
-        variables: &["REPMD_NODE_PORTS"],
-        value: "PORT-PORT",
-        help: "Where nodes are to listen; the log tells of those that listen elsewhere",
-        default: "any port",
-    },
-    Setting {
-        key: "node-ports-strict",
-        variables: &["REPMD_NODE_PORTS_STRICT"],
-        value: "BOOL",
-        help: "Turn nodes away that listen elsewhere",
-        default: "false",
-    },
-    Setting {
-        key: "relaxed-command-check",
-        variables: &["REPMD_RELAXED_COMMAND_CHECK", STOCK_RELAXED],
-        value: "BOOL",
-        help: "Let local clients stop nodes, and kill the daemon while nodes are registered",
-        default: "false",
-    },
-    Setting {
-        key: "packet-timeout",
-        variables: &["REPMD_PACKET_TIMEOUT"],
-        value: "TIME",
-        help: "Close a connection that makes no progress for this long",
-        default: "60s",
-    },
-    Setting {
-        key: "waiting-max",
-        variables: &["REPMD_WAITING_MAX"],
-        value: "NUMBER",
-        help: "Most connections at once whose request is not whole",
-        default: "a quarter of the open-file limit",
-    },
-    Setting {
-        key: "waiting-per-peer-max",
-        variables: &["REPMD_WAITING_PER_PEER_MAX"],
-        value: "NUMBER",
-        help: "The same for one address that is not loopback",
-        default: "a quarter of waiting-max",
-    },
-    Setting {
-        key: "drain-time",
-        variables: &["REPMD_DRAIN_TIME"],
-        value: "TIME",
-        help: "How long a stopping daemon waits for requests on their way",
-        default: "5s",
-    },
-    Setting {
-        key: "exit-when-empty",
-        variables: &["REPMD_EXIT_WHEN_EMPTY"],
-        value: "TIME",
-        help: "End this long after the last node has left, unless another comes; a daemon that no node has come to goes on",
-        default: "never",
-    },
-    Setting {
-        key: "delay-accept",
-        variables: &["REPMD_DELAY_ACCEPT"],
-        value: "TIME",
-        help: "Sleep before accepting, to test clients",
-        default: "0s",
-    },
-    Setting {
-        key: "delay-write",
-        variables: &["REPMD_DELAY_WRITE"],
-        value: "TIME",
-        help: "Sleep before answering, to test clients",
-        default: "0s",
-    },
-    Setting {
-        key: "audit-log",
-        variables: &["REPMD_AUDIT_LOG"],
-        value: "PATH",
-        help: "Also append to this file who registered, was refused or stopped what, and from where, as JSON",
-        default: "none",
-    },
-    Setting {
-        key: "log",
-        variables: &["REPMD_LOG"],
-        value: "LEVEL",
-        help: "What to log: `error`, `warn`, `info`, `debug` or `trace`, or a filter such as \
-               `info,repmd::requests=debug`, which adds each request and its answer",
-        default: "info",
-    },
-    Setting {
-        key: "log-format",
-        variables: &["REPMD_LOG_FORMAT"],
-        value: "FORMAT",
-        help: "How to log: `text` or `json`",
-        default: "text",
-    },
+    PORT.setting(),
+    ADDRESS.setting(),
+    BACKEND.setting(),
+    CLUSTER.setting(),
+    HOST.setting(),
+    ALIAS.setting(),
+    INSTANCE_NAME.setting(),
+    ADVERTISE.setting(),
+    ADVERTISE_PORT.setting(),
+    VIRTUAL_HOST.setting(),
+    RELAY.setting(),
+    RELAY_PORTS.setting(),
+    RELAY_CONNECTIONS.setting(),
+    RELAY_CONNECTIONS_PER_PEER.setting(),
+    RELAY_TARGET_PORTS.setting(),
+    RELAY_IDLE_TIME.setting(),
+    LOOKUP.setting(),
+    NAMES.setting(),
+    ORPHANS_FILE.setting(),
+    HOSTS_FILE.setting(),
+    HOSTS_FILE_DOMAINS.setting(),
+    DNS.setting(),
+    DNS_ZONE.setting(),
+    DNS_TTL.setting(),
+    DNS_NEGATIVE_TTL.setting(),
+    DNS_FORWARD.setting(),
+    DNS_RATE.setting(),
+    LEASE_TTL.setting(),
+    STALE_FOR.setting(),
+    ADMIN.setting(),
+    ADMIN_TOKEN_FILE.setting(),
+    ALLOW_LOOKUPS_FROM.setting(),
+    ALLOW_LISTS_FROM.setting(),
+    ALLOW_DNS_FROM.setting(),
+    ALLOW_ADMIN_FROM.setting(),
+    REGISTER_FROM.setting(),
+    COMMAND_FROM.setting(),
+    REQUEST_RATE.setting(),
+    NODE_PORTS.setting(),
+    NODE_PORTS_STRICT.setting(),
+    RELAXED_COMMAND_CHECK.setting(),
+    PACKET_TIMEOUT.setting(),
+    WAITING_MAX.setting(),
+    WAITING_PER_PEER_MAX.setting(),
+    DRAIN_TIME.setting(),
+    EXIT_WHEN_EMPTY.setting(),
+    DELAY_ACCEPT.setting(),
+    DELAY_WRITE.setting(),
+    AUDIT_LOG.setting(),
+    LOG.setting(),
+    LOG_FORMAT.setting(),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::check;
+    use super::*;
+
+    #[test]
+    fn every_setting_says_what_it_expected() {
+        for setting in TABLE {
+            let error = check(&[(setting.key, "?/[")], &[], "").expect_err(setting.key).to_string();
+            // The store's URL may hold a password.
+            let value = if setting.key == "backend" { "***" } else { "?/[" };
+            let said = format!("{}: {value:?} (from flag) is wrong: expected ", setting.key);
+            assert!(error.starts_with(&said), "{error}");
+        }
+    }
+
+    #[test]
+    fn no_time_is_longer_than_clocks_reckon_with() {
+        let times = TABLE.iter().filter(|setting| setting.value == "TIME");
+        assert!(4 < times.clone().count());
+        for Setting { key, .. } in times {
+            for text in ["18446744073709551615", "31d", "600000000y"] {
+                let error = check(&[(key, text)], &[], "").expect_err(key).to_string();
+                assert!(error.contains(" is wrong: expected a time "), "{error}");
+            }
+            assert!(*key == "lease-ttl" || check(&[(key, "30d")], &[], "").is_ok(), "{key}");
+        }
+    }
+}

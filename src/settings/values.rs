@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::backend::without_password;
-use super::table::{STOCK_RELAXED, Setting, TABLE};
+use super::backend::{BACKEND, without_password};
+use super::listening::PORT;
+use super::policy::{NARROWING, STOCK_RELAXED};
+use super::table::TABLE;
 use crate::printable::in_words;
 
 /// Environment variable that names the settings file.
@@ -13,11 +15,6 @@ pub const CONFIG_VARIABLE: &str = "REPMD_CONFIG";
 
 /// The settings file that is read when it exists and no other is named.
 pub const CONFIG_PATH: &str = "/etc/repmd/repmd.toml";
-
-/// The settings that narrow who may ask. Set to nothing, they must not let everybody in: an empty variable is
-/// no less set than an empty value in a file.
-pub(super) const NARROWING: [&str; 4] =
-    ["allow-lookups-from", "allow-lists-from", "allow-dns-from", "allow-admin-from"];
 
 /// Where a value came from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,9 +77,9 @@ pub enum SettingError {
 /// The text of every setting, and where it came from.
 #[derive(Clone, Debug)]
 pub struct Values {
-    pub(super) texts: BTreeMap<&'static str, (String, Origin)>,
+    texts: BTreeMap<&'static str, (String, Origin)>,
     /// What was left out, and why.
-    pub(super) warnings: Vec<String>,
+    warnings: Vec<String>,
 }
 
 /// Reads one variable of the environment. A parameter, so that no test sets a process variable.
@@ -116,7 +113,7 @@ impl Values {
                         || NARROWING.contains(&setting.key)
                 };
                 let is_ours = |(text, origin): &(String, Origin)| {
-                    let is_platforms = setting.key == "port" && is_service_link(text);
+                    let is_platforms = setting.key == PORT.key && is_service_link(text);
                     if is_platforms {
                         warnings.push(format!(
                             "{origin}={text} is left out: Kubernetes and Docker set it for a service of that name"
@@ -135,47 +132,35 @@ impl Values {
         Ok(Self { texts, warnings })
     }
 
-    /// A setting as it may be shown, and where it came from. `default`: what it comes to on this machine where nobody
-    /// set it, if the table has only words for that.
-    pub(super) fn shown(&self, setting: &Setting, default: Option<String>) -> Shown {
-        let (text, origin) = &self.texts[setting.key];
-        let value = match origin {
-            Origin::Default => default.unwrap_or_else(|| setting.default.to_owned()),
-            _ => shown(setting.key, text),
-        };
-        Shown { key: setting.key, value, origin: origin.clone() }
+    /// What was left out, and why.
+    pub(super) fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
-    /// What `key` was set to, parsed; `None` when nobody set it.
-    pub(super) fn parse<T>(
-        &self,
-        key: &'static str,
-        expected: &'static str,
-        parse: impl Fn(&str) -> Option<T>,
-    ) -> Result<Option<T>, SettingError> {
+    /// What `key` was set to, as it was written, and by whom.
+    pub(super) fn get(&self, key: &str) -> (&str, &Origin) {
         let (text, origin) = &self.texts[key];
-        if *origin == Origin::Default {
-            return Ok(None);
-        }
-        let wrong = || self.wrong(key, expected);
-        parse(text.trim()).map(Some).ok_or_else(wrong)
+        (text, origin)
     }
 
+    /// The same as it may be shown: without secrets.
+    pub(super) fn shown(&self, key: &str) -> (String, Origin) {
+        let (text, origin) = self.get(key);
+        let shown = if key == BACKEND.key { without_password(text) } else { text.to_owned() };
+        (shown, origin.clone())
+    }
+
+    /// That `key` was set to something else than was expected.
     pub(super) fn wrong(&self, key: &'static str, expected: &str) -> SettingError {
-        let (text, origin) = &self.texts[key];
+        let (text, origin) = self.get(key);
         SettingError::Value {
             key,
             // Where a URL is wrong, its password may stand anywhere.
-            value: if key == "backend" { "***".to_owned() } else { text.clone() },
+            value: if key == BACKEND.key { "***".to_owned() } else { text.to_owned() },
             origin: origin.clone(),
             expected: expected.to_owned(),
         }
     }
-}
-
-/// A value without its secrets.
-fn shown(key: &str, text: &str) -> String {
-    if key == "backend" { without_password(text) } else { text.to_owned() }
 }
 
 /// The settings of a file as text: arrays are joined by commas, as flags and variables write them.
@@ -228,13 +213,59 @@ fn file_text(value: &toml::Value) -> String {
     }
 }
 
-/// A setting as it may be shown: without secrets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shown {
-    /// The setting.
-    pub key: &'static str,
-    /// What it is set to; where nobody set it, what it comes to on this machine.
-    pub value: String,
-    /// By whom.
-    pub origin: Origin,
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::tests::{check, merge};
+
+    #[test]
+    fn a_flag_wins_over_the_environment_and_that_over_the_file() {
+        let (variable, file) = (&[("REPMD_PORT", "5001")][..], "port = 5002");
+        assert_eq!(check(&[("port", "5000")], variable, file).unwrap().port, 5000);
+        assert_eq!(check(&[], variable, file).unwrap().port, 5001);
+        assert_eq!(check(&[], &[], file).unwrap().port, 5002);
+        assert_eq!(check(&[], &[], "").unwrap().port, 4369);
+    }
+
+    #[test]
+    fn repmds_own_variable_wins_over_the_stock_daemons() {
+        let both = [("ERL_EPMD_PORT", "5001"), ("REPMD_PORT", "5000")];
+        assert_eq!(check(&[], &both, "").unwrap().port, 5000);
+        assert_eq!(check(&[], &both[..1], "").unwrap().port, 5001);
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_its_origin_and_what_was_expected() {
+        let error = check(&[], &[("ERL_EPMD_PORT", "70000")], "").unwrap_err();
+        let text = "port: \"70000\" (from ERL_EPMD_PORT) is wrong: expected a number from 1 to 65535";
+        assert_eq!(error.to_string(), text);
+    }
+
+    #[test]
+    fn what_a_platform_sets_for_a_service_called_repmd_is_left_out_with_a_warning() {
+        for (name, other) in [("REPMD_PORT", "ERL_EPMD_PORT"), ("ERL_EPMD_PORT", "REPMD_PORT")] {
+            let link = (name, "tcp://10.96.0.5:4369");
+            let settings = check(&[], &[link], "").unwrap();
+            assert_eq!((settings.port, settings.port_is_set), (4369, false));
+            assert!(settings.warnings[0].contains("REPMD_PORT=tcp") || name != "REPMD_PORT");
+            assert!(settings.warnings[0].starts_with(name), "{:?}", settings.warnings);
+            assert_eq!(check(&[], &[link, (other, "5000")], "").unwrap().port, 5000);
+        }
+    }
+
+    #[test]
+    fn a_key_that_no_setting_has_is_named() {
+        let error = merge(&[], &[], "prot = 5000").unwrap_err();
+        assert!(error.to_string().starts_with("prot: there is no such setting (from /"), "{error}");
+    }
+
+    #[test]
+    fn a_file_may_write_lists_as_arrays_and_numbers_as_numbers() {
+        let file = "address = [\"10.0.0.1\", \"::1\"]\nrelaxed-command-check = true\npacket-timeout = 5";
+        let settings = check(&[], &[], file).unwrap();
+        assert_eq!(settings.addresses.len(), 2);
+        assert!(settings.policy.relaxed_command_check);
+        assert_eq!(settings.limits.packet_timeout, Duration::from_secs(5));
+    }
 }
