@@ -11,9 +11,17 @@ use crate::server::Daemon;
 /// Nodes whose memory is worth giving back: some megabytes.
 const MANY_NODES: usize = 1000;
 
+/// Starts to. `patience`: how long after its last node the daemon ends; `None`: never.
+pub(super) fn keep_house(daemon: &Arc<Daemon>, patience: Option<Duration>) {
+    tokio::spawn(give_memory_back(Arc::clone(daemon)));
+    if let Some(patience) = patience {
+        tokio::spawn(end_when_empty(Arc::clone(daemon), patience));
+    }
+}
+
 /// Gives the system back what lists for slow readers and thousands of nodes took, once they have gone: the allocator would
 /// keep it for as many again.
-pub(super) async fn give_memory_back(daemon: Arc<Daemon>) {
+async fn give_memory_back(daemon: Arc<Daemon>) {
     let (mut most_nodes, mut readers_before) = (0, 0);
     loop {
         sleep(Duration::from_secs(5)).await;
@@ -30,7 +38,7 @@ pub(super) async fn give_memory_back(daemon: Arc<Daemon>) {
 }
 
 /// Ends the daemon when nodes have been there and none has been for so long.
-pub(super) async fn end_when_empty(daemon: Arc<Daemon>, patience: Duration) {
+async fn end_when_empty(daemon: Arc<Daemon>, patience: Duration) {
     let pause = (patience / 10).clamp(Duration::from_millis(10), Duration::from_secs(1));
     let (mut came, mut was_used) = (0, false);
     let mut empty_since = Instant::now();

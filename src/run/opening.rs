@@ -5,14 +5,15 @@ use std::net::{SocketAddr, TcpListener};
 
 use tracing::warn;
 
-use super::Start;
 use super::files::read_token;
+use super::past::Before;
+use super::{Ended, Start};
 use crate::admin::Token;
 use crate::listen::{ListenError, Passed, Sockets, listen, passed_by_service_manager, taken};
 use crate::printable::in_words;
 use crate::server::Listener;
 use crate::settings::{ADMIN_ADDRESS, Admin, Settings};
-use crate::upgrade::{OtherSockets, Outcome};
+use crate::upgrade::{Inherited, OtherSockets, Outcome, State};
 
 /// What is opened before the step into the background: whoever started the daemon hears what cannot be had.
 pub(super) struct Opened {
@@ -23,7 +24,41 @@ pub(super) struct Opened {
     pub(super) outcome: Option<Outcome>,
 }
 
-pub(super) fn open_listeners(
+/// Opens what is not there already, from the program before, whose state may be `resumed`, or from the service manager.
+/// Returns with it what the run may go on from.
+pub(super) fn open(
+    settings: &Settings,
+    start: Start,
+    environment: &dyn Fn(&str) -> Option<String>,
+    resumed: Option<Box<State>>,
+) -> Result<(Opened, Before), Ended> {
+    let (wire, there, outcome, before) = match resumed {
+        Some(state) => {
+            let Inherited { wire, others, outcome } =
+                Inherited::take(&state).map_err(Ended::not_taken_over)?;
+            (wire, others, Some(outcome), Before::Program(state))
+        }
+        None => {
+            let Passed { wire, dns, nodes, states } = open_listeners(settings, start, environment)
+                .map_err(|error| Ended::not_listening(&error, start))?;
+            let outcome = Outcome::new().inspect_err(
+                |error| warn!(%error, "no file in memory: no other program can take this one's place"),
+            );
+            let there = OtherSockets { dns, admin: None };
+            (wire, there, outcome.ok(), Before::Run { states, nodes })
+        }
+    };
+    let listener = |socket| Listener { port: reported_port(&socket, settings), socket };
+    let wire = wire.into_iter().map(listener).collect();
+    let admin = match there.admin.filter(|socket| is_wanted(socket, settings)) {
+        Some(socket) => Some((socket, read_token(settings)?)),
+        None => open_admin(settings, start)?,
+    };
+    let dns = if there.dns.is_empty() { Sockets::bind("dns", &settings.dns.addresses)? } else { there.dns };
+    Ok((Opened { wire, dns, admin, outcome }, before))
+}
+
+fn open_listeners(
     settings: &Settings,
     start: Start,
     environment: &dyn Fn(&str) -> Option<String>,
@@ -42,11 +77,6 @@ pub(super) fn open_listeners(
     Ok(passed)
 }
 
-pub(super) fn listeners(sockets: Vec<TcpListener>, settings: &Settings) -> Vec<Listener> {
-    let listener = |socket| Listener { port: reported_port(&socket, settings), socket };
-    sockets.into_iter().map(listener).collect()
-}
-
 /// The port that NAMES reports is the one that clients use: the socket's own, unless somebody who knows
 /// of a translation in between has set one.
 fn reported_port(socket: &TcpListener, settings: &Settings) -> u16 {
@@ -56,27 +86,13 @@ fn reported_port(socket: &TcpListener, settings: &Settings) -> u16 {
     socket.local_addr().map_or(settings.port, |address| address.port())
 }
 
-/// All that is opened beside the wire. What is there already, from the program before or the service manager, stays as it
-/// is; what the settings want beside it is opened.
-pub(super) fn open_the_others(
-    settings: &Settings,
-    start: Start,
-    wire: Vec<Listener>,
-    there: OtherSockets,
-    outcome: Option<Outcome>,
-) -> Result<Opened, String> {
-    let OtherSockets { dns, admin } = there;
-    let is_wanted = |socket: &TcpListener| match &settings.admin {
+/// Whether the settings still want the socket that the program before had for operators.
+fn is_wanted(socket: &TcpListener, settings: &Settings) -> bool {
+    match &settings.admin {
         Admin::Off | Admin::Https(..) => false,
         Admin::Default => true,
         Admin::At(address) => socket.local_addr().is_ok_and(|local| local == *address),
-    };
-    let admin = match admin.filter(is_wanted) {
-        Some(socket) => Some((socket, read_token(settings)?)),
-        None => open_admin(settings, start)?,
-    };
-    let dns = if dns.is_empty() { Sockets::bind("dns", &settings.dns.addresses)? } else { dns };
-    Ok(Opened { wire, dns, admin, outcome })
+    }
 }
 
 /// The socket for operators, and the token that they must have. `None`: there is none. Where somebody else has the
