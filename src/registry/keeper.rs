@@ -1,7 +1,6 @@
 //! Keeping what this daemon holds alive in the store, and hearing of what changes there.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -65,12 +64,12 @@ impl Registry {
             tokio::select! {
                 biased;
                 () = sleep_until(next_round) => {}
-                () = self.nudge.notified(), if failures == 0 => {}
+                () = self.store.nudged(), if failures == 0 => {}
             }
             self.follow_addresses();
             let started = Instant::now();
-            let is_round = next_round <= started || self.health.is_away();
-            let result = if self.health.is_away() {
+            let is_round = next_round <= started || self.store.is_away();
+            let result = if self.store.is_away() {
                 is_in_step = true;
                 self.return_to_the_store(interval).await
             } else if is_round {
@@ -115,10 +114,10 @@ impl Registry {
             let is_due = matches!(round, 0 | 4) || next_look <= round;
             let has_company = self.has_company.swap(false, Ordering::Relaxed);
             if (is_due || has_company || !self.identity.complaints().is_empty())
-                && !self.health.is_away()
-                && let Ok(seen) = self.patiently(self.backend.daemons(&Scope::Cluster)).await
+                && !self.store.is_away()
+                && let Ok(seen) = self.store.patiently(|backend| backend.daemons(&Scope::Cluster)).await
             {
-                let daemons = Daemons::new(self.unreadable.note(seen));
+                let daemons = Daemons::new(self.store.unreadable.note(seen));
                 self.identity.look(&self.instance(), &daemons, past_for);
                 if next_look <= round {
                     let more = u32::try_from(daemons.all().len() / DAEMONS_A_ROUND).unwrap_or(u32::MAX);
@@ -132,8 +131,7 @@ impl Registry {
 
     /// Whether this daemon has other addresses than before: what it published says the old ones.
     fn follow_addresses(&self) -> bool {
-        let Some(instance) = self.addresses.follow(|| self.backend.local_address()) else { return false };
-        self.backend.update(Arc::clone(&instance));
+        let Some(instance) = self.store.follow_addresses() else { return false };
         self.leases.hold_as(&instance);
         true
     }
@@ -157,7 +155,7 @@ impl Registry {
         let mut was_silent = false;
         loop {
             let (asked, left) = (Instant::now(), held.len());
-            let answer = self.call("renew", RENEWAL_PATIENCE, self.backend.renew(&mut held)).await;
+            let answer = self.store.call("renew", RENEWAL_PATIENCE, |backend| backend.renew(&mut held)).await;
             let took = left - held.len();
             let renewed = match answer {
                 Ok(renewed) => self.note_renewals(renewed, asked).await,
@@ -194,7 +192,7 @@ impl Registry {
 
     async fn publish(&self, leases: &[Lease]) -> Result<(), BackendError> {
         let asked = Instant::now();
-        let published = self.call("renew", RENEWAL_PATIENCE, self.backend.publish(leases)).await?;
+        let published = self.store.call("renew", RENEWAL_PATIENCE, |backend| backend.publish(leases)).await?;
         self.note_renewals(published, asked).await
     }
 
@@ -202,7 +200,7 @@ impl Registry {
     async fn note_renewals(&self, renewed: Vec<Renewed>, asked: Instant) -> Result<(), BackendError> {
         for lease in self.leases.note(renewed, asked) {
             // Its node left while the renewal was under way, which may have come after the release.
-            self.call("release", 1, self.backend.release(&lease)).await?;
+            self.store.call("release", 1, |backend| backend.release(&lease)).await?;
         }
         Ok(())
     }
@@ -210,13 +208,13 @@ impl Registry {
     /// The nodes of this host that the store still knows have been here of late, though not with this run
     /// of the daemon.
     async fn learn_of_its_past(&self) -> bool {
-        let scope = Scope::Host(self.instance.host.clone());
-        let Ok(seen) = self.call("list", RENEWAL_PATIENCE, self.backend.list(&scope)).await else {
+        let scope = Scope::Host(self.store.me.host().clone());
+        let Ok(seen) = self.store.call("list", RENEWAL_PATIENCE, |backend| backend.list(&scope)).await else {
             return false;
         };
-        let found = self.unreadable.note(seen);
+        let found = self.store.unreadable.note(seen);
         let mut past = self.past();
-        for found in found.iter().filter(|found| found.registration.instance.host == self.instance.host) {
+        for found in found.iter().filter(|found| found.registration.instance.host == *self.store.me.host()) {
             past.was_here(&found.registration.node.name);
         }
         true
@@ -224,7 +222,7 @@ impl Registry {
 
     async fn follow_changes(&self) {
         loop {
-            let mut changes = self.backend.watch().ready_chunks(CHANGES_AT_ONCE);
+            let mut changes = self.store.watch().ready_chunks(CHANGES_AT_ONCE);
             while let Some(mut at_once) = changes.next().await {
                 // Each means to go through all that is remembered, and a store that comes back empty says it often.
                 at_once.dedup_by(|next, before| *next == Change::Missed && next == before);
@@ -258,7 +256,7 @@ impl Registry {
     /// A name of this host that no lease of this daemon has: another daemon serves the host, or has its identity.
     fn note_company(&self, change: &Change) {
         if let Change::Registered(name, host) = change
-            && *host == self.instance.host
+            && *host == *self.store.me.host()
             && !self.has_company.load(Ordering::Relaxed)
             && !self.leases.has(name)
         {
@@ -296,12 +294,12 @@ impl Registry {
 
     fn tell_readiness(&self, lease_ttl: Duration) {
         self.leases.end_those_that_ran_out(lease_ttl);
-        let mut complaints = self.health.complaints(lease_ttl);
+        let mut complaints = self.store.health.complaints(lease_ttl);
         complaints.extend(self.leases.complaints());
         complaints.extend(self.identity.complaints());
         self.readiness.send_if_modified(|readiness| {
-            let mut notes = self.unreadable.in_words();
-            notes.extend(self.addresses.complaint());
+            let mut notes = self.store.unreadable.in_words();
+            notes.extend(self.store.me.complaint());
             let now = Readiness { complaints, notes };
             let is_new = *readiness != now;
             *readiness = now;
@@ -319,7 +317,7 @@ impl Registry {
     /// Up to `most`, as this run of the daemon and `turn` have it.
     fn jitter(&self, most: Duration, turn: u32) -> Duration {
         let mut hasher = DefaultHasher::new();
-        (self.instance.id.0, turn).hash(&mut hasher);
+        (self.store.me.id().0, turn).hash(&mut hasher);
         most.mul_f64(f64::from(hasher.finish() as u32) / f64::from(u32::MAX))
     }
 }

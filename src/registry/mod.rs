@@ -5,7 +5,6 @@
 //! waits at all while the store is known to be away. It knows no backend by name, no wire and no socket,
 //! so that a simulation can run many of it on a clock of its own.
 
-mod addresses;
 mod daemons;
 mod events;
 mod health;
@@ -13,23 +12,26 @@ mod history;
 mod identity;
 mod keeper;
 mod leases;
+mod me;
 mod past;
 mod question;
 mod questions;
 mod slot;
 mod stats;
+mod store;
 mod unreadable;
 
-pub use addresses::{InstanceAt, NO_ADDRESS};
 pub use daemons::Daemons;
 pub use events::{EVENTS_MAX, Event, Events, What};
 pub use health::StoreAway;
 pub use history::{LastHour, Minute};
 pub use identity::default_instance_name;
 pub use leases::{Held, LeaseCounts, State};
+pub use me::{InstanceAt, NO_ADDRESS};
 pub use past::CarriedPast;
 pub use question::{Lookup, Question};
 pub use stats::{Stats, VERBS};
+pub use store::NobodyKnows;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -45,20 +47,18 @@ use repmd_backend_api::{
     AliveName, BackendError, Claim, Found, HostId, Instance, Lease, LeaseToken, Node, Note, Registration,
     RegistryBackend, Scope, Search,
 };
-use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout};
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::throttle::Throttle;
-use addresses::Addresses;
-use health::Health;
 use identity::Identity;
 use leases::Leases;
+use me::Me;
 use past::Past;
 use question::{Choice, choose};
-use questions::Questions;
 use slot::{Known, Slot};
-use unreadable::Unreadable;
+use store::Store;
 
 /// How long the answer that there is no such node counts as fresh, whatever the store says: just enough that a flood of
 /// such look-ups is few requests, and a node that has started is found at once.
@@ -70,9 +70,6 @@ const ANSWERS_MAX: usize = 16_384;
 /// Registrations of one name that are enough: this host's own, and more than one elsewhere, some of which a log
 /// line names.
 const FOUND_MAX: usize = 4;
-
-/// How many deadlines a list of the whole cluster may take.
-const CLUSTER_PATIENCE: u32 = 8;
 
 /// Hosts whose lists of nodes are remembered at most.
 const LISTS_MAX: usize = 1024;
@@ -184,11 +181,6 @@ pub struct Cluster {
     pub is_stale: bool,
 }
 
-/// Nobody knows now: the store is away or too much is asked of it, and what it said last is too old.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the registry does not answer, and what it said last is too old")]
-pub struct NobodyKnows;
-
 /// What a daemon's view is made of that its next program cannot learn by itself, beside its nodes.
 #[derive(Debug, Default)]
 pub struct Carried {
@@ -203,12 +195,7 @@ pub struct Carried {
 /// One daemon's view of one registry.
 #[derive(Debug)]
 pub struct Registry {
-    backend: Arc<dyn RegistryBackend>,
-    /// This daemon as it started. Its id, name, host and port stay; for the rest see [`Registry::instance`].
-    instance: Arc<Instance>,
-    addresses: Addresses,
-    options: Options,
-    health: Health,
+    store: Store,
     leases: Leases,
     /// What was let go, and the store is being told so.
     releasing: Mutex<BTreeMap<u64, Lease>>,
@@ -224,20 +211,13 @@ pub struct Registry {
     daemons: Slot<Arc<Daemons>>,
     /// What all daemons tell of the links of their nodes.
     notes: Slot<Arc<Vec<Note>>>,
-    questions: Questions,
     identity: Identity,
     readiness: watch::Sender<Readiness>,
-    /// There is something to publish, or the store went away.
-    nudge: Notify,
     hands_over: AtomicBool,
-    /// The last call took long. Renewals wait behind whatever else is asked then.
-    is_slow: AtomicBool,
     /// Somebody else has registered a name of this host.
     has_company: AtomicBool,
     ambiguities: Throttle,
     events: Arc<Events>,
-    unreadable: Unreadable,
-    stats: Stats,
 }
 
 /// An answer, and how long the store vouches for it.
@@ -255,11 +235,7 @@ impl Registry {
         let events = Arc::new(Events::new(Arc::clone(&options.clock)));
         Self {
             past: Mutex::new(Past::new(instance.id.0)),
-            backend,
-            addresses: Addresses::new(Arc::clone(&instance)),
-            instance,
-            options,
-            health: Health::new(Arc::clone(&events)),
+            store: Store::new(backend, Me::new(instance), options, Arc::clone(&events)),
             leases: Leases::new(Arc::clone(&events)),
             releasing: Mutex::default(),
             answers: Cache::new(ANSWERS_MAX),
@@ -268,17 +244,12 @@ impl Registry {
             cluster: Slot::default(),
             daemons: Slot::default(),
             notes: Slot::default(),
-            questions: Questions::default(),
             identity: Identity::default(),
             readiness: watch::Sender::default(),
-            nudge: Notify::new(),
             hands_over: AtomicBool::new(false),
-            is_slow: AtomicBool::new(false),
             has_company: AtomicBool::new(false),
             ambiguities: Throttle::default(),
             events,
-            unreadable: Unreadable::default(),
-            stats: Stats::default(),
         }
     }
 
@@ -286,36 +257,26 @@ impl Registry {
     /// the connection to the store, if one is open. Asked again for each new connection.
     #[must_use]
     pub fn with_addresses_of_the_connection(self, instance_at: InstanceAt) -> Self {
-        let addresses = self.addresses.followed_by(instance_at);
-        self.backend.update(addresses.instance());
-        Self { addresses, ..self }
+        self.store.follow_addresses_by(instance_at);
+        self
     }
 
     /// The daemon whose view this is, with its addresses and aliases of now.
     #[must_use]
     pub fn instance(&self) -> Arc<Instance> {
-        self.addresses.instance()
+        self.store.me.now()
     }
 
     /// A node of this daemon, with the daemon's addresses of now.
     #[must_use]
     pub fn with_addresses_of_now(&self, registration: Arc<Registration>) -> Arc<Registration> {
-        let instance = self.instance();
-        if Arc::ptr_eq(&instance, &registration.instance) || registration.instance.id != instance.id {
-            return registration;
-        }
-        Arc::new(Registration { instance, ..(*registration).clone() })
-    }
-
-    fn is_fresh_list<T>(&self) -> impl Fn(&Known<T>) -> bool {
-        let fresh_for = self.fresh_for();
-        move |known| known.asked.elapsed() < fresh_for
+        self.store.me.with_addresses_of_now(registration)
     }
 
     /// Whether other daemons use the same registry.
     #[must_use]
     pub fn is_shared(&self) -> bool {
-        self.lease_ttl().is_some()
+        self.store.is_shared()
     }
 
     /// Whether all is well with the registry; changes as that does.
@@ -333,37 +294,31 @@ impl Registry {
     /// What is counted.
     #[must_use]
     pub fn stats(&self) -> &Stats {
-        &self.stats
+        &self.store.stats
     }
 
     /// How often an entry of the store could not be read.
     #[must_use]
     pub fn unreadable_entries(&self) -> u64 {
-        self.unreadable.count.get()
+        self.store.unreadable.count.get()
     }
 
     /// Questions that the store was not asked, because too many were under way.
     #[must_use]
     pub fn questions_left_out(&self) -> u64 {
-        self.questions.left_out.get()
+        self.store.questions_left_out()
     }
 
     /// Since when and why the store does not answer, if it does not.
     #[must_use]
     pub fn away(&self) -> Option<StoreAway> {
-        self.health.away()
+        self.store.away()
     }
 
     /// How long a registration outlives its last renewal; `None` where the registry is not shared.
     #[must_use]
     pub fn lease_ttl(&self) -> Option<Duration> {
-        self.backend.promises().lease_ttl
-    }
-
-    /// How long an answer of the store counts as fresh. Changes are heard of sooner; this is what holds when they are
-    /// not.
-    fn fresh_for(&self) -> Duration {
-        self.backend.promises().fresh_for
+        self.store.lease_ttl()
     }
 
     /// What this daemon holds in a shared registry, oldest first.
@@ -385,31 +340,26 @@ impl Registry {
             return Cluster { nodes: Arc::default(), asked: None, is_stale: false };
         }
         let load = async {
-            if self.health.is_away() {
+            if self.store.is_away() {
                 return None;
             }
-            let seen = self.patiently(self.backend.list(&Scope::Cluster)).await.ok()?;
-            let mut found = self.unreadable.note(seen);
-            found.retain(|found| found.registration.instance.id != self.instance.id);
+            let seen = self.store.patiently(|backend| backend.list(&Scope::Cluster)).await.ok()?;
+            let mut found = self.store.unreadable.note(seen);
+            found.retain(|found| !self.store.me.holds(&found.registration));
             newest_first(&mut found);
             Some(Arc::new(found))
         };
-        let is_current = self.cluster.fresh_or(self.is_fresh_list(), load).await.is_some();
-        let is_stale = !is_current || self.health.is_away();
+        let is_current = self.cluster.fresh_or(self.store.is_fresh_list(), load).await.is_some();
+        let is_stale = !is_current || self.store.is_away();
         match self.cluster.last() {
             Some(Known { value, asked }) => Cluster { nodes: value, asked: Some(asked), is_stale },
             None => Cluster { nodes: Arc::default(), asked: None, is_stale },
         }
     }
 
-    /// Whether the store takes so long that what nobody needs now must not be asked.
-    fn is_slow(&self) -> bool {
-        self.is_slow.load(Ordering::Relaxed)
-    }
-
     /// [`Registry::cluster`] where that is no burden to the store, else as it was last listed.
     pub async fn cluster_at_leisure(&self) -> Arc<Vec<Found>> {
-        if self.is_slow() {
+        if self.store.is_slow() {
             return self.cluster.last().map_or_else(Arc::default, |known| known.value);
         }
         self.cluster().await.nodes
@@ -420,23 +370,29 @@ impl Registry {
     /// # Errors
     /// When it was not left: the store is away, or refuses it.
     pub async fn leave_note(&self, note: &[u8]) -> Result<(), BackendError> {
-        if let Some(away) = self.health.away() {
+        if let Some(away) = self.store.away() {
             return Err(BackendError::Unavailable { waited: Duration::ZERO, source: away.reason.into() });
         }
-        if self.is_slow() {
+        if self.store.is_slow() {
             return Err(BackendError::Unavailable { waited: Duration::ZERO, source: "it is slow".into() });
         }
-        self.patiently(self.backend.leave_note(note)).await
+        self.store.patiently(|backend| backend.leave_note(note)).await
     }
 
     /// The notes of all daemons, as of a second ago, or as they were before the store was slow or away.
     pub async fn notes(&self) -> Arc<Vec<Note>> {
-        if !self.is_shared() || self.health.is_away() || self.is_slow() {
+        if !self.is_shared() || self.store.is_away() || self.store.is_slow() {
             return self.notes.last().map_or_else(Arc::default, |known| known.value);
         }
-        let load =
-            async { Some(Arc::new(self.unreadable.note(self.patiently(self.backend.notes()).await.ok()?))) };
-        self.notes.fresh_or(self.is_fresh_list(), load).await.map_or_else(Arc::default, |known| known.value)
+        let load = async {
+            Some(Arc::new(
+                self.store.unreadable.note(self.store.patiently(|backend| backend.notes()).await.ok()?),
+            ))
+        };
+        self.notes
+            .fresh_or(self.store.is_fresh_list(), load)
+            .await
+            .map_or_else(Arc::default, |known| known.value)
     }
 
     /// Registers a node whose connection is open, under the number of its claim. The store being slow or
@@ -445,12 +401,12 @@ impl Registry {
     /// # Errors
     /// [`Taken`]: another daemon of this host holds the name, and is alive.
     pub async fn register(&self, number: u64, node: Node, advertised_port: u16) -> Result<Lease, Taken> {
-        let now = (self.options.clock)();
+        let now = (self.store.options.clock)();
         let last = self.past().last_creation(&node.name);
         let instance = self.instance();
         let registered_at = SystemTime::UNIX_EPOCH + now;
         let claim = Claim { number, node, advertised_port, registered_at, last };
-        let lease = match self.ask("register", || self.backend.register(&claim)).await {
+        let lease = match self.store.ask("register", |backend| backend.register(&claim)).await {
             Ok(granted) => {
                 // All else is what the node said: a store may hold anything under this claim's token.
                 let lease = claim.granted(instance, granted.creation());
@@ -462,11 +418,11 @@ impl Registry {
             }
             Err(_) => {
                 // Not the time before the wait: what was given out in seconds that are over by now is forgotten.
-                let now = (self.options.clock)();
+                let now = (self.store.options.clock)();
                 let creation = self.past().offline_creation(&claim.node.name, now);
                 let lease = claim.granted(instance, creation);
                 self.hold(&lease, false);
-                self.nudge.notify_one();
+                self.store.nudge();
                 lease
             }
         };
@@ -483,7 +439,7 @@ impl Registry {
         let is_current = Arc::ptr_eq(&registration, &lease.registration);
         self.leases.hold(Lease { registration, ..lease.clone() }, is_published && is_current);
         if !is_current {
-            self.nudge.notify_one();
+            self.store.nudge();
         }
     }
 
@@ -501,7 +457,7 @@ impl Registry {
             self.past().spent(name, lease.creation());
         }
         // If the store cannot be told, the registration ends with its lease: nobody renews it.
-        let _ = self.ask("release", || self.backend.release(lease)).await;
+        let _ = self.store.ask("release", |backend| backend.release(lease)).await;
         if self.is_shared() {
             self.releasing().remove(&lease.token.number);
         }
@@ -510,12 +466,12 @@ impl Registry {
     /// Has others told of a node of an earlier run of this daemon, which nobody is connected for. `number`: of a claim.
     #[must_use]
     pub fn adopt(&self, number: u64, registration: Arc<Registration>) -> Lease {
-        let token = LeaseToken { instance: self.instance.id, number };
+        let token = LeaseToken { instance: self.store.me.id(), number };
         let lease = Lease { token, registration };
         // No later life gets its creation.
         self.past().departed(&lease.registration.node.name, lease.creation());
         self.hold(&lease, false);
-        self.nudge.notify_one();
+        self.store.nudge();
         lease
     }
 
@@ -551,7 +507,7 @@ impl Registry {
         let leases: Vec<_> = nodes.into_iter().map(lease).collect();
         if !self.is_shared() {
             // It has begun empty, and is given everything at once.
-            if let Err(error) = self.backend.publish(&leases).await {
+            if let Err(error) = self.store.patiently(|backend| backend.publish(&leases)).await {
                 warn!(%error, "the registry does not take what was held before");
             }
             return;
@@ -567,7 +523,7 @@ impl Registry {
     pub async fn release_the_rest(&self) {
         let left: Vec<_> = self.releasing().values().cloned().collect();
         for lease in left {
-            let _ = self.ask("release", || self.backend.release(&lease)).await;
+            let _ = self.store.ask("release", |backend| backend.release(&lease)).await;
             self.releasing().remove(&lease.token.number);
         }
     }
@@ -585,7 +541,7 @@ impl Registry {
     /// Tells the store that this run of the daemon is over.
     pub async fn retire(&self) {
         if self.is_shared() {
-            let _ = self.ask("retire", || self.backend.retire()).await;
+            let _ = self.store.ask("retire", |backend| backend.retire()).await;
         }
     }
 
@@ -605,10 +561,10 @@ impl Registry {
         let fresh = slot.as_ref().and_then(|slot| slot.fresh(Remembered::is_fresh));
         match fresh {
             Some(Known { value, asked }) => {
-                self.stats.remembered.add();
+                self.store.stats.remembered.add();
                 Some(Told { answer: value.answer, source: Source::Cache, asked: Some(asked) })
             }
-            None if self.health.is_away() => Some(self.stale(slot.as_deref())),
+            None if self.store.is_away() => Some(self.stale(slot.as_deref())),
             None => None,
         }
     }
@@ -627,7 +583,7 @@ impl Registry {
         let slot = slot_of(&self.answers, question);
         match slot.fresh_or(Remembered::is_fresh, self.load(question, name, &scope, asker)).await {
             Some(Known { value, asked }) => {
-                self.stats.loaded.add();
+                self.store.stats.loaded.add();
                 Told { answer: value.answer, source: Source::Registry, asked: Some(asked) }
             }
             None => self.stale(Some(&slot)),
@@ -645,8 +601,8 @@ impl Registry {
 
     /// The last known answer, while it may serve.
     fn stale(&self, slot: Option<&Slot<Remembered>>) -> Told {
-        self.stats.stale.add();
-        let last = slot.and_then(Slot::last).filter(|last| self.may_serve(last.asked, last.value.left));
+        self.store.stats.stale.add();
+        let last = slot.and_then(Slot::last).filter(|last| self.store.may_serve(last.asked, last.value.left));
         let asked = last.as_ref().map(|last| last.asked);
         let answer = last.map_or(Answer::Absent, |last| last.value.answer);
         Told { answer, source: Source::Stale, asked }
@@ -654,10 +610,10 @@ impl Registry {
 
     /// How far a bare name reaches.
     fn scope_of(&self, name: &AliveName) -> Scope {
-        if self.options.lookup == Lookup::Cluster && !self.past().had(name) {
+        if self.store.options.lookup == Lookup::Cluster && !self.past().had(name) {
             Scope::Cluster
         } else {
-            Scope::Host(self.instance.host.clone())
+            Scope::Host(self.store.me.host().clone())
         }
     }
 
@@ -669,37 +625,38 @@ impl Registry {
         scope: &Scope,
         asker: Option<IpAddr>,
     ) -> Option<Remembered> {
-        if self.health.is_away() {
+        if self.store.is_away() {
             return None;
         }
-        let permit = self.questions.admit(asker, self.options.deadline).await?;
-        let search = Search { name, scope, near: &self.instance.host, most: FOUND_MAX };
-        let seen = self.ask("find", || self.backend.find(&search)).await.ok()?;
-        drop(permit);
-        self.unreadable.note_of(&seen);
-        match choose(question, &seen, &self.instance) {
+        let search = Search { name, scope, near: self.store.me.host(), most: FOUND_MAX };
+        let seen = self.store.find(&search, asker).await?;
+        self.store.unreadable.note_of(&seen);
+        match choose(question, &seen, &self.store.me) {
             Choice::One(found) => {
                 // Its nodes are about to come back here; until then this daemon answers for those that live.
                 let is_gone = self.is_ours_of_before(&found.registration)
-                    && !(self.options.probe)(found.registration.node.port, self.instance().addresses.clone())
-                        .await;
+                    && !(self.store.options.probe)(
+                        found.registration.node.port,
+                        self.instance().addresses.clone(),
+                    )
+                    .await;
                 Some(if is_gone {
                     Remembered::absent(FRESH_ABSENCE)
                 } else {
-                    Remembered::node(found, self.fresh_for())
+                    Remembered::node(found, self.store.fresh_for())
                 })
             }
             Choice::None => Some(Remembered::absent(FRESH_ABSENCE)),
             Choice::Unknown => None,
             Choice::Several(candidates) => {
-                self.stats.ambiguous.add();
+                self.store.stats.ambiguous.add();
                 if let Some(left_out) = self.ambiguities.pass() {
                     let candidates =
                         candidates.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                     warn!(%name, candidates, left_out, "not found: more than one node is meant");
                 }
                 // As long as a node's: it is known who has the name, and changes there are heard of.
-                Some(Remembered::absent(self.fresh_for()))
+                Some(Remembered::absent(self.store.fresh_for()))
             }
         }
     }
@@ -711,10 +668,10 @@ impl Registry {
             return None;
         }
         let load = async {
-            let seen = self.ask("daemons", || self.backend.daemons(&Scope::Cluster)).await.ok()?;
-            Some(Arc::new(Daemons::new(self.unreadable.note(seen))))
+            let seen = self.store.ask("daemons", |backend| backend.daemons(&Scope::Cluster)).await.ok()?;
+            Some(Arc::new(Daemons::new(self.store.unreadable.note(seen))))
         };
-        Some(self.daemons.fresh_or(self.is_fresh_list(), load).await?.value)
+        Some(self.daemons.fresh_or(self.store.is_fresh_list(), load).await?.value)
     }
 
     /// Whether a daemon of the cluster is at `address`, if that is known without waiting.
@@ -739,9 +696,9 @@ impl Registry {
         if !self.is_shared() {
             return Some(Ok(Arc::default()));
         }
-        match self.daemons.fresh(self.is_fresh_list()) {
+        match self.daemons.fresh(self.store.is_fresh_list()) {
             Some(known) => Some(Ok(known.value)),
-            None if self.health.is_away() => Some(self.last_daemons().map(|known| known.value)),
+            None if self.store.is_away() => Some(self.last_daemons().map(|known| known.value)),
             None => None,
         }
     }
@@ -762,7 +719,7 @@ impl Registry {
 
     /// The last list of daemons, while it may serve.
     fn last_daemons(&self) -> Result<Known<Arc<Daemons>>, NobodyKnows> {
-        let last = self.daemons.last().filter(|last| self.may_serve(last.asked, self.lease_ttl()));
+        let last = self.daemons.last().filter(|last| self.store.may_serve(last.asked, self.lease_ttl()));
         last.ok_or(NobodyKnows)
     }
 
@@ -774,9 +731,9 @@ impl Registry {
             return Some(Ok(Arc::default()));
         }
         let slot = self.holders.get(name);
-        match slot.as_ref().and_then(|slot| slot.fresh(self.is_fresh_list())) {
+        match slot.as_ref().and_then(|slot| slot.fresh(self.store.is_fresh_list())) {
             Some(known) => Some(Ok(known.value)),
-            None if self.health.is_away() => Some(self.last_holders(slot.as_deref())),
+            None if self.store.is_away() => Some(self.last_holders(slot.as_deref())),
             None => None,
         }
     }
@@ -791,15 +748,13 @@ impl Registry {
         }
         let slot = slot_of(&self.holders, name);
         let load = async {
-            let permit = self.questions.admit(Some(asker), self.options.deadline).await?;
             let search =
-                Search { name, scope: &Scope::Cluster, near: &self.instance.host, most: HOLDERS_MAX };
-            let mut found = self.unreadable.note(self.ask("find", || self.backend.find(&search)).await.ok()?);
-            drop(permit);
-            found.retain(|found| found.registration.instance.name != self.instance.name);
+                Search { name, scope: &Scope::Cluster, near: self.store.me.host(), most: HOLDERS_MAX };
+            let mut found = self.store.unreadable.note(self.store.find(&search, Some(asker)).await?);
+            found.retain(|found| found.registration.instance.name != self.store.me.name());
             Some(Arc::new(found))
         };
-        match slot.fresh_or(self.is_fresh_list(), load).await {
+        match slot.fresh_or(self.store.is_fresh_list(), load).await {
             Some(known) => Ok(known.value),
             None => self.last_holders(Some(&slot)),
         }
@@ -810,20 +765,20 @@ impl Registry {
         // That nobody had the name is known no longer than that somebody had it.
         let ttl = self.lease_ttl();
         let living: Vec<_> =
-            value.iter().filter(|found| self.may_serve(asked, found.left)).cloned().collect();
-        if living.is_empty() && !(value.is_empty() && self.may_serve(asked, ttl)) {
+            value.iter().filter(|found| self.store.may_serve(asked, found.left)).cloned().collect();
+        if living.is_empty() && !(value.is_empty() && self.store.may_serve(asked, ttl)) {
             return Err(NobodyKnows);
         }
         Ok(Arc::new(living))
     }
 
     fn known_daemon(&self, host: &HostId) -> Option<Told> {
-        match self.daemons.fresh(self.is_fresh_list()) {
+        match self.daemons.fresh(self.store.is_fresh_list()) {
             Some(known) => {
-                self.stats.remembered.add();
+                self.store.stats.remembered.add();
                 Some(daemon_of(&known, host, Source::Cache))
             }
-            None if self.health.is_away() => Some(self.stale_daemon(host)),
+            None if self.store.is_away() => Some(self.stale_daemon(host)),
             None => None,
         }
     }
@@ -831,7 +786,7 @@ impl Registry {
     async fn look_up_daemon(&self, host: &HostId) -> Told {
         match self.daemons().await.and_then(|_| self.daemons.last()) {
             Some(known) => {
-                self.stats.loaded.add();
+                self.store.stats.loaded.add();
                 daemon_of(&known, host, Source::Registry)
             }
             None => self.stale_daemon(host),
@@ -839,7 +794,7 @@ impl Registry {
     }
 
     fn stale_daemon(&self, host: &HostId) -> Told {
-        self.stats.stale.add();
+        self.store.stats.stale.add();
         match self.last_daemons() {
             Ok(known) => daemon_of(&known, host, Source::Stale),
             Err(NobodyKnows) => Told { answer: Answer::Absent, source: Source::Stale, asked: None },
@@ -849,8 +804,7 @@ impl Registry {
     /// Whether an earlier run of this daemon registered the node, which has not come back yet.
     #[must_use]
     pub fn is_ours_of_before(&self, registration: &Registration) -> bool {
-        let holder = &registration.instance;
-        holder.name == self.instance.name && holder.id != self.instance.id
+        self.store.me.held_before(registration)
     }
 
     /// The nodes of `host` that other daemons hold, newest first, if they are known without waiting.
@@ -860,8 +814,9 @@ impl Registry {
             return Some(Arc::default());
         }
         let slot = self.lists.get(host);
-        let fresh = slot.as_ref().and_then(|slot| slot.fresh(self.is_fresh_list())).map(|known| known.value);
-        fresh.or_else(|| self.health.is_away().then(|| self.stale_nodes(slot.as_deref())))
+        let fresh =
+            slot.as_ref().and_then(|slot| slot.fresh(self.store.is_fresh_list())).map(|known| known.value);
+        fresh.or_else(|| self.store.is_away().then(|| self.stale_nodes(slot.as_deref())))
     }
 
     /// The nodes of `host` that other daemons hold, newest first.
@@ -872,88 +827,29 @@ impl Registry {
         let slot = slot_of(&self.lists, host);
         let scope = Scope::Host(host.clone());
         let load = async {
-            let mut found = self.unreadable.note(self.ask("list", || self.backend.list(&scope)).await.ok()?);
+            let mut found = self
+                .store
+                .unreadable
+                .note(self.store.ask("list", |backend| backend.list(&scope)).await.ok()?);
             // Whether the nodes of an earlier run live nobody knows: they may have died with it. A node that finds
             // its own name in a list refuses to boot, and those that live are back within seconds.
-            found.retain(|found| found.registration.instance.name != self.instance.name);
+            found.retain(|found| found.registration.instance.name != self.store.me.name());
             newest_first(&mut found);
             Some(Arc::new(found))
         };
-        let fresh = slot.fresh_or(self.is_fresh_list(), load).await;
+        let fresh = slot.fresh_or(self.store.is_fresh_list(), load).await;
         fresh.map_or_else(|| self.stale_nodes(Some(&slot)), |known| known.value)
     }
 
     fn stale_nodes(&self, slot: Option<&Slot<Arc<Vec<Found>>>>) -> Arc<Vec<Found>> {
         let Some(Known { value, asked }) = slot.and_then(Slot::last) else { return Arc::default() };
-        let may_live = |found: &&Found| self.may_serve(asked, found.left);
+        let may_live = |found: &&Found| self.store.may_serve(asked, found.left);
         Arc::new(value.iter().filter(may_live).cloned().collect())
-    }
-
-    /// Whether an answer may serve while the store is away: for as long after the store was last reachable
-    /// as the settings say, and for as long after the lease that it speaks of would have run out.
-    fn may_serve(&self, asked: Instant, left: Option<Duration>) -> bool {
-        let stale_for = self.options.stale_for.or(self.lease_ttl()).unwrap_or_default();
-        let since_reached = self.health.last_reached().map(|reached| reached.elapsed());
-        let since_lease_end = asked.elapsed().saturating_sub(left.unwrap_or_default());
-        since_reached.is_some_and(|since| since.max(since_lease_end) < stale_for)
-    }
-
-    /// Calls the backend, within the deadline, and takes note of how it went. `Err(None)`: it was not even
-    /// called, because the store is known to be away.
-    async fn ask<T, F: Future<Output = Result<T, BackendError>>>(
-        &self,
-        verb: &'static str,
-        call: impl FnOnce() -> F,
-    ) -> Result<T, Option<BackendError>> {
-        if self.health.is_away() {
-            return Err(None);
-        }
-        let result = self.call(verb, 1, call()).await;
-        // What the store refuses, it refuses again: only that it went away is worth a look before the round.
-        if let Err(BackendError::Unavailable { .. }) = result {
-            self.nudge.notify_one();
-        }
-        result.map_err(Some)
-    }
-
-    /// Calls the backend for what may take long, and says nothing of the store's health.
-    async fn patiently<T>(
-        &self,
-        call: impl Future<Output = Result<T, BackendError>>,
-    ) -> Result<T, BackendError> {
-        within(self.options.deadline * CLUSTER_PATIENCE, call).await
-    }
-
-    /// Calls the backend even if the store is known to be away, for up to `patience` deadlines.
-    async fn call<T>(
-        &self,
-        verb: &'static str,
-        patience: u32,
-        call: impl Future<Output = Result<T, BackendError>>,
-    ) -> Result<T, BackendError> {
-        let started = Instant::now();
-        let result = within(self.options.deadline * patience, call).await;
-        self.stats.called(verb, started.elapsed(), result.is_ok());
-        self.is_slow.store(self.options.deadline / 2 < started.elapsed(), Ordering::Relaxed);
-        match &result {
-            Ok(_) => self.health.done(),
-            Err(error) => self.health.failed(verb, error),
-        }
-        result
     }
 
     fn past(&self) -> MutexGuard<'_, Past> {
         self.past.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The result of a call, or that there was none in time.
-async fn within<T>(
-    waited: Duration,
-    call: impl Future<Output = Result<T, BackendError>>,
-) -> Result<T, BackendError> {
-    let answer = timeout(waited, call).await;
-    answer.unwrap_or_else(|elapsed| Err(BackendError::Unavailable { waited, source: elapsed.into() }))
 }
 
 /// The first daemon of `host` in a list.

@@ -4,7 +4,9 @@
 
 use std::fmt;
 
-use repmd_backend_api::{AliveName, Found, HostId, Instance, NodeName, Seen};
+use repmd_backend_api::{AliveName, Found, HostId, NodeName, Seen};
+
+use super::me::Me;
 
 /// How far a bare name reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,11 +66,11 @@ pub(super) enum Choice<'a> {
 /// Chooses among the nodes that a registry found for `question` within its scope. Those that `me` holds
 /// are no candidates: this daemon's own table has been asked for them, and it knows better. One that cannot be
 /// read is a candidate like others, though nobody can be sent there.
-pub(super) fn choose<'a>(question: &Question, seen: &'a Seen<Found>, me: &Instance) -> Choice<'a> {
-    let elsewhere = || seen.items.iter().filter(|found| found.registration.instance.id != me.id);
+pub(super) fn choose<'a>(question: &Question, seen: &'a Seen<Found>, me: &Me) -> Choice<'a> {
+    let elsewhere = || seen.items.iter().filter(|found| !me.holds(&found.registration));
     let on = |host: &HostId| elsewhere().find(|found| found.registration.instance.host == *host);
     let exact = match question {
-        Question::Bare(_) => on(&me.host),
+        Question::Bare(_) => on(me.host()),
         Question::On(host, _) => on(host),
         Question::Daemon(_) => None,
     };
