@@ -5,6 +5,7 @@
 //! name; where nothing does, only that both go on renewing gives them away.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -46,6 +47,8 @@ fn machine_of(daemon: &Instance) -> Option<&str> {
 #[derive(Debug, Default)]
 pub(super) struct Identity {
     seen: Mutex<Seen>,
+    /// Somebody else has registered a name of this host since the last look.
+    has_company: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -81,6 +84,20 @@ impl Identity {
             warn!("{complaint}");
         }
         seen.complaints = complaints;
+    }
+
+    /// Somebody else has registered a name of this host: worth a look.
+    pub(super) fn found_company(&self) {
+        self.has_company.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_company(&self) -> bool {
+        self.has_company.load(Ordering::Relaxed)
+    }
+
+    /// The same, for whoever looks then.
+    pub(super) fn take_company(&self) -> bool {
+        self.has_company.swap(false, Ordering::Relaxed)
     }
 
     /// What is wrong, in words for an operator.

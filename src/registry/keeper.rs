@@ -1,20 +1,16 @@
-//! Keeping what this daemon holds alive in the store, and hearing of what changes there.
+//! Keeping what this daemon holds alive in the store, and telling operators whether all of it is.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use repmd_backend_api::{
-    AliveName, BackendError, Change, Holdings, HostId, Lease, NodeName, Renewed, Scope, liveness,
-};
+use repmd_backend_api::{BackendError, Holdings, Lease, Renewed, Scope, liveness};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
-use tokio_util::sync::CancellationToken;
 
 use super::daemons::Daemons;
-use super::events::What;
-use super::question::Question;
-use super::{Answer, Readiness, Registry};
+use super::holding::Holding;
+use super::identity::Identity;
+use super::store::Store;
 
 /// Leases that are published by one call.
 const PUBLISHED_MAX: usize = 500;
@@ -31,29 +27,29 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 const ROUNDS_A_LOOK: u32 = 12;
 const DAEMONS_A_ROUND: usize = 15;
 
-/// Changes that are taken in one step.
-const CHANGES_AT_ONCE: usize = 64;
+/// Whether the registry is whole, for operators and service managers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// What is wrong; empty when all is well.
+    pub complaints: Vec<String>,
+    /// What costs single names alone: entries of the store that cannot be read.
+    pub notes: Vec<String>,
+}
 
-/// How long to wait before watching a store again that ended the last watch.
-const WATCH_PAUSE: Duration = Duration::from_secs(1);
+/// What a daemon does for what it holds, for as long as it runs.
+#[derive(Debug)]
+pub(super) struct Keeper<'a> {
+    pub(super) store: &'a Store,
+    pub(super) holding: &'a Holding,
+    pub(super) identity: &'a Identity,
+    pub(super) readiness: &'a watch::Sender<Readiness>,
+    pub(super) lease_ttl: Duration,
+}
 
-impl Registry {
-    /// Renews what this daemon holds, publishes what it could not, and follows the changes of others, until
-    /// `stop` fires. Returns at once where the registry is not shared.
-    pub async fn keep(&self, stop: &CancellationToken) {
-        let Some(lease_ttl) = self.lease_ttl() else { return };
-        // In order, here and below, so that a simulation takes the same way each time.
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {}
-            () = self.renew_for_ever(lease_ttl) => {}
-            () = self.follow_changes() => {}
-            () = self.look_for_itself(lease_ttl) => {}
-        }
-    }
-
-    async fn renew_for_ever(&self, lease_ttl: Duration) {
-        let interval = lease_ttl / 3;
+impl Keeper<'_> {
+    /// Renews what this daemon holds, and publishes what it could not.
+    pub(super) async fn renew_for_ever(&self) {
+        let interval = self.interval();
         // The first round announces the daemon itself.
         let mut next_round = Instant::now();
         let mut failures = 0;
@@ -80,7 +76,7 @@ impl Registry {
             };
             // The first connection may have come meanwhile, and a new one may lead from elsewhere.
             let has_moved = self.follow_addresses();
-            self.tell_readiness(lease_ttl);
+            self.tell_readiness();
             match result {
                 Err(BackendError::Unavailable { .. }) => {
                     failures += 1;
@@ -104,26 +100,26 @@ impl Registry {
 
     /// Looks for other daemons that have this one's identity, when it starts, once its past must be over, when one shows
     /// itself, and from time to time. No renewal waits for it, and that it takes long says nothing of the store's health.
-    async fn look_for_itself(&self, lease_ttl: Duration) {
-        let interval = lease_ttl / 3;
+    pub(super) async fn look_for_itself(&self) {
+        let interval = self.interval();
         // One that ended just before this one began counts as alive for so long.
-        let past_for = liveness(lease_ttl) + interval;
+        let past_for = liveness(self.lease_ttl) + interval;
         let mut next_look = ROUNDS_A_LOOK;
         sleep(self.jitter(interval, 2)).await;
         for round in 0_u32.. {
             let is_due = matches!(round, 0 | 4) || next_look <= round;
-            let has_company = self.has_company.swap(false, Ordering::Relaxed);
+            let has_company = self.identity.take_company();
             if (is_due || has_company || !self.identity.complaints().is_empty())
                 && !self.store.is_away()
                 && let Ok(seen) = self.store.patiently(|backend| backend.daemons(&Scope::Cluster)).await
             {
                 let daemons = Daemons::new(self.store.unreadable.note(seen));
-                self.identity.look(&self.instance(), &daemons, past_for);
+                self.identity.look(&self.store.me.now(), &daemons, past_for);
                 if next_look <= round {
                     let more = u32::try_from(daemons.all().len() / DAEMONS_A_ROUND).unwrap_or(u32::MAX);
                     next_look = round.saturating_add(ROUNDS_A_LOOK).saturating_add(more);
                 }
-                self.tell_readiness(lease_ttl);
+                self.tell_readiness();
             }
             sleep(interval).await;
         }
@@ -132,7 +128,7 @@ impl Registry {
     /// Whether this daemon has other addresses than before: what it published says the old ones.
     fn follow_addresses(&self) -> bool {
         let Some(instance) = self.store.follow_addresses() else { return false };
-        self.leases.hold_as(&instance);
+        self.holding.leases.hold_as(&instance);
         true
     }
 
@@ -149,7 +145,9 @@ impl Registry {
     /// A call that fails costs no lease but those that it took; the first error is returned once all were taken, or when
     /// a second call in a row had no answer.
     async fn renew(&self, spread: Duration) -> Result<(), BackendError> {
-        let mut held = Holdings::new(self.leases.numbers().into_iter().map(|number| self.leases.get(number)));
+        let mut held = Holdings::new(
+            self.holding.leases.numbers().into_iter().map(|number| self.holding.leases.get(number)),
+        );
         let all = held.len();
         let mut result = Ok(());
         let mut was_silent = false;
@@ -177,8 +175,9 @@ impl Registry {
     async fn publish_the_rest(&self) -> Result<(), BackendError> {
         let mut result = Ok(());
         let mut was_silent = false;
-        for numbers in self.leases.unpublished().chunks(PUBLISHED_MAX) {
-            let leases: Vec<_> = numbers.iter().filter_map(|number| self.leases.get(*number)).collect();
+        for numbers in self.holding.leases.unpublished().chunks(PUBLISHED_MAX) {
+            let leases: Vec<_> =
+                numbers.iter().filter_map(|number| self.holding.leases.get(*number)).collect();
             let published = self.publish(&leases).await;
             let is_silent = matches!(published, Err(BackendError::Unavailable { .. }));
             result = result.and(published);
@@ -198,7 +197,7 @@ impl Registry {
 
     /// Takes note of what became of leases.
     async fn note_renewals(&self, renewed: Vec<Renewed>, asked: Instant) -> Result<(), BackendError> {
-        for lease in self.leases.note(renewed, asked) {
+        for lease in self.holding.leases.note(renewed, asked) {
             // Its node left while the renewal was under way, which may have come after the release.
             self.store.call("release", 1, |backend| backend.release(&lease)).await?;
         }
@@ -213,89 +212,16 @@ impl Registry {
             return false;
         };
         let found = self.store.unreadable.note(seen);
-        let mut past = self.past();
-        for found in found.iter().filter(|found| found.registration.instance.host == *self.store.me.host()) {
-            past.was_here(&found.registration.node.name);
-        }
+        let of_host = found.iter().map(|found| &*found.registration);
+        let of_host = of_host.filter(|registration| registration.instance.host == *self.store.me.host());
+        self.holding.were_here(of_host.map(|registration| &registration.node.name));
         true
     }
 
-    async fn follow_changes(&self) {
-        loop {
-            let mut changes = self.store.watch().ready_chunks(CHANGES_AT_ONCE);
-            while let Some(mut at_once) = changes.next().await {
-                // Each means to go through all that is remembered, and a store that comes back empty says it often.
-                at_once.dedup_by(|next, before| *next == Change::Missed && next == before);
-                for change in at_once {
-                    self.tell_change(&change);
-                    self.note_company(&change);
-                    match change {
-                        Change::Registered(name, host)
-                        | Change::Released(name, host)
-                        | Change::Expired(name, host) => self.changed(name, host),
-                        Change::Missed => self.missed_changes(),
-                    }
-                }
-            }
-            self.missed_changes();
-            self.events.tell(What::Missed);
-            sleep(WATCH_PAUSE).await;
-        }
-    }
-
-    fn tell_change(&self, change: &Change) {
-        let node = |alive: &AliveName, host: &HostId| NodeName { alive: alive.clone(), host: host.clone() };
-        self.events.tell(match change {
-            Change::Registered(name, host) => What::Registered { node: node(name, host), port: None },
-            Change::Released(name, host) => What::Released { node: node(name, host) },
-            Change::Expired(name, host) => What::Expired { node: node(name, host) },
-            Change::Missed => What::Missed,
-        });
-    }
-
-    /// A name of this host that no lease of this daemon has: another daemon serves the host, or has its identity.
-    fn note_company(&self, change: &Change) {
-        if let Change::Registered(name, host) = change
-            && *host == *self.store.me.host()
-            && !self.has_company.load(Ordering::Relaxed)
-            && !self.leases.has(name)
-        {
-            self.has_company.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn changed(&self, name: AliveName, host: HostId) {
-        self.cluster.out_of_date();
-        // A host that is not in the list has a daemon by now.
-        if self.daemons.last().is_some_and(|known| known.value.of(&host).is_empty()) {
-            self.daemons.out_of_date();
-        }
-        self.lists.get(&host).inspect(|list| list.out_of_date());
-        self.holders.get(&name).inspect(|list| list.out_of_date());
-        for question in [Question::Bare(name.clone()), Question::On(host, name.clone())] {
-            let Some(slot) = self.answers.get(&question) else { continue };
-            if let Some(Answer::Node(registration)) = slot.last().map(|known| known.value.answer) {
-                for alias in &registration.instance.aliases {
-                    let by_alias = self.answers.get(&Question::On(alias.clone(), name.clone()));
-                    by_alias.inspect(|slot| slot.forget());
-                }
-            }
-            slot.forget();
-        }
-    }
-
-    fn missed_changes(&self) {
-        self.cluster.out_of_date();
-        self.daemons.out_of_date();
-        self.answers.iter().for_each(|(_, slot)| slot.out_of_date());
-        self.lists.iter().for_each(|(_, list)| list.out_of_date());
-        self.holders.iter().for_each(|(_, list)| list.out_of_date());
-    }
-
-    fn tell_readiness(&self, lease_ttl: Duration) {
-        self.leases.end_those_that_ran_out(lease_ttl);
-        let mut complaints = self.store.health.complaints(lease_ttl);
-        complaints.extend(self.leases.complaints());
+    fn tell_readiness(&self) {
+        self.holding.leases.end_those_that_ran_out(self.lease_ttl);
+        let mut complaints = self.store.health.complaints(self.lease_ttl);
+        complaints.extend(self.holding.leases.complaints());
         complaints.extend(self.identity.complaints());
         self.readiness.send_if_modified(|readiness| {
             let mut notes = self.store.unreadable.in_words();
@@ -305,6 +231,11 @@ impl Registry {
             *readiness = now;
             is_new
         });
+    }
+
+    /// Between two rounds.
+    fn interval(&self) -> Duration {
+        self.lease_ttl / 3
     }
 
     /// Longer after each failure, and never the same for two daemons.

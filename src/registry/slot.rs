@@ -1,7 +1,9 @@
 //! One remembered answer of the store, and the one request that renews it.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use quick_cache::sync::Cache;
 use tokio::time::Instant;
 
 /// What the store said, and when it was asked.
@@ -79,6 +81,18 @@ impl<T: Clone> Slot<T> {
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The slot of `key`, which is made if there is none.
+pub(super) fn slot_of<K: Clone + Eq + Hash, T: Clone>(
+    slots: &Cache<K, Arc<Slot<T>>>,
+    key: &K,
+) -> Arc<Slot<T>> {
+    slots.get(key).unwrap_or_else(|| {
+        let slot = Arc::default();
+        slots.insert(key.clone(), Arc::clone(&slot));
+        slot
+    })
 }
 
 #[cfg(test)]
