@@ -388,3 +388,6 @@ impl Registry {
         self.store.questions_left_out()
     }
 }
+
+#[cfg(test)]
+mod tests;
