@@ -94,6 +94,8 @@ async fn changes_that_were_missed_make_all_that_is_remembered_out_of_date_and_it
         if ends {
             stage.store.ends_watches();
         } else {
+            // In one step with others, and only that it comes again says nothing new.
+            stage.store.tell(&Change::Released(name("b"), host("yonder")));
             stage.store.tell(&Change::Missed);
         }
         sleep(MILLISECOND).await;

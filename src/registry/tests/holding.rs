@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+
 use super::*;
 use crate::registry::{Carried, CarriedPast, State};
 use futures_util::FutureExt;

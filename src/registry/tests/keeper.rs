@@ -307,3 +307,34 @@ async fn a_daemon_that_has_company_looks_in_each_round_until_it_is_alone() {
     sleep(3 * INTERVAL).await;
     assert_eq!(looks(), before);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_round_ends_with_a_second_silence_or_with_a_refusal_of_all() {
+    for (fault, calls) in [(Fault::Away, 2), (Fault::Denies, 1)] {
+        let stage = Stage::new();
+        for number in 0..10_u16 {
+            stage.register(number.into(), &format!("n{number}")).await;
+        }
+        stage.keep();
+        sleep(3 * INTERVAL).await;
+        let renewed = stage.store.calls("renew");
+        stage.store.is("", fault);
+        sleep(INTERVAL).await;
+        assert_eq!(stage.store.calls("renew"), renewed + calls, "{fault:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_earlier_run_that_counts_as_alive_for_a_moment_is_no_rival() {
+    let stage = Stage::new();
+    let _earlier = stage.other(Instance { id: InstanceId::random(), ..daemon("here") }).await;
+    stage.keep();
+    sleep(INTERVAL).await;
+    let looks = stage.store.calls("daemons");
+    stage.store.tell(&Change::Registered(name("a"), host("here")));
+    sleep(INTERVAL - MILLISECOND).await;
+    assert_eq!((looks, stage.store.calls("daemons")), (1, 2));
+    let lives = stage.other(daemon("there")).await.handle.daemons(&Scope::Cluster).await.unwrap().items;
+    assert_eq!(lives.iter().filter(|daemon| daemon.name == "here:4369").count(), 2, "for a moment");
+    assert_eq!(stage.registry.readiness().borrow().complaints, [""; 0]);
+}
