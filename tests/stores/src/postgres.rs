@@ -255,12 +255,12 @@ impl Postgres {
             }
             self.try_query("postgres", "select 1").ok()
         });
-        let is_new = self.try_query("postgres", "select from pg_database where datname = 'repmd'").is_ok()
-            && self.try_query(ROLE, "select 1").is_err();
-        if is_new {
-            for statement in ["create role repmd login", "create database repmd owner repmd"] {
-                self.try_query("postgres", statement).unwrap_or_else(|error| panic!("{statement}: {error}"));
-            }
+        let in_postgres = |statement: &str| {
+            self.try_query("postgres", statement).unwrap_or_else(|error| panic!("{statement}: {error}"))
+        };
+        if in_postgres("select 1 from pg_database where datname = 'repmd'").is_empty() {
+            in_postgres("create role repmd login");
+            in_postgres("create database repmd owner repmd");
         }
     }
 
