@@ -83,7 +83,7 @@ impl Host {
         self.found_by(command, arguments, &[])
     }
 
-    pub(crate) fn doctor_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Found {
+    pub(crate) fn doctor_with(&self, arguments: &[&str], variables: &[(&str, String)]) -> Found {
         self.found_by(self.repmd("doctor"), arguments, variables)
     }
 
@@ -95,8 +95,8 @@ impl Host {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn found_by(&self, mut command: Command, arguments: &[&str], variables: &[(&str, &str)]) -> Found {
-        command.arg("--json").args(arguments).envs(variables.iter().copied());
+    fn found_by(&self, mut command: Command, arguments: &[&str], variables: &[(&str, String)]) -> Found {
+        command.arg("--json").args(arguments).envs(variables.iter().cloned());
         let output = self.inside(|| command.output()).unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         let report = serde_json::from_slice(&output.stdout);

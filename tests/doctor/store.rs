@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::Duration;
 
-use repmd_test_support::{wait_for, wait_until};
+use repmd_test_support::{faketime, wait_for, wait_until};
 
 use crate::{Pair, SOON};
 
@@ -137,8 +137,6 @@ fn the_store_is_slow() {
 #[test]
 fn the_clock_is_wrong() {
     let pair = Pair::with_one();
-    let library = format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH);
-    let variables = [("LD_PRELOAD", &*library), ("FAKETIME", "+1h"), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
-    let found = pair.a.doctor_with(&["--backend", &pair.url()], &variables);
+    let found = pair.a.doctor_with(&["--backend", &pair.url()], &faketime("+1h"));
     found.is_only("clock-skew", "warning", &["behind", "360"]);
 }

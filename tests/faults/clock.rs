@@ -1,20 +1,16 @@
 //! Clocks of daemons' machines that are off by a day.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use repmd_test_stores::Postgres;
+use repmd_test_support::faketime;
 
 use crate::stage::{Backing, Plan, Stage};
 use crate::{INTERVAL, SLACK, TTL};
 
-/// The clock of the daemon's machine, as `faketime` shifts it. Time still passes as it does.
+/// The clock of the daemon's machine is off.
 fn shifted(plan: Plan, by: &str) -> Plan {
-    let library = format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH);
-    assert!(Path::new(&library).exists(), "{library} is missing: `apt-get install libfaketime`");
-    plan.variable("LD_PRELOAD", &library)
-        .variable("FAKETIME", by)
-        .variable("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+    faketime(by).iter().fold(plan, |plan, (name, value)| plan.variable(name, value))
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use repmd_test_support::{free_port, wait_for, wait_until};
+use repmd_test_support::{faketime, free_port, wait_for, wait_until};
 use rustix::process::{Pid, Signal, getuid, kill_process};
 use tempfile::TempDir;
 
@@ -233,9 +233,7 @@ impl Postgres {
             Some(mebibytes) => on_disk(&self.data(), mebibytes),
         };
         if let Some(clock) = self.clock {
-            let library = format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH);
-            assert!(Path::new(&library).exists(), "{library} is missing: `apt-get install libfaketime`");
-            postgres.env("LD_PRELOAD", library).env("FAKETIME", clock);
+            postgres.envs(faketime(clock));
         }
         postgres.arg("-D").arg(self.data()).args(["-h", self.address, "-p", &self.port.to_string(), "-k"]);
         postgres.arg(self.folder.path());

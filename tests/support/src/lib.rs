@@ -4,6 +4,7 @@
 
 mod browser;
 mod c_node;
+mod clock;
 mod daemon;
 mod erlang;
 pub mod http;
@@ -17,6 +18,7 @@ mod root;
 
 pub use browser::Browser;
 pub use c_node::{CNode, CProgram};
+pub use clock::faketime;
 pub use daemon::{Daemon, epmd_program};
 pub use erlang::{COOKIE, ErlangNode};
 pub use machine::{Machine, release};
