@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use repmd_test_stores::{Postgres, Store};
-use repmd_test_support::wait_until;
 
 use crate::stage::{Backing, Stage};
 use crate::{INTERVAL, SLACK};
@@ -67,12 +66,7 @@ impl Pair {
 
 impl Backing for Pair {
     fn url(&self) -> String {
-        // The one that is no primary comes first.
-        let ports = (self.standby.port(), self.primary.port());
-        format!(
-            "postgres://repmd@127.0.0.1:{},127.0.0.1:{}/repmd?target_session_attrs=read-write",
-            ports.0, ports.1
-        )
+        self.standby.url_with(&self.primary)
     }
 
     fn kill(&mut self) {
@@ -102,10 +96,7 @@ impl Followed for Pair {
     }
 
     fn stop_replicating(&self) {
-        self.standby.tell("alter system set primary_conninfo = ''; select pg_reload_conf()");
-        wait_until("the standby no longer follows", crate::SOON, || {
-            self.standby.query("select count(*) from pg_stat_wal_receiver") == "0"
-        });
+        self.standby.stop_replicating();
     }
 
     fn fail_over(&mut self) {

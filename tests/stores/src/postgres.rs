@@ -191,25 +191,18 @@ impl Postgres {
     /// # Errors
     /// What the server says.
     pub fn try_query(&self, database: &str, statements: &str) -> Result<String, String> {
-        let port = self.port.to_string();
-        let mut psql = Command::new(bin().join("psql"));
-        psql.args([
-            "-XAtq",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-h",
-            "127.0.0.1",
-            "-p",
-            &port,
-            "-U",
-            OWNER,
-            "-d",
-            database,
-        ]);
-        let output = psql.env("PGCONNECT_TIMEOUT", "5").arg("-c").arg(statements).output();
-        let output = output.expect("psql is installed");
+        let output = self.psql(OWNER, database, statements).output().expect("psql is installed");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
+    /// The command that runs statements in a database as a role, and writes their rows as [`Self::query`] has them.
+    #[must_use]
+    pub fn psql(&self, role: &str, database: &str, statements: &str) -> Command {
+        let mut psql = Command::new(bin().join("psql"));
+        psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p", &self.port.to_string()]);
+        psql.args(["-U", role, "-d", database, "-c", statements]).env("PGCONNECT_TIMEOUT", "5");
+        psql
     }
 
     /// Who may log in and how, from now on, in the words of `pg_hba.conf`.
@@ -309,19 +302,8 @@ impl Postgres {
         let mut standby = Self::new(&[], None, new_folder());
         standby.options.clone_from(&self.options);
         let mut copy = program("pg_basebackup");
-        copy.args([
-            "-h",
-            "127.0.0.1",
-            "-p",
-            &self.port.to_string(),
-            "-U",
-            OWNER,
-            "-c",
-            "fast",
-            "-R",
-            "--no-sync",
-        ]);
-        run(copy.arg("-D").arg(standby.data()));
+        copy.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", OWNER, "-c", "fast", "-R"]);
+        run(copy.args(["--no-sync", "-D"]).arg(standby.data()));
         standby.revive();
         standby.wait_until_caught_up(self);
         standby
@@ -333,6 +315,25 @@ impl Postgres {
         wait_until("the standby has caught up", PATIENCE, || {
             self.query(&format!("select pg_last_wal_replay_lsn() >= '{written}'")) == "t"
         });
+    }
+
+    /// Cuts a standby off from what its primary writes from now on.
+    pub fn stop_replicating(&self) {
+        self.run("alter system set primary_conninfo = ''");
+        self.run("select pg_reload_conf()");
+        wait_until("the standby no longer follows", PATIENCE, || {
+            self.query("select count(*) from pg_stat_wal_receiver") == "0"
+        });
+    }
+
+    /// The URL of a primary and this standby, as a daemon takes it. The one that is no primary comes first.
+    #[must_use]
+    pub fn url_with(&self, primary: &Self) -> String {
+        let ports = (self.port, primary.port);
+        format!(
+            "postgres://{ROLE}@127.0.0.1:{},127.0.0.1:{}/{ROLE}?target_session_attrs=read-write",
+            ports.0, ports.1
+        )
     }
 
     /// Makes a standby the primary.

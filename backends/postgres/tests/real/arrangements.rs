@@ -1,7 +1,6 @@
 //! Each way to a server.
 
 use std::net::IpAddr;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -95,9 +94,8 @@ async fn a_role_that_may_not_make_the_tables_says_so_and_uses_those_of_the_scrip
     // And no more than that.
     let port = server.port().to_string();
     for statement in ["truncate repmd.names", "drop function repmd.find", "create table repmd.x ()"] {
-        let arguments =
-            ["-Xq", "-h", "127.0.0.1", "-p", &port, "-U", "repmd", "-d", "repmd", "-c", statement];
-        assert!(!Command::new("psql").args(arguments).output().unwrap().status.success(), "{statement}");
+        let refused = server.psql("repmd", "repmd", statement).output().unwrap();
+        assert!(!refused.status.success(), "{statement}");
     }
 }
 

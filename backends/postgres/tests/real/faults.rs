@@ -183,19 +183,10 @@ async fn a_fail_over_that_loses_the_last_writes_is_healed_by_the_next_renewal() 
     let mut primary = Server::start();
     Daemon::on(&primary, "z").register("first", 1).await.unwrap();
     let standby = primary.standby();
-    // The one that is no primary comes first.
-    let url = format!(
-        "postgres://repmd@127.0.0.1:{},127.0.0.1:{}/repmd?target_session_attrs=read-write",
-        standby.port(),
-        primary.port()
-    );
-    let daemon = Daemon::with(&url, "a", "a", TTL);
+    let daemon = Daemon::with(&standby.url_with(&primary), "a", "a", TTL);
     let kept = daemon.register("rabbit", 1).await.unwrap();
     standby.wait_until_caught_up(&primary);
-    standby.run("alter system set primary_conninfo = ''");
-    standby.run("select pg_reload_conf()");
-    until("it no longer follows", async || standby.query("select count(*) from pg_stat_wal_receiver") == "0")
-        .await;
+    standby.stop_replicating();
     let lost = daemon.register("hare", 2).await.unwrap();
     let replaced = daemon.register("rabbit", 3).await.unwrap();
     primary.kill();
@@ -238,24 +229,8 @@ async fn a_host_whose_row_somebody_locks_is_waited_for_no_longer_than_two_second
     let server = Server::start();
     let daemon = Daemon::on(&server, "a");
     let lease = daemon.register("rabbit", 1).await.unwrap();
-    let port = server.port();
-    let locked = std::thread::spawn(move || {
-        let text = "begin; select from repmd.hosts for update; select pg_sleep(4)";
-        let arguments = [
-            "-XAtq",
-            "-h",
-            "127.0.0.1",
-            "-p",
-            &port.to_string(),
-            "-U",
-            "postgres",
-            "-d",
-            "repmd",
-            "-c",
-            text,
-        ];
-        std::process::Command::new("psql").args(arguments).output().unwrap()
-    });
+    let lock = "begin; select from repmd.hosts for update; select pg_sleep(4)";
+    let mut locks = server.psql("postgres", "repmd", lock).spawn().unwrap();
     until("it is locked", async || {
         server.query(
             "select count(*) from pg_stat_activity where query like '%pg_sleep(4)' and state = 'active'",
@@ -271,7 +246,7 @@ async fn a_host_whose_row_somebody_locks_is_waited_for_no_longer_than_two_second
     assert_eq!(daemon.renew(from_ref(&lease)).await.unwrap(), [Renewal::Held]);
     assert_eq!(daemon.ports("rabbit", &Scope::Cluster).await, [1]);
     assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
-    locked.join().unwrap();
+    locks.wait().unwrap();
     until_ok("it registers", async || daemon.register("other", 2).await).await;
 }
 
