@@ -111,25 +111,10 @@ fn a_restored_backup_of_etcd_is_whole_within_one_interval() {
     a.wait_until_well();
 }
 
-/// A user with the rights that docs/security.md gives it, and nobody without a login.
-fn with_logins(store: &Etcd) {
-    tell(
-        store,
-        "user add root:r00t; user grant-role root root; role add repmd; \
-         role grant-permission --prefix=true repmd readwrite repmd/default/; user add repmd:right; \
-         user grant-role repmd repmd; auth enable",
-    );
-}
-
-fn tell(store: &Etcd, commands: &str) {
-    for command in commands.split("; ") {
-        store.tell(&command.split_whitespace().collect::<Vec<_>>());
-    }
-}
-
 fn is_told_with_logins(trouble: &Trouble<'_>) {
     let stage = Stage::etcd();
-    with_logins(&stage.store);
+    // A user with the rights that docs/security.md gives it, and nobody without a login.
+    stage.store.ask_for_logins(&[["repmd", "right", "repmd/default/"]]);
     let url = stage.store.url_for("repmd:right@");
     is_told_once(&stage, &url, trouble);
 }
@@ -161,17 +146,14 @@ fn an_etcd_that_is_full_is_told_and_harms_no_host() {
     let _early = a.register("early", 1000);
     b.wait_until_it_finds("early@a", Some(1000));
     let asker = Asker::start(&a, "early", 1000);
-    let value = "x".repeat(100_000);
-    while stage.store.try_tell(&["put", "k", &value]).is_ok() {}
+    stage.store.fill();
     let _late = a.register_within_a_second("late", 2000);
     a.wait_until_degraded("space");
     std::thread::sleep(2 * TTL);
     // What is there is kept: that takes no space.
     assert_eq!((a.find("late"), b.find("early@a")), (Some(2000), Some(1000)));
     assert_eq!(b.find("late@a"), None);
-    stage.store.tell(&["del", "k"]);
-    stage.store.tell(&["compact", &stage.store.revision()]);
-    tell(&stage.store, "defrag; alarm disarm");
+    stage.store.make_room();
     b.wait_until_it_finds("late@a", Some(2000));
     a.wait_until_well();
     asker.was_undisturbed();
@@ -181,7 +163,7 @@ fn an_etcd_that_is_full_is_told_and_harms_no_host() {
 fn something_else_under_the_key_of_one_name_in_etcd_costs_that_name_alone() {
     let stage = Stage::etcd();
     let (a, b) = (stage.host("a"), stage.host("b"));
-    tell(&stage.store, "put repmd/default/node/odd/a x");
+    stage.store.tell(&["put", "repmd/default/node/odd/a", "x"]);
     let _nodes = a.register_some("n", 1000, 10);
     let _odd = a.register_within_a_second("odd", 2000);
     a.wait_until_degraded("odd");
@@ -189,7 +171,7 @@ fn something_else_under_the_key_of_one_name_in_etcd_costs_that_name_alone() {
     std::thread::sleep(3 * INTERVAL);
     assert!((1..=2).contains(&a.logged(&["ERROR", "odd@a"])), "{}", a.log());
     assert!(b.finds_all("n", "a", 1000, 10));
-    tell(&stage.store, "del repmd/default/node/odd/a");
+    stage.store.tell(&["del", "repmd/default/node/odd/a"]);
     a.wait_until_well();
     b.wait_until_it_finds("odd@a", Some(2000));
 }

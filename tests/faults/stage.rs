@@ -120,12 +120,8 @@ impl Backing for Etcd {
         self.resume();
     }
 
-    /// As its root, whose password is `r00t`.
     fn tell(&self, commands: &str) {
-        for command in commands.split("; ") {
-            let words = command.split_whitespace();
-            self.tell(&["--user", "root:r00t"].into_iter().chain(words).collect::<Vec<_>>());
-        }
+        self.tell_as_root(commands);
     }
 }
 

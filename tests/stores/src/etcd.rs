@@ -28,6 +28,9 @@ pub struct Etcd {
     folder: TempDir,
 }
 
+/// The key that fills one.
+const FILLING: &str = "filling";
+
 /// How the members of an etcd are arranged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EtcdKind {
@@ -138,6 +141,48 @@ impl Etcd {
         let Output { status, stdout, stderr } = self.ask(command);
         let said = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         if status.success() { Ok(said(stdout)) } else { Err(said(stderr)) }
+    }
+
+    /// Runs commands as its root once it [asks for logins](Self::ask_for_logins), with `; ` between them.
+    pub fn tell_as_root(&self, commands: &str) {
+        for command in commands.split("; ") {
+            let login = ["--user", "root:r00t"];
+            self.tell(&login.into_iter().chain(command.split_whitespace()).collect::<Vec<_>>());
+        }
+    }
+
+    /// Lets nobody in without a login from now on, but its root and these users: their name, their password, and the
+    /// prefix of the keys to which they have all rights, by a role of their name.
+    pub fn ask_for_logins(&self, users: &[[&str; 3]]) {
+        let tell = |command: String| drop(self.tell(&command.split(' ').collect::<Vec<_>>()));
+        tell("user add root:r00t".to_owned());
+        tell("user grant-role root root".to_owned());
+        for [name, password, prefix] in users {
+            tell(format!("role add {name}"));
+            tell(format!("role grant-permission --prefix=true {name} readwrite {prefix}"));
+            tell(format!("user add {name}:{password}"));
+            tell(format!("user grant-role {name} {name}"));
+        }
+        tell("auth enable".to_owned());
+    }
+
+    /// Writes to one that has a quota until it takes no more.
+    pub fn fill(&self) {
+        let value = "x".repeat(100_000);
+        while self.try_tell(&["put", FILLING, &value]).is_ok() {}
+    }
+
+    /// Makes room in one that is full, as an operator does.
+    pub fn make_room(&self) {
+        self.tell(&["del", FILLING]);
+        self.compact();
+        self.tell(&["defrag"]);
+        self.tell(&["alarm", "disarm"]);
+    }
+
+    /// Forgets all revisions but the last.
+    pub fn compact(&self) {
+        self.tell(&["compact", &self.revision()]);
     }
 
     /// Where a member is served, as `HOST:PORT`.

@@ -89,25 +89,7 @@ async fn tls_with_a_client_certificate() {
 
 /// A user with the rights that docs/security.md gives it, and nobody without a login.
 fn with_logins(store: &Store) {
-    for command in [
-        "user add root:r00t",
-        "user grant-role root root",
-        "role add repmd",
-        "role grant-permission --prefix=true repmd readwrite repmd/test/",
-        "user add repmd:s3cret",
-        "user grant-role repmd repmd",
-        "role add other",
-        "role grant-permission --prefix=true other readwrite other/",
-        "user add other:s3cret",
-        "user grant-role other other",
-        "auth enable",
-    ] {
-        store.tell(&command.split(' ').collect::<Vec<_>>());
-    }
-}
-
-fn as_root(store: &Store, command: &str) {
-    store.tell(&["--user", "root:r00t"].into_iter().chain(command.split(' ')).collect::<Vec<_>>());
+    store.ask_for_logins(&[["repmd", "s3cret", &key("")], ["other", "s3cret", "other/"]]);
 }
 
 #[tokio::test]
@@ -141,7 +123,7 @@ async fn users_that_are_changed_while_a_daemon_runs_cost_it_no_more_than_a_login
     let daemon = Daemon::with(&store.url_for("repmd:s3cret@"), "a", "a", TTL);
     let lease = daemon.register("rabbit", 1).await.unwrap();
     for number in 0..3 {
-        as_root(&store, &format!("user add another{number}:x"));
+        store.tell_as_root(&format!("user add another{number}:x"));
         until_ok("it renews", async || daemon.renew(std::slice::from_ref(&lease)).await).await;
     }
 }
@@ -180,10 +162,9 @@ async fn a_password_from_a_file_may_change_while_the_daemon_runs() {
     let url = format!("{}?password_file={}", store.url_for("repmd@"), file.display());
     let daemon = Daemon::with(&url, "a", "a", TTL);
     daemon.register("rabbit", 1).await.unwrap();
-    as_root(&store, "user delete repmd");
+    store.tell_as_root("user delete repmd");
     until("it is refused", async || daemon.register("hare", 1).await.is_err()).await;
-    as_root(&store, "user add repmd:second");
-    as_root(&store, "user grant-role repmd repmd");
+    store.tell_as_root("user add repmd:second; user grant-role repmd repmd");
     std::fs::write(&file, "second").unwrap();
     until_ok("the new password is used", async || daemon.register("hare", 1).await).await;
     let debug = format!("{daemon:?}");
@@ -215,8 +196,7 @@ async fn an_inspection_says_what_is_well_and_what_is_not() {
 #[tokio::test]
 async fn an_inspection_names_a_store_that_is_full_and_a_password_that_is_wrong() {
     let store = Store::start(EtcdKind::Alone, Release::InstalledEtcd, &["--quota-backend-bytes", "100000"]);
-    let value = "x".repeat(100_000);
-    while store.try_tell(&["put", "k", &value]).is_ok() {}
+    store.fill();
     let report = Etcd.inspect(&place(&store.url())).await.unwrap().unwrap();
     let [full] = &report.findings[..] else { panic!("{report:?}") };
     assert_eq!((full.severity, full.id), (Severity::Failure, "store-full"));

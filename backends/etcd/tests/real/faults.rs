@@ -256,8 +256,7 @@ async fn a_store_that_is_full_says_so_and_goes_on_when_it_is_not() {
     let store = Store::start(EtcdKind::Alone, Release::InstalledEtcd, &["--quota-backend-bytes", "200000"]);
     let daemon = Daemon::on(&store, "a");
     let leases = register_some(&daemon, 3).await;
-    let value = "x".repeat(100_000);
-    while store.try_tell(&["put", "k", &value]).is_ok() {}
+    store.fill();
     let error = daemon.register("late", 1).await.unwrap_err();
     let BackendError::Denied { action, source } = &error else { panic!("{error:?}") };
     assert!(action == "register late@a" && source.to_string().contains("space"), "{action}: {source}");
@@ -265,10 +264,7 @@ async fn a_store_that_is_full_says_so_and_goes_on_when_it_is_not() {
     heals(&daemon, &leases).await;
     assert_eq!(daemon.ports("rabbit1", &scope("a")).await, [1001]);
     daemon.backend.release(&leases[0]).await.unwrap();
-    store.tell(&["del", "k"]);
-    store.tell(&["compact", &store.revision()]);
-    store.tell(&["defrag"]);
-    store.tell(&["alarm", "disarm"]);
+    store.make_room();
     until_ok("it registers", async || daemon.register("late", 1).await).await;
 }
 
@@ -290,7 +286,7 @@ async fn a_watch_survives_a_restart_and_a_compaction() {
     for round in 0..5 {
         daemon.register(&format!("mole{round}"), 1).await.unwrap();
     }
-    store.tell(&["compact", &store.revision()]);
+    store.compact();
     store.restart();
     until_ok("it registers", async || daemon.register("vole", 1).await).await;
     while next("the last is told").await != registered("vole") {}
@@ -309,7 +305,7 @@ async fn what_was_compacted_before_it_was_told_is_told_as_missed() {
     for number in 0..20 {
         until_ok("it registers", async || daemon.register(&format!("hare{number}"), 1).await).await;
     }
-    store.tell(&["compact", &store.revision()]);
+    store.compact();
     store.revive_member(0);
     until_ok("it is reached again", async || watcher.backend.daemons(&Scope::Cluster).await).await;
     until_ok("it registers", async || daemon.register("vole", 1).await).await;
