@@ -4,13 +4,18 @@
 //! answers and has, or can pull, the image; without either they are the `redis-server` and `etcd` of this machine.
 //! They listen on free ports of 127.0.0.1, keep nothing on disk but what is removed with them, and end with the [`Store`] that holds
 //! them. Everything here panics with what went wrong: a test without its store has failed.
+//!
+//! Beside them is what the tests of all backends do with their stores: a [`Daemon`] with a handle to a registry, and the
+//! [`Registry`] of a case of the conformance suite. Each backend says by a [`Pair`] what is its own.
 
 mod certificates;
 mod cluster;
 #[cfg(feature = "containers")]
 mod container;
+mod daemon;
 mod etcd;
 mod postgres;
+mod registry;
 mod release;
 mod running;
 mod sentinel;
@@ -24,13 +29,17 @@ use repmd_test_support::{wait_for, wait_until};
 use tempfile::TempDir;
 
 pub use certificates::Certificates;
+pub use daemon::{
+    CLUSTER, DEADLINE, Daemon, Pair, TTL, host, in_time, is_unavailable, name, scope, until, until_ok, within,
+};
 pub use etcd::{Etcd, EtcdKind};
 pub use postgres::{PgBouncer, Postgres};
+pub use registry::{Registry, Shared};
 pub use release::Release;
 use server::Server;
 
-/// How long servers may take to start, to find each other, or to elect a primary.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long servers may take to start, to find each other, or to elect a primary, and a test waits for what must happen.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The name of the master that Sentinels watch.
 const MASTER: &str = "repmd";

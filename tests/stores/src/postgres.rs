@@ -145,7 +145,7 @@ impl Postgres {
         self.folder.path().join("data")
     }
 
-    /// Its URL, as a daemon takes it.
+    /// Its URL, as a daemon takes it; with TLS also the files to use.
     #[must_use]
     pub fn url(&self) -> String {
         self.url_for(ROLE)
@@ -154,7 +154,16 @@ impl Postgres {
     /// [`Postgres::url`] with another login, as in `user:password`.
     #[must_use]
     pub fn url_for(&self, login: &str) -> String {
-        format!("postgres://{login}@127.0.0.1:{}/{ROLE}", self.port)
+        let url = format!("postgres://{login}@127.0.0.1:{}/{ROLE}", self.port);
+        match &self.certificates {
+            None => url,
+            Some(Certificates { authority, client: (certificate, key), .. }) => format!(
+                "{url}?sslmode=verify-full&sslrootcert={}&sslcert={}&sslkey={}",
+                authority.display(),
+                certificate.display(),
+                key.display()
+            ),
+        }
     }
 
     /// Where it listens.

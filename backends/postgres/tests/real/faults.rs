@@ -6,24 +6,9 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use repmd_backend_api::{BackendError, Change, RegistryBackend, Renewal, Scope};
 use repmd_test_stores::Postgres as Server;
-use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
-use crate::daemon::{DEADLINE, Daemon, PATIENCE, TTL, host, name, scope, until, until_ok};
-
-/// The result of a call that is given up after the daemon's deadline.
-async fn in_time<T>(call: impl Future<Output = Result<T, BackendError>>) -> Result<T, BackendError> {
-    let late = |elapsed: Elapsed| Err(BackendError::Unavailable { waited: DEADLINE, source: elapsed.into() });
-    timeout(DEADLINE, call).await.unwrap_or_else(late)
-}
-
-fn is_unavailable<T: std::fmt::Debug>(result: Result<T, BackendError>) -> bool {
-    match result {
-        Err(BackendError::Unavailable { .. }) => true,
-        Ok(_) | Err(BackendError::NameTaken { .. }) => false,
-        Err(error) => panic!("{error:?}"),
-    }
-}
+use crate::daemon::{Daemon, PATIENCE, TTL, host, in_time, is_unavailable, name, scope, until, until_ok};
 
 /// Calls until it is refused, and says why.
 async fn denied<T: std::fmt::Debug>(mut call: impl AsyncFnMut() -> Result<T, BackendError>) -> String {

@@ -4,7 +4,7 @@ use std::slice::from_ref;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use repmd_backend_api::{Change, RegistryBackend, Renewal, Scope};
+use repmd_backend_api::{Change, Holdings, RegistryBackend, Renewal, Scope};
 use repmd_test_stores::Postgres as Server;
 use tokio::time::timeout;
 
@@ -80,7 +80,10 @@ async fn a_renewal_writes_one_row_whatever_the_number_of_names() {
         while leases.len() < names {
             leases.push(daemon.register(&format!("rabbit{}", leases.len()), 1).await.unwrap());
         }
-        // The first one also sweeps.
+        let mut held = Holdings::new(leases.iter().cloned().map(Some));
+        daemon.backend.renew(&mut held).await.unwrap();
+        assert!(held.is_empty(), "one call takes all of them");
+        // The next one also sweeps.
         daemon.renew(&leases).await.unwrap();
         tokio::time::sleep(Duration::from_millis(200)).await;
         let written = || server.query("select pg_current_wal_insert_lsn() - '0/0'").parse::<u64>().unwrap();

@@ -1,82 +1,19 @@
 //! Every promise of the contract, against each arrangement of servers.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
-
-use repmd_backend_api::{Instance, RegistryBackend, Scope};
-use repmd_backend_conformance::Fixture;
-use repmd_backend_redis::{Redis, Settings};
-use repmd_test_stores::{Kind, Release, Store};
-
-use crate::daemon::until_ok;
-
-/// A cluster of its own in a store that cases share.
-struct Registry {
-    store: Arc<Store>,
-    cluster: String,
-    lease_ttl: Duration,
-}
-
-impl Registry {
-    fn fresh(store: Arc<Store>, lease_ttl: Duration) -> Self {
-        static CLUSTERS: AtomicU64 = AtomicU64::new(0);
-        let cluster = format!("case{}", CLUSTERS.fetch_add(1, Ordering::Relaxed));
-        Self { store, cluster, lease_ttl }
-    }
-}
-
-impl Fixture for Registry {
-    async fn open(&self, instance: Arc<Instance>) -> Arc<dyn RegistryBackend> {
-        let settings = Settings::from_url(&self.store.url(), &self.cluster, self.lease_ttl).unwrap();
-        let registry = Redis::open(settings, instance);
-        until_ok("the store is reached", async || registry.daemons(&Scope::Cluster).await).await;
-        Arc::new(registry)
-    }
-
-    async fn pass(&self, time: Duration) {
-        // The store's clock is the machine's.
-        tokio::time::sleep(time).await;
-    }
-
-    async fn lose_everything(&self) {
-        let tag = format!("repmd:{{{}}}:", self.cluster);
-        let keys: Vec<String> = self.store.query(&tag, &["KEYS", &format!("{tag}*")]);
-        let keys = keys.iter().map(String::as_str);
-        let _: u64 = self.store.query(&tag, &["DEL", &tag].into_iter().chain(keys).collect::<Vec<_>>());
-    }
-}
-
-/// A store that lives as long as any case uses it: a static is never dropped.
-#[derive(Debug)]
-struct Shared(Mutex<Weak<Store>>);
-
-impl Shared {
-    const fn new() -> Self {
-        Self(Mutex::new(Weak::new()))
-    }
-
-    fn store(&self, kind: Kind, release: Release) -> Arc<Store> {
-        let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.upgrade().unwrap_or_else(|| {
-            let store = Arc::new(Store::start(kind, release));
-            *shared = Arc::downgrade(&store);
-            store
-        })
-    }
-}
-
 macro_rules! conformance_of {
     ($($module:ident: $kind:ident $release:ident;)*) => {
         $(
             mod $module {
-                use super::{Duration, Kind, Registry, Release, Shared};
+                use std::time::Duration;
 
-                static STORE: Shared = Shared::new();
+                use repmd_test_stores::{Kind, Registry, Release, Shared, Store};
 
-                async fn fresh(lease_ttl: Duration) -> Registry {
-                    let store = tokio::task::spawn_blocking(|| STORE.store(Kind::$kind, Release::$release));
-                    Registry::fresh(store.await.unwrap(), lease_ttl)
+                use crate::daemon::OnRedis;
+
+                static STORE: Shared<Store> = Shared::new();
+
+                async fn fresh(lease_ttl: Duration) -> Registry<OnRedis> {
+                    Registry::fresh(&STORE, || Store::start(Kind::$kind, Release::$release), lease_ttl).await
                 }
 
                 repmd_backend_conformance::backend_conformance!(fresh);

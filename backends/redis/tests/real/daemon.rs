@@ -1,161 +1,42 @@
-//! Daemons that share a store.
+//! Daemons that share a Redis.
 
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
-use repmd_backend_api::{
-    AliveName, BackendError, Claim, Creation, Found, Holdings, HostId, Instance, InstanceId, Lease, Node,
-    NodeType, RegistryBackend, Renewal, Scope, Search, Seen,
-};
+use repmd_backend_api::Instance;
 use repmd_backend_redis::{Redis, Settings};
-use repmd_test_stores::Store;
+pub(crate) use repmd_test_stores::{
+    CLUSTER, DEADLINE, PATIENCE, TTL, host, in_time, is_unavailable, name, scope, until, until_ok,
+};
+use repmd_test_stores::{Pair, Store};
 
-/// The cluster of all daemons here.
-pub(crate) const CLUSTER: &str = "test";
+pub(crate) type Daemon = repmd_test_stores::Daemon<OnRedis>;
 
-/// Long enough that no lease runs out by itself.
-pub(crate) const TTL: Duration = Duration::from_secs(15);
+/// The backend on its store.
+#[derive(Debug)]
+pub(crate) struct OnRedis;
 
-/// How long the daemon waits for its store.
-pub(crate) const DEADLINE: Duration = Duration::from_millis(500);
+impl Pair for OnRedis {
+    type Backend = Redis;
+    type Store = Store;
 
-/// How long a test waits for what must happen.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+    fn url(store: &Store) -> String {
+        store.url()
+    }
+
+    fn open(url: &str, cluster: &str, lease_ttl: Duration, instance: Arc<Instance>) -> Redis {
+        Redis::open(Settings::from_url(url, cluster, lease_ttl).unwrap(), instance)
+    }
+
+    fn lose(store: &Store, cluster: &str) {
+        let tag = format!("repmd:{{{cluster}}}:");
+        let keys: Vec<String> = store.query(&tag, &["KEYS", &format!("{tag}*")]);
+        let keys = keys.iter().map(String::as_str);
+        let _: u64 = store.query(&tag, &["DEL", &tag].into_iter().chain(keys).collect::<Vec<_>>());
+    }
+}
 
 /// The name of a key in the store.
 pub(crate) fn key(rest: &str) -> String {
     format!("repmd:{{{CLUSTER}}}:{rest}")
-}
-
-pub(crate) fn host(text: &str) -> HostId {
-    HostId::parse(text).unwrap()
-}
-
-pub(crate) fn name(text: &str) -> AliveName {
-    AliveName::parse(text.as_bytes()).unwrap()
-}
-
-pub(crate) fn scope(text: &str) -> Scope {
-    Scope::Host(host(text))
-}
-
-/// A daemon's side of the registry.
-#[derive(Debug)]
-pub(crate) struct Daemon {
-    pub(crate) backend: Redis,
-    pub(crate) instance: Arc<Instance>,
-    claims: AtomicU64,
-}
-
-impl Daemon {
-    /// A daemon of a host, with leases that last.
-    pub(crate) fn on(store: &Store, host: &str) -> Self {
-        Self::with(&store.url(), host, host, TTL)
-    }
-
-    pub(crate) fn with(url: &str, name: &str, at: &str, ttl: Duration) -> Self {
-        let instance = Arc::new(Instance {
-            id: InstanceId::random(),
-            name: name.to_owned(),
-            host: host(at),
-            aliases: vec![host(&format!("{at}.example"))],
-            addresses: vec![IpAddr::from([10, 0, 0, 1])],
-            port: 4369,
-        });
-        let backend = Redis::open(Settings::from_url(url, CLUSTER, ttl).unwrap(), Arc::clone(&instance));
-        Self { backend, instance, claims: AtomicU64::new(0) }
-    }
-
-    pub(crate) fn claim(&self, alive: &str, port: u16) -> Claim {
-        Claim {
-            number: self.claims.fetch_add(1, Ordering::Relaxed),
-            node: Node {
-                name: name(alive),
-                port,
-                node_type: NodeType::NORMAL,
-                protocol: 0,
-                highest_version: 6,
-                lowest_version: 5,
-                extra: Box::from(*b"\0extra\xff"),
-            },
-            advertised_port: port + 1,
-            registered_at: SystemTime::now(),
-            last: None,
-        }
-    }
-
-    pub(crate) async fn register(&self, alive: &str, port: u16) -> Result<Lease, BackendError> {
-        self.backend.register(&self.claim(alive, port)).await
-    }
-
-    /// A round of renewals: what became of each, in the order of `leases`.
-    pub(crate) async fn renew(&self, leases: &[Lease]) -> Result<Vec<Renewal>, BackendError> {
-        let mut held = Holdings::new(leases.iter().cloned().map(Some));
-        let mut renewed = self.backend.renew(&mut held).await?;
-        while !held.is_empty() {
-            renewed.extend(self.backend.renew(&mut held).await?);
-        }
-        assert_eq!(renewed.len(), leases.len());
-        let renewal = |lease: &Lease| {
-            let found = renewed.iter().find(|renewed| renewed.lease.token == lease.token);
-            found.expect("each is answered").renewal.clone()
-        };
-        Ok(leases.iter().map(renewal).collect())
-    }
-
-    /// A lease that the store has not granted.
-    pub(crate) fn lease(&self, claim: &Claim, creation: Creation) -> Lease {
-        claim.granted(Arc::clone(&self.instance), creation)
-    }
-
-    /// All of that name.
-    pub(crate) async fn find(&self, alive: &str, scope: &Scope) -> Result<Seen<Found>, BackendError> {
-        let name = name(alive);
-        self.backend.find(&Search { name: &name, scope, near: &self.instance.host, most: 1000 }).await
-    }
-
-    /// The ports of the nodes of that name, in order.
-    pub(crate) async fn ports(&self, alive: &str, scope: &Scope) -> Vec<u16> {
-        let mut ports: Vec<_> = self.find(alive, scope).await.unwrap().items.iter().map(port).collect();
-        ports.sort_unstable();
-        ports
-    }
-
-    /// The names in a scope, in the order of the alphabet.
-    pub(crate) async fn names(&self, scope: &Scope) -> Vec<String> {
-        let list = self.backend.list(scope).await.unwrap().items;
-        let mut names: Vec<_> = list.iter().map(|found| found.registration.node_name().to_string()).collect();
-        names.sort_unstable();
-        names
-    }
-}
-
-pub(crate) fn port(found: &Found) -> u16 {
-    found.registration.node.port
-}
-
-/// Calls until it works, and says how long that took.
-pub(crate) async fn until_ok<T>(
-    what: &str,
-    mut call: impl AsyncFnMut() -> Result<T, BackendError>,
-) -> (T, Duration) {
-    let started = Instant::now();
-    loop {
-        match call().await {
-            Ok(answer) => return (answer, started.elapsed()),
-            Err(error) => assert!(started.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}: {error:?}"),
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// Asks until the answer is right.
-pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let started = Instant::now();
-    while !condition().await {
-        assert!(started.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }

@@ -8,24 +8,12 @@ use futures_util::StreamExt;
 use repmd_backend_api::{BackendError, Change, Instance, RegistryBackend, Renewal, Scope};
 use repmd_backend_redis::{Redis, Settings};
 use repmd_test_stores::Store;
-use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
-use crate::daemon::{CLUSTER, DEADLINE, Daemon, PATIENCE, TTL, host, key, name, scope, until, until_ok};
-
-/// The result of a call that is given up after the daemon's deadline.
-async fn in_time<T>(call: impl Future<Output = Result<T, BackendError>>) -> Result<T, BackendError> {
-    let late = |elapsed: Elapsed| Err(BackendError::Unavailable { waited: DEADLINE, source: elapsed.into() });
-    timeout(DEADLINE, call).await.unwrap_or_else(late)
-}
-
-fn is_unavailable<T: std::fmt::Debug>(result: Result<T, BackendError>) -> bool {
-    match result {
-        Err(BackendError::Unavailable { .. }) => true,
-        Ok(_) | Err(BackendError::NameTaken { .. }) => false,
-        Err(error) => panic!("{error:?}"),
-    }
-}
+use crate::daemon::{
+    CLUSTER, DEADLINE, Daemon, PATIENCE, TTL, host, in_time, is_unavailable, key, name, scope, until,
+    until_ok,
+};
 
 #[tokio::test]
 async fn a_store_that_is_not_there_at_the_start_is_used_when_it_comes() {
