@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use repmd_backend_api::liveness;
 
+use crate::Fixture;
 use crate::daemon::Daemon;
 
 /// How often a case that must be fast is tried.
@@ -22,6 +23,17 @@ pub(crate) fn over_after(daemon: &Daemon) -> Duration {
 /// When a daemon that fell silent counts as alive no longer, for certain.
 pub(crate) fn dead_after(daemon: &Daemon) -> Duration {
     liveness(ttl(daemon)) + daemon.promises().ends_within
+}
+
+/// Lets time pass until `is_over` holds, and no longer than `limit`: a store whose times are rough may be long before
+/// what it promises.
+pub(crate) async fn pass_until(fixture: &impl Fixture, limit: Duration, is_over: impl AsyncFn() -> bool) {
+    const STEP: Duration = Duration::from_millis(50);
+    let mut passed = Duration::ZERO;
+    while passed < limit && !is_over().await {
+        fixture.pass(STEP).await;
+        passed += STEP;
+    }
 }
 
 /// What `attempt` gives once it took less than `limit`: when the machine stalls, leases run out under a

@@ -7,7 +7,7 @@ use repmd_backend_api::liveness;
 
 use crate::Fixture;
 use crate::daemon::{Daemon, conflict_with};
-use crate::in_time::{dead_after, in_time, over_after, ttl};
+use crate::in_time::{dead_after, in_time, over_after, pass_until, ttl};
 
 pub async fn a_holder_that_fell_silent_loses_its_name_before_its_lease_is_over(fixture: impl Fixture) {
     let first = Daemon::start(&fixture, "first", "db-1").await;
@@ -20,7 +20,11 @@ pub async fn a_holder_that_fell_silent_loses_its_name_before_its_lease_is_over(f
         // In a second try the name is the second daemon's.
         second.retire().await;
         first.register("rabbit").await;
-        fixture.pass(dead_after).await;
+        if outlives {
+            fixture.pass(dead_after).await;
+        } else {
+            pass_until(&fixture, dead_after, async || first.found("rabbit").await.is_none()).await;
+        }
         let still_there = first.found("rabbit").await;
         let claimed = second.backend.register(&second.claim("rabbit")).await;
         (still_there, claimed, second.found("rabbit").await)
@@ -51,7 +55,7 @@ pub async fn an_old_owner_that_renews_or_releases_late_leaves_the_new_one_alone(
     let first = Daemon::start(&fixture, "first", "db-1").await;
     let second = Daemon::start(&fixture, "second", "db-1").await;
     let old = first.register("rabbit").await;
-    fixture.pass(over_after(&first)).await;
+    pass_until(&fixture, over_after(&first), async || second.found("rabbit").await.is_none()).await;
     let (renewals, found, new) = in_time(ttl(&first), async || {
         let new = second.register("rabbit").await;
         let renewals = [first.renew(from_ref(&old)).await, first.publish(from_ref(&old)).await];
