@@ -147,7 +147,7 @@ async fn an_epoch_that_is_none_is_as_good_as_lost() {
     let mut creations = std::collections::HashSet::new();
     for epoch in ["x", "", "-1", "18446744073709551615", "0"] {
         // The clock stands in, which gives 64 numbers a second.
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
         store.tell(&["put", "--", &key("epoch"), epoch]);
         for run in 0..2 {
             let daemon = Daemon::on(&store, "a");
