@@ -214,11 +214,11 @@ async fn a_host_whose_row_somebody_locks_is_waited_for_no_longer_than_two_second
     let server = Server::start();
     let daemon = Daemon::on(&server, "a");
     let lease = daemon.register("rabbit", 1).await.unwrap();
-    let lock = "begin; select from repmd.hosts for update; select pg_sleep(4)";
+    let lock = "begin; select from repmd.hosts for update; select pg_sleep(10)";
     let mut locks = server.psql("postgres", "repmd", lock).spawn().unwrap();
     until("it is locked", async || {
         server.query(
-            "select count(*) from pg_stat_activity where query like '%pg_sleep(4)' and state = 'active'",
+            "select count(*) from pg_stat_activity where query like '%pg_sleep(10)' and state = 'active'",
         ) == "1"
     })
     .await;
@@ -231,6 +231,7 @@ async fn a_host_whose_row_somebody_locks_is_waited_for_no_longer_than_two_second
     assert_eq!(daemon.renew(from_ref(&lease)).await.unwrap(), [Renewal::Held]);
     assert_eq!(daemon.ports("rabbit", &Scope::Cluster).await, [1]);
     assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
+    server.run("select pg_cancel_backend(pid) from pg_stat_activity where query like '%pg_sleep(10)'");
     locks.wait().unwrap();
     until_ok("it registers", async || daemon.register("other", 2).await).await;
 }
