@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use repmd_test_support::{faketime, free_port, wait_for, wait_until};
@@ -14,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::PATIENCE;
 use crate::certificates::Certificates;
+use crate::registry::Shared;
 
 /// Who may do everything there.
 const OWNER: &str = "postgres";
@@ -23,6 +25,9 @@ const ROLE: &str = "repmd";
 
 /// As a test needs it: nothing is kept longer than the test.
 const OPTIONS: &[&str] = &["fsync=off", "max_connections=200", "shared_buffers=32MB", "timezone=UTC"];
+
+/// One that has ended in order, with the role and the database in it: to copy it takes a moment, to make one seconds.
+static TEMPLATE: Shared<Postgres> = Shared::new();
 
 /// A server of the release that is installed on this machine.
 #[derive(Debug)]
@@ -34,6 +39,8 @@ pub struct Postgres {
     address: &'static str,
     clock: Option<&'static str>,
     disk: Option<u32>,
+    /// What it was copied from, which others copy as long as there is any.
+    template: Option<Arc<Self>>,
     // Last: it goes when no server writes to it any longer.
     folder: TempDir,
 }
@@ -127,18 +134,31 @@ impl Postgres {
             address: "127.0.0.1",
             clock: None,
             disk: None,
+            template: None,
             folder,
         }
     }
 
-    /// Makes an empty database cluster.
-    fn fill(&self) {
+    /// Makes a database cluster in which there is nothing but the role and the database.
+    fn fill(&mut self) {
         let data = self.data();
         // It fails where there is none.
         let _ = std::fs::remove_dir_all(&data);
+        let template = self.template.get_or_insert_with(|| TEMPLATE.get(Self::template));
+        run(Command::new("cp").args(["-a", "--reflink=auto"]).args([template.data(), data]));
+    }
+
+    fn template() -> Self {
+        let mut server = Self::new(&[], None, new_folder());
         let mut initdb = program("initdb");
         initdb.args(["--auth=trust", "--no-sync", "--no-locale", "--encoding=UTF8", "--username", OWNER]);
-        run(initdb.arg("-D").arg(data));
+        run(initdb.arg("-D").arg(server.data()));
+        server.revive();
+        // In order: what is copied has nothing to recover.
+        let mut postmaster = server.running.take().expect("it was started");
+        kill_process(Pid::from_child(&postmaster), Signal::INT).expect("it runs");
+        assert!(postmaster.wait().expect("a child can be waited for").success());
+        server
     }
 
     fn data(&self) -> PathBuf {
