@@ -8,26 +8,9 @@ use testcontainers::runners::AsyncRunner;
 use testcontainers::{ContainerAsync, GenericImage, ImageExt};
 use tokio::runtime::{Builder, Runtime};
 
-/// A server's image. It is pulled if it is missing.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Image {
-    /// Its name, unless the variable names another as `NAME:TAG`.
-    pub(crate) name: &'static str,
-    pub(crate) variable: &'static str,
-    /// The program in it.
-    pub(crate) program: &'static str,
-}
-
-impl Image {
-    pub(crate) const REDIS: Self =
-        Self { name: "redis:7", variable: "REPMD_TEST_REDIS_IMAGE", program: "redis-server" };
-
-    pub(crate) const ETCD: Self = Self {
-        name: "quay.io/coreos/etcd:v3.5.16",
-        variable: "REPMD_TEST_ETCD_IMAGE",
-        program: "/usr/local/bin/etcd",
-    };
-}
+/// The image of Redis, unless the variable names another as `NAME:TAG`. It is pulled if it is missing.
+const IMAGE: &str = "redis:7";
+const VARIABLE: &str = "REPMD_TEST_REDIS_IMAGE";
 
 /// A container that shares this machine's network, so that it is used as a process of this machine is.
 #[derive(Debug)]
@@ -37,19 +20,18 @@ pub(crate) struct Contained {
 }
 
 impl Contained {
-    /// Starts the image's program with these arguments in a container that sees `folder`.
+    /// Starts Redis with these arguments in a container that sees `folder`.
     ///
     /// # Errors
     /// Why there is no container: most often, no engine.
-    pub(crate) fn start(image: Image, arguments: &[String], folder: &Path) -> Result<Self, String> {
-        let Image { name, variable, program } = image;
-        let image = std::env::var(variable).unwrap_or_else(|_| name.to_owned());
+    pub(crate) fn start(arguments: &[String], folder: &Path) -> Result<Self, String> {
+        let image = std::env::var(VARIABLE).unwrap_or_else(|_| IMAGE.to_owned());
         let (name, tag) = image.rsplit_once(':').ok_or_else(|| format!("{image} is not NAME:TAG"))?;
         let folder = folder.to_str().expect("the folder's name is a text");
         // As this user, and past the image's own start, which changes to one that may not write to the folder.
         let user = format!("{}:{}", getuid().as_raw(), getgid().as_raw());
         let request = GenericImage::new(name, tag)
-            .with_entrypoint(program)
+            .with_entrypoint("redis-server")
             .with_network("host")
             .with_user(user)
             .with_mount(Mount::bind_mount(folder, folder))

@@ -1,8 +1,7 @@
 //! Real Redis, Valkey, PostgreSQL and etcd servers for tests: alone, with TLS, clustered, behind Sentinel, with a standby.
 //!
-//! With the feature `containers` the servers of [`Release::Installed`] and [`Release::InstalledEtcd`] come from containers where an engine
-//! answers and has, or can pull, the image; without either they are the `redis-server` and `etcd` of this machine.
-//! They listen on free ports of 127.0.0.1, keep nothing on disk but what is removed with them, and end with the [`Store`] that holds
+//! With the feature `containers` the servers of [`Release::Installed`] come from containers where an engine answers and
+//! has, or can pull, the image; without either they are the `redis-server` of this machine. They all listen on free ports of 127.0.0.1, keep nothing on disk but what is removed with them, and end with the [`Store`] that holds
 //! them. Everything here panics with what went wrong: a test without its store has failed.
 //!
 //! Beside them is what the tests of all backends do with their stores: a [`Daemon`] with a handle to a registry, and the

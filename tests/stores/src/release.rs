@@ -3,9 +3,6 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-#[cfg(feature = "containers")]
-use crate::container::Image;
-
 /// A release of Redis, Valkey or etcd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Release {
@@ -30,16 +27,6 @@ impl Release {
     /// so that they see the files of this machine and need no rights.
     pub(crate) fn command(self) -> Command {
         self.command_of(self.program())
-    }
-
-    /// Its image, where a container does as well.
-    #[cfg(feature = "containers")]
-    pub(crate) fn image(self) -> Option<Image> {
-        match self {
-            Self::Installed => Some(Image::REDIS),
-            Self::InstalledEtcd => Some(Image::ETCD),
-            Self::Redis6 | Self::Redis8 | Self::Valkey8 | Self::Etcd35 => None,
-        }
     }
 
     /// The command that asks an etcd.

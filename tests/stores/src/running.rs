@@ -22,8 +22,8 @@ impl Running {
     /// Starts the server of a release. What it says goes to `log`; it may write to `folder`.
     pub(crate) fn start(release: Release, arguments: &[String], folder: &Path, log: &Path) -> Self {
         #[cfg(feature = "containers")]
-        if let Some(image) = release.image() {
-            match Contained::start(image, arguments, folder) {
+        if release == Release::Installed {
+            match Contained::start(arguments, folder) {
                 Ok(container) => return Self::Container(Box::new(container)),
                 Err(error) => eprintln!("no container ({error}): the installed server is used"),
             }
