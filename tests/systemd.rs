@@ -171,7 +171,7 @@ fn what_was_kept_and_cannot_be_read_leaves_a_normal_start() {
         "truncate -s 0 $fd",
         "truncate -s 100 $fd",
         "head -c 10000 /dev/urandom > $fd",
-        "sed -i s/x/x/ /etc/repmd/repmd.toml; echo 'instance-name = \"another\"' >> /etc/repmd/repmd.toml",
+        "echo 'instance-name = \"another\"' >> /etc/repmd/repmd.toml",
     ]
     .into_iter()
     .enumerate()
