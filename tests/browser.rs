@@ -45,10 +45,7 @@ fn serve(port: u16, admin: u16, flags: &[&str]) -> Daemon {
 }
 
 fn register(port: u16, name: &str) -> Peer {
-    let mut node = Peer::connect(port);
-    node.send(&alive2(name, 25672)).unwrap();
-    assert_eq!(node.read(2, SOON), [118, 0], "{name} is registered");
-    node
+    Peer::registered_at(port, name, 25672)
 }
 
 /// The names in sight, from top to bottom.

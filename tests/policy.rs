@@ -50,10 +50,7 @@ fn answer(daemon: &Daemon, from: &str, at: &str, request: &Request<'_>) -> Vec<u
 }
 
 fn register(daemon: &Daemon) -> Peer {
-    let mut node = Peer::connect(daemon.port());
-    node.send(&alive2("app", 5000)).unwrap();
-    assert_eq!(node.read(6, SOON)[..2], [118, 0]);
-    node
+    Peer::registered(daemon.port(), "app")
 }
 
 /// The request by which the internet is scanned for EPMD.
@@ -149,8 +146,7 @@ fn each_setting_opens_or_closes_what_it_names() {
             (OUTSIDE.parse::<std::net::IpAddr>().unwrap(), daemon.port()).into(),
         )
         .unwrap();
-        node.send(&alive2("theirs", 5001)).unwrap();
-        assert_eq!(node.read(6, SOON)[..2], [118, 0]);
+        node.register("theirs", 5001);
         let probe = |from: &str, to: &str| {
             let to = (to.parse::<std::net::IpAddr>().unwrap(), admin).into();
             let mut peer = Peer::connect_from(Some(from.parse().unwrap()), to).unwrap();

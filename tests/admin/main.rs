@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use repmd_test_support::http::get;
-use repmd_test_support::{Daemon, Peer, alive2, free_port, wait_until};
+use repmd_test_support::{Daemon, Peer, free_port, wait_until};
 use serde_json::Value;
 
 /// By when something must have happened that takes no time.
@@ -35,10 +35,7 @@ fn serve(flags: &[&str]) -> (Daemon, u16) {
 
 /// Registers a node and returns its connection, which is the registration.
 fn register(port: u16, name: &str) -> Peer {
-    let mut node = Peer::connect(port);
-    node.send(&alive2(name, 1234)).unwrap();
-    assert_eq!(node.read(6, SOON).get(..2), Some(&[118, 0][..]), "{name} is registered");
-    node
+    Peer::registered_at(port, name, 1234)
 }
 
 /// What the API answers, which must be good.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use repmd::cli::doctor::{KINDS, Severity};
-use repmd_test_support::{Daemon, Peer, alive2, free_port, wait_until};
+use repmd_test_support::{Daemon, Peer, free_port, wait_until};
 use serde_json::Value;
 
 use crate::{Done, SOON, done, register, repmd};
@@ -157,12 +157,7 @@ impl Linked {
     fn register(daemon: &Daemon) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let at = |name: &str, port: u16| {
-            let mut node = Peer::connect(daemon.port());
-            node.send(&alive2(name, port)).unwrap();
-            assert_eq!(node.read(2, SOON), [118, 0]);
-            node
-        };
+        let at = |name: &str, port: u16| Peer::registered_at(daemon.port(), name, port);
         Self { _nodes: vec![at("hare", free_port()), at("rabbit", port)], listener }
     }
 
@@ -210,9 +205,7 @@ fn links_are_watched_and_a_line_tells_each_that_comes_and_goes() {
 fn an_ordinary_user_without_capabilities_sees_links_and_tells_the_nodes_of_users_apart() {
     let user = |number| rustix::process::geteuid().is_root().then_some(number);
     let (daemon, admin) = serve_as(user(65_001), &[]);
-    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid().as_raw_nonzero())).unwrap();
-    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
-    assert_eq!(capabilities.trim(), "0000000000000000");
+    assert_eq!(daemon.proc_status("CapEff"), "0000000000000000");
     let nodes = Linked::register(&daemon);
     // One of another user, who may have dialled as well if users were not told apart: nobody sees its process.
     let mut other = repmd(["register", "owl", "4321", "--port", &daemon.port().to_string()]);

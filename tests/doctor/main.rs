@@ -15,7 +15,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use repmd_test_stores::Store;
-use repmd_test_support::{Daemon, ErlangNode, Peer, Root, alive2};
+use repmd_test_support::{Daemon, ErlangNode, Peer, Root};
 
 use host::{Host, hosts};
 
@@ -102,11 +102,6 @@ impl Host {
 
     /// A registration without a node behind it.
     fn register(&self, name: &str, port: u16) -> Peer {
-        self.inside(|| {
-            let mut node = Peer::connect(PORT);
-            node.send(&alive2(name, port)).unwrap();
-            assert_eq!(node.read(6, SOON).get(..2), Some(&[118, 0][..]), "{name} is registered");
-            node
-        })
+        self.inside(|| Peer::registered_at(PORT, name, port))
     }
 }

@@ -5,11 +5,11 @@ use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::SOON;
-use crate::stage::{Host, Plan};
+use crate::stage::Plan;
 
-/// What a daemon may take meanwhile, in bytes: a reply of 64 MiB, the buffer that it came in, and a second
+/// What a daemon may take meanwhile, in MiB: a reply of 64 MiB, the buffer that it came in, and a second
 /// connection that meets the same.
-const MEMORY_MAX: u64 = 300 << 20;
+const MEMORY_MAX: u64 = 300;
 
 /// What is sent over one connection at most, so that a daemon without a bound shows, and the machine lives.
 const FLOOD: usize = 200 << 20;
@@ -40,19 +40,13 @@ fn disturbs_nobody(what: &str, greeting: Option<&'static [u8]>, head: &'static [
     }
     let log = host.log();
     let longest = log.lines().map(str::len).max().unwrap_or_default();
-    eprintln!("{what}: peak {} MiB, worst {worst:?}, longest line {longest}", peak(&host) >> 20);
-    assert!(peak(&host) < MEMORY_MAX, "{what}: {} MiB", peak(&host) >> 20);
+    let peak = host.peak_memory() >> 10;
+    eprintln!("{what}: peak {peak} MiB, worst {worst:?}, longest line {longest}");
+    assert!(peak < MEMORY_MAX, "{what}: {peak} MiB");
     assert!(worst < Duration::from_secs(1), "{what}: a look-up took {worst:?}");
     assert!(longest < 1000 && log.len() < 100_000, "{what}: {log:.2000}");
     assert!(!log.contains('\x1b'), "{what}: {log:.2000}");
     host.wait_until_degraded("the registry");
-}
-
-/// The most memory that it ever had, in bytes.
-fn peak(host: &Host) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", host.pid().as_raw_nonzero())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
 fn answer(

@@ -3,11 +3,10 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use repmd_test_support::{Peer, alive2, names};
+use repmd_test_support::{Peer, names};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::UnshareFlags;
 
-use crate::SOON;
 use crate::stage::{Host, Stage};
 
 const NAMES: usize = 10_000;
@@ -66,11 +65,5 @@ fn have_descriptors_alone() {
 }
 
 fn register_all(port: u16) -> Vec<Peer> {
-    let register = |number| {
-        let mut node = Peer::connect(port);
-        node.send(&alive2(&format!("node{number:05}"), 25672)).unwrap();
-        assert_eq!(node.read(2, SOON), [118, 0], "node {number}");
-        node
-    };
-    (0..NAMES).map(register).collect()
+    (0..NAMES).map(|number| Peer::registered(port, &format!("node{number:05}"))).collect()
 }

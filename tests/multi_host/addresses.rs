@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
 use repmd::protocol::decode_whereabouts;
-use repmd_test_support::{Daemon, Network, Peer, Root, alive2, http, lookup_port, wait_until};
+use repmd_test_support::{Daemon, Network, Peer, Root, http, lookup_port, wait_until};
 
 use crate::{EPMD_PORT, RELEASE, SOON};
 
@@ -53,12 +53,7 @@ fn serve(network: &Network, store: &str, host: &str, flags: &[&str]) -> Daemon {
 }
 
 fn register(network: &Network) -> Peer {
-    network.inside(|| {
-        let mut node = Peer::connect(EPMD_PORT);
-        node.send(&alive2("n", 4321)).unwrap();
-        assert_eq!(node.read(6, SOON).get(..2), Some(&[118, 0][..]));
-        node
-    })
+    network.inside(|| Peer::registered(EPMD_PORT, "n"))
 }
 
 fn shown(network: &Network, path: &str) -> serde_json::Value {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use repmd_test_support::{Network, Peer, alive2, lookup_port, run, wait_until};
+use repmd_test_support::{Network, Peer, lookup_port, run, wait_until};
 
 use crate::{EPMD_PORT, SOON};
 
@@ -61,9 +61,7 @@ fn a_daemon_starts_serves_and_logs_later_while_its_disk_does_not_answer() {
     let daemon = network.inside(|| repmd_test_support::Daemon::spawn(command, EPMD_PORT));
     assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
     let _node = network.inside(|| {
-        let mut node = Peer::connect(EPMD_PORT);
-        node.send(&alive2("n", 4321)).unwrap();
-        assert_eq!(node.read(6, SOON).get(..2), Some(&[118, 0][..]));
+        let node = Peer::registered(EPMD_PORT, "n");
         assert!(lookup_port(EPMD_PORT, "n").is_some());
         node
     });

@@ -111,9 +111,7 @@ fn the_classic_daemon_in_the_background_is_replaced_too_and_by_a_signal() {
     let mut start = Command::new(&epmd);
     start.args(["-daemon", "-relaxed_command_check", "-port", &port]);
     output(&mut start);
-    let mut node = Peer::connect(port.parse().unwrap());
-    node.send(&repmd_test_support::alive2("n", 5000)).unwrap();
-    assert_eq!(node.read(6, SOON)[..2], [118, 0]);
+    let node = Peer::registered(port.parse().unwrap(), "n");
     let upgrade = || output(Command::new(REPMD).args(["upgrade", "--port", &port]));
     let first = upgrade();
     assert!(first.starts_with("process ") && first.contains("1 node kept, 0 lost"), "{first}");

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
-use repmd_test_support::{Daemon, Peer, alive2, free_port, http};
+use repmd_test_support::{Daemon, Peer, free_port, http};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -123,20 +123,12 @@ impl Stage {
 
     /// Registers a node and returns its connection, which is the registration.
     pub(crate) fn register(&self, name: &str, port: u16) -> Peer {
-        let mut node = self.connect();
-        node.send(&alive2(name, port)).unwrap();
-        let reply = node.read(6, SOON);
-        assert_eq!(reply.get(..2), Some(&[118, 0][..]), "{name}: {reply:02x?}, {:?}", node.ended());
-        node
+        Peer::registered_at(self.port(), name, port)
     }
 
     /// Registers a node that ends at once.
     pub(crate) fn creation_of_a_life(&self, name: &str) -> u32 {
-        let mut node = self.connect();
-        node.send(&alive2(name, 5000)).unwrap();
-        let reply = node.read(6, SOON);
-        assert_eq!(reply.get(..2), Some(&[118, 0][..]), "{name}: {reply:02x?}, {:?}", node.ended());
-        u32::from_be_bytes(reply[2..].try_into().unwrap())
+        self.connect().register(name, 5000)
     }
 
     /// What operators see of its nodes, by their names: creations, times, holders.

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use repmd_test_stores::Store;
-use repmd_test_support::{Daemon, Peer, alive2, free_port, lookup_port, wait_until};
+use repmd_test_support::{Daemon, Peer, free_port, lookup_port, wait_until};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -29,14 +29,7 @@ fn a_kind_of_somebody_elses_serves_two_hosts_and_its_faults_disturb_no_node() {
     let store = Store::redis();
     let url = format!("faulty+{}", store.url());
     let (a, b) = (daemon(&url, "a"), daemon(&url, "b"));
-    let nodes: Vec<_> = (0..20)
-        .map(|number| {
-            let mut node = Peer::connect(a.port());
-            node.send(&alive2(&format!("n{number}"), 5000 + number)).unwrap();
-            assert_eq!(node.read(6, SOON).get(..2), Some(&[118, 0][..]), "n{number}");
-            node
-        })
-        .collect();
+    let nodes: Vec<_> = (0..20).map(|number| Peer::registered(a.port(), &format!("n{number}"))).collect();
     for number in 0..20 {
         wait_until("the other host finds it", SOON, || {
             lookup_port(b.port(), &format!("n{number}@a")).is_some()

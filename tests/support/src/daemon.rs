@@ -114,11 +114,27 @@ impl Daemon {
     /// Its resident memory, in KiB.
     #[must_use]
     pub fn memory(&self) -> u64 {
+        self.kib("VmRSS")
+    }
+
+    /// The most that this ever was.
+    #[must_use]
+    pub fn peak_memory(&self) -> u64 {
+        self.kib("VmHWM")
+    }
+
+    fn kib(&self, field: &str) -> u64 {
+        let kib = self.proc_status(field).strip_suffix(" kB").and_then(|kib| kib.parse().ok());
+        kib.expect("the kernel says it in KiB")
+    }
+
+    /// A field of `/proc/PID/status`.
+    #[must_use]
+    pub fn proc_status(&self, field: &str) -> String {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
         let status = status.expect("the daemon runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
-        kib.expect("status has VmRSS")
+        let value = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        value.unwrap_or_else(|| panic!("status has no {field}")).trim().to_owned()
     }
 
     /// Its processor time so far.

@@ -29,11 +29,24 @@ impl Peer {
     /// Registers a node at port 5000 of its own, and returns its connection.
     #[must_use]
     pub fn registered(port: u16, name: &str) -> Self {
+        Self::registered_at(port, name, 5000)
+    }
+
+    /// The same for a node that listens on `at`.
+    #[must_use]
+    pub fn registered_at(port: u16, name: &str, at: u16) -> Self {
         let mut node = Self::connect(port);
-        node.send(&alive2(name, 5000)).expect("it is connected");
-        let reply = node.read(6, Duration::from_secs(10));
-        assert_eq!(reply.get(..2), Some(&[118, 0][..]), "{name}: {reply:02x?}, {:?}", node.ended());
+        node.register(name, at);
         node
+    }
+
+    /// Registers a node that listens on `at` over this connection, which must succeed. Returns its creation.
+    pub fn register(&mut self, name: &str, at: u16) -> u32 {
+        self.send(&alive2(name, at)).expect("it is connected");
+        match *self.read(6, Duration::from_secs(30)) {
+            [118, 0, a, b, c, d] => u32::from_be_bytes([a, b, c, d]),
+            ref reply => panic!("{name}: {reply:02x?}, {:?}", self.ended()),
+        }
     }
 
     /// Connects to 127.0.0.1.
