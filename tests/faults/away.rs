@@ -3,11 +3,11 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use repmd_test_stores::{PgBouncer, Postgres};
+use repmd_test_stores::{Backing, PgBouncer, Postgres};
 
 use crate::asker::Asker;
 use crate::link::Link;
-use crate::stage::{Backing, Host, Plan, Stage};
+use crate::stage::{Host, Plan, Stage};
 use crate::{INTERVAL, SLACK, SOON, TTL};
 
 const NAMES: u16 = 50;

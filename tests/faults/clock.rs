@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use repmd_test_stores::Postgres;
+use repmd_test_stores::{Backing, Postgres};
 use repmd_test_support::faketime;
 
-use crate::stage::{Backing, Plan, Stage};
+use crate::stage::{Plan, Stage};
 use crate::{INTERVAL, SLACK, TTL};
 
 /// The clock of the daemon's machine is off.

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use repmd_test_stores::{Postgres, Store};
+use repmd_test_stores::{Backing, Postgres, Store};
 
-use crate::stage::{Backing, Stage};
+use crate::stage::Stage;
 use crate::{INTERVAL, SLACK};
 
 /// All daemons of these tests are of this cluster.

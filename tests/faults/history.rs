@@ -19,11 +19,12 @@ use hickory_proto::rr::{Name, RData, RecordType};
 use repmd::protocol::{Request, decode_names_reply, decode_port_reply, encode_request};
 use repmd_backend_api::{AliveName, Change, Creation, HostId, RegistryBackend, Scope, Search};
 use repmd_history::{Answer, Bounds, History, Mirrored, Moment, Outcome, Span, Tenure, Told, Trouble};
+use repmd_test_stores::Backing;
 use repmd_test_support::{Peer, alive2, free_port};
 use rustix::process::Signal;
 
 use crate::link::Link;
-use crate::stage::{Backing, Host, Plan, Stage, open_registry};
+use crate::stage::{Host, Plan, Stage, open_registry};
 use crate::{INTERVAL, SLACK, SOON, TTL};
 
 /// The daemons: their instance names and hosts. Two serve one host.

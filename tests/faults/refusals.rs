@@ -2,9 +2,11 @@
 
 use std::time::Instant;
 
+use repmd_test_stores::Backing;
+
 use crate::INTERVAL;
 use crate::asker::Asker;
-use crate::stage::{Backing, Plan, Stage};
+use crate::stage::{Plan, Stage};
 
 /// Whom the daemon logs in as, and the rights that it needs.
 const USER: &str = "ACL SETUSER repmd on >right ~repmd:{default}:* &repmd:{default}:* -@all \

@@ -12,23 +12,11 @@ use repmd_backend_api::{HostId, Instance, Kind, Place, RegistryBackend};
 use repmd_backend_etcd::EtcdKind;
 use repmd_backend_postgres::PostgresKind;
 use repmd_backend_redis::RedisKind;
-use repmd_test_stores::{Etcd, Postgres, Store};
+use repmd_test_stores::{Backing, Etcd, Postgres, Store};
 use repmd_test_support::{Daemon, Peer, alive2, free_port, lookup_port, wait_until};
 use tempfile::TempDir;
 
 use crate::{SOON, TTL};
-
-/// What befalls a store of any kind.
-pub(crate) trait Backing {
-    fn url(&self) -> String;
-    fn kill(&mut self);
-    /// Starts it again after it was killed; nothing is left of what was in it.
-    fn revive_empty(&mut self);
-    fn pause(&mut self);
-    fn resume(&mut self);
-    /// Runs commands that only an administrator may, with `; ` between them.
-    fn tell(&self, commands: &str);
-}
 
 /// A handle to the registry at `url`, as a daemon of `host` has one.
 pub(crate) fn open_registry(url: &str, host: &str) -> Arc<dyn RegistryBackend> {
@@ -39,90 +27,10 @@ pub(crate) fn open_registry(url: &str, host: &str) -> Arc<dyn RegistryBackend> {
     kind.open(&place, Arc::new(Instance::new(host, HostId::parse(host).unwrap()))).unwrap()
 }
 
-impl Backing for Store {
-    fn url(&self) -> String {
-        self.url()
-    }
-
-    fn kill(&mut self) {
-        self.kill();
-    }
-
-    fn revive_empty(&mut self) {
-        self.revive();
-    }
-
-    fn pause(&mut self) {
-        self.pause();
-    }
-
-    fn resume(&mut self) {
-        self.resume();
-    }
-
-    fn tell(&self, commands: &str) {
-        for command in commands.split("; ") {
-            let _: redis::Value = self.query("", &command.split_whitespace().collect::<Vec<_>>());
-        }
-    }
-}
-
-impl Backing for Postgres {
-    fn url(&self) -> String {
-        self.url()
-    }
-
-    fn kill(&mut self) {
-        self.kill();
-    }
-
-    fn revive_empty(&mut self) {
-        self.restart_empty();
-    }
-
-    fn pause(&mut self) {
-        Self::pause(self);
-    }
-
-    fn resume(&mut self) {
-        Self::resume(self);
-    }
-
-    fn tell(&self, commands: &str) {
-        commands.split("; ").for_each(|command| self.run(command));
-    }
-}
-
 /// A store for one test. Tests that wait run beside each other; one that measures runs alone.
 pub(crate) struct Stage<S = Store> {
     pub(crate) store: S,
     _turn: Turn,
-}
-
-impl Backing for Etcd {
-    fn url(&self) -> String {
-        self.url()
-    }
-
-    fn kill(&mut self) {
-        self.kill();
-    }
-
-    fn revive_empty(&mut self) {
-        self.revive_empty();
-    }
-
-    fn pause(&mut self) {
-        self.pause();
-    }
-
-    fn resume(&mut self) {
-        self.resume();
-    }
-
-    fn tell(&self, commands: &str) {
-        self.tell_as_root(commands);
-    }
 }
 
 #[expect(dead_code, reason = "held until the test ends")]

@@ -12,7 +12,7 @@ use repmd_backend_api::{
 use tokio::time::error::Elapsed;
 use tokio::time::{sleep, timeout};
 
-use crate::PATIENCE;
+use crate::{Backing, PATIENCE};
 
 /// The cluster of all daemons that are not told another.
 pub const CLUSTER: &str = "test";
@@ -28,10 +28,7 @@ pub trait Pair: 'static {
     /// What is tested.
     type Backend: RegistryBackend;
     /// What it stands on.
-    type Store: Send + Sync + 'static;
-
-    /// The store's URL, with all that is needed to get in.
-    fn url(store: &Self::Store) -> String;
+    type Store: Backing + Send + Sync + 'static;
 
     /// A handle to the registry in the store at `url`.
     fn open(url: &str, cluster: &str, lease_ttl: Duration, instance: Arc<Instance>) -> Self::Backend;
@@ -54,7 +51,7 @@ impl<P: Pair> Daemon<P> {
     /// A daemon of a host, with leases that last.
     #[must_use]
     pub fn on(store: &P::Store, host: &str) -> Self {
-        Self::with(&P::url(store), host, host, TTL)
+        Self::with(&store.url(), host, host, TTL)
     }
 
     /// A daemon called `name` of the host `at`, which is also called `at.example`.

@@ -7,12 +7,14 @@
 //! Beside them is what the tests of all backends do with their stores: a [`Daemon`] with a handle to a registry, and the
 //! [`Registry`] of a case of the conformance suite. Each backend says by a [`Pair`] what is its own.
 
+mod backing;
 mod certificates;
 mod cluster;
 #[cfg(feature = "containers")]
 mod container;
 mod daemon;
 mod etcd;
+pub mod faults;
 mod postgres;
 mod registry;
 mod release;
@@ -27,6 +29,7 @@ use redis::FromRedisValue;
 use repmd_test_support::{wait_for, wait_until};
 use tempfile::TempDir;
 
+pub use backing::Backing;
 pub use certificates::Certificates;
 pub use daemon::{
     CLUSTER, DEADLINE, Daemon, Pair, TTL, host, in_time, is_unavailable, name, scope, until, until_ok, within,

@@ -8,6 +8,7 @@ use repmd_backend_api::{Instance, RegistryBackend, Scope};
 use repmd_backend_conformance::Fixture;
 use tokio::task::spawn_blocking;
 
+use crate::Backing;
 use crate::daemon::{Pair, until_ok};
 
 /// A store that lives as long as anybody uses it: a static is never dropped.
@@ -65,7 +66,7 @@ impl<P: Pair> Registry<P> {
 
 impl<P: Pair> Fixture for Registry<P> {
     async fn open(&self, instance: Arc<Instance>) -> Arc<dyn RegistryBackend> {
-        let registry = P::open(&P::url(&self.store), &self.cluster, self.lease_ttl, instance);
+        let registry = P::open(&self.store.url(), &self.cluster, self.lease_ttl, instance);
         until_ok("the store is reached", async || registry.daemons(&Scope::Cluster).await).await;
         Arc::new(registry)
     }

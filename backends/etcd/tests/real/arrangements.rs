@@ -1,13 +1,12 @@
 //! Each kind of URL, against the servers that it is for.
 
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use repmd_backend_api::{BackendError, Kind, Place, RegistryBackend, Scope, Severity};
+use repmd_backend_api::{BackendError, Kind, Place, Scope, Severity};
 use repmd_backend_etcd::EtcdKind as Etcd;
-use repmd_test_stores::{Etcd as Store, EtcdKind, Release};
+use repmd_test_stores::{Etcd as Store, EtcdKind, Release, faults};
 
-use crate::daemon::{CLUSTER, Daemon, TTL, key, until, until_ok};
+use crate::daemon::{CLUSTER, Daemon, OnEtcd, TTL, key, until, until_ok};
 
 /// Every call is refused, and at once.
 async fn is_denied(url: &str, why: &str) {
@@ -37,15 +36,7 @@ async fn three_members_also_by_one_of_them_and_beside_an_address_that_is_none() 
 
 #[tokio::test]
 async fn the_local_address_is_that_of_the_connection_and_known_while_it_is_open() {
-    let mut store = Store::alone();
-    let daemon = Daemon::with(&store.url(), "a", "a", TTL);
-    assert_eq!(daemon.backend.local_address(), None);
-    daemon.register("rabbit", 1).await.unwrap();
-    assert_eq!(daemon.backend.local_address(), Some(IpAddr::from([127, 0, 0, 1])));
-    store.kill();
-    until("it is not known", async || daemon.backend.local_address().is_none()).await;
-    store.revive();
-    until("it is known again", async || daemon.backend.local_address().is_some()).await;
+    faults::the_local_address_is_known_while_connected::<OnEtcd>(Store::alone()).await;
 }
 
 #[tokio::test]

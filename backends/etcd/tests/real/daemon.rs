@@ -18,10 +18,6 @@ impl Pair for OnEtcd {
     type Backend = Etcd;
     type Store = Store;
 
-    fn url(store: &Store) -> String {
-        store.url()
-    }
-
     fn open(url: &str, cluster: &str, lease_ttl: Duration, instance: Arc<Instance>) -> Etcd {
         Etcd::open(Settings::from_url(url, cluster, lease_ttl).unwrap(), instance)
     }

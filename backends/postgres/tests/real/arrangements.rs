@@ -1,16 +1,15 @@
 //! Each way to a server.
 
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use repmd_backend_api::{Change, RegistryBackend, Renewal, Scope, Severity};
 use repmd_backend_postgres::{Postgres, script};
-use repmd_test_stores::{PgBouncer, Postgres as Server};
+use repmd_test_stores::{PgBouncer, Postgres as Server, faults};
 use tokio::time::timeout;
 
-use crate::daemon::{Daemon, PATIENCE, TTL, settings, until, until_ok};
+use crate::daemon::{Daemon, OnPostgres, PATIENCE, TTL, settings, until_ok};
 
 /// Every call is refused, and at once.
 async fn is_denied(url: &str, why: &str) {
@@ -127,15 +126,7 @@ async fn tls_with_a_client_certificate() {
 
 #[tokio::test]
 async fn the_local_address_is_that_of_the_connection_and_known_while_it_is_open() {
-    let mut server = Server::start();
-    let daemon = Daemon::on(&server, "a");
-    assert_eq!(daemon.backend.local_address(), None);
-    daemon.register("rabbit", 1).await.unwrap();
-    assert_eq!(daemon.backend.local_address(), Some(IpAddr::from([127, 0, 0, 1])));
-    server.kill();
-    until("it is not known", async || daemon.backend.local_address().is_none()).await;
-    server.revive();
-    until("it is known again", async || daemon.backend.local_address().is_some()).await;
+    faults::the_local_address_is_known_while_connected::<OnPostgres>(Server::start()).await;
 }
 
 #[tokio::test]

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use repmd_backend_api::Instance;
 use repmd_backend_postgres::{Postgres, Settings};
-pub(crate) use repmd_test_stores::{
-    CLUSTER, PATIENCE, TTL, host, in_time, is_unavailable, name, scope, until, until_ok,
-};
+pub(crate) use repmd_test_stores::{CLUSTER, PATIENCE, TTL, host, in_time, name, scope, until, until_ok};
 use repmd_test_stores::{Pair, Postgres as Server};
 
 pub(crate) type Daemon = repmd_test_stores::Daemon<OnPostgres>;
@@ -19,10 +17,6 @@ pub(crate) struct OnPostgres;
 impl Pair for OnPostgres {
     type Backend = Postgres;
     type Store = Server;
-
-    fn url(server: &Server) -> String {
-        server.url()
-    }
 
     fn open(url: &str, cluster: &str, lease_ttl: Duration, instance: Arc<Instance>) -> Postgres {
         Postgres::open(Settings::from_url(url, cluster, lease_ttl).unwrap(), instance)

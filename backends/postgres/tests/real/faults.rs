@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use repmd_backend_api::{BackendError, Change, RegistryBackend, Renewal, Scope};
-use repmd_test_stores::Postgres as Server;
+use repmd_test_stores::{Postgres as Server, faults};
 use tokio::time::timeout;
 
-use crate::daemon::{Daemon, PATIENCE, TTL, host, in_time, is_unavailable, name, scope, until, until_ok};
+use crate::daemon::{Daemon, OnPostgres, PATIENCE, TTL, host, in_time, name, scope, until, until_ok};
 
 /// Calls until it is refused, and says why.
 async fn denied<T: std::fmt::Debug>(mut call: impl AsyncFnMut() -> Result<T, BackendError>) -> String {
@@ -24,20 +24,8 @@ async fn denied<T: std::fmt::Debug>(mut call: impl AsyncFnMut() -> Result<T, Bac
 
 #[tokio::test]
 async fn a_store_that_is_not_there_at_the_start_is_used_when_it_comes() {
-    let mut server = Server::start();
-    server.kill();
-    let daemon = Daemon::on(&server, "a");
-    assert!(is_unavailable(in_time(daemon.register("rabbit", 1)).await));
-    // From the second on nobody waits: it is known that nothing listens.
-    let started = Instant::now();
-    for _ in 0..100 {
-        assert!(is_unavailable(daemon.find("rabbit", &Scope::Cluster).await));
-    }
-    assert!(started.elapsed() < Duration::from_millis(100), "{:?}", started.elapsed());
-    server.revive();
-    let (_, took) = until_ok("it registers", async || in_time(daemon.register("rabbit", 1)).await).await;
     // It makes its tables as well.
-    assert!(took < Duration::from_secs(3), "{took:?}");
+    faults::comes_later::<OnPostgres>(Server::start(), Duration::from_secs(3)).await;
 }
 
 #[tokio::test]
@@ -85,40 +73,12 @@ async fn a_crash_forgets_no_creation_and_no_name() {
 
 #[tokio::test]
 async fn a_stalled_store_is_given_up_within_the_deadline_and_used_again_when_it_goes_on() {
-    let server = Server::start();
-    let daemon = Daemon::on(&server, "a");
-    let lease = daemon.register("rabbit", 1).await.unwrap();
-    server.pause();
-    let until_known = Instant::now();
-    while until_known.elapsed() < Duration::from_secs(4) {
-        assert!(is_unavailable(in_time(daemon.renew(from_ref(&lease))).await));
-        assert!(is_unavailable(in_time(daemon.register("rabbit", 1)).await));
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    server.resume();
-    let renew = async || in_time(daemon.renew(from_ref(&lease))).await;
-    let (_, took) = until_ok("it renews", renew).await;
-    assert!(took < Duration::from_secs(3), "{took:?}");
+    faults::stalls::<OnPostgres>(Server::start()).await;
 }
 
 #[tokio::test]
 async fn a_registration_whose_answer_was_lost_is_repeated_without_a_clash() {
-    let server = Server::start();
-    let daemon = Daemon::on(&server, "a");
-    daemon.register("other", 2).await.unwrap();
-    let claim = daemon.claim("rabbit", 1);
-    server.pause();
-    // It is in the server's buffer, and carried out later.
-    assert!(is_unavailable(in_time(daemon.backend.register(&claim)).await));
-    server.resume();
-    let other = Daemon::on(&server, "a2");
-    until_ok("the other one is there", async || other.backend.daemons(&Scope::Cluster).await).await;
-    until("it was carried out", async || !other.ports("rabbit", &scope("a")).await.is_empty()).await;
-    let again = async || daemon.backend.register(&claim).await;
-    let (lease, _) = until_ok("the same claim gets its lease", again).await;
-    assert_eq!(lease.token, claim.token(daemon.instance.id));
-    let found = daemon.find("rabbit", &scope("a")).await.unwrap().items;
-    assert_eq!(found[0].registration.creation, lease.creation());
+    faults::loses_an_answer::<OnPostgres>(Server::start()).await;
 }
 
 #[tokio::test]

@@ -1,15 +1,14 @@
 //! Each kind of URL, against the servers that it is for.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use repmd_backend_api::{BackendError, RegistryBackend, Scope};
 use repmd_backend_redis::{Redis, Settings};
-use repmd_test_stores::{Kind, Release, Store};
+use repmd_test_stores::{Kind, Release, Store, faults};
 use tokio::time::timeout;
 
-use crate::daemon::{DEADLINE, Daemon, TTL, until, until_ok};
+use crate::daemon::{DEADLINE, Daemon, OnRedis, TTL, until_ok};
 
 /// Every call is refused, and at once.
 async fn is_denied(url: &str, why: &str) {
@@ -29,15 +28,7 @@ async fn one_server() {
 
 #[tokio::test]
 async fn the_local_address_is_that_of_the_connection_and_known_while_it_is_open() {
-    let mut store = Store::redis();
-    let daemon = Daemon::with(&store.url(), "a", "a", TTL);
-    assert_eq!(daemon.backend.local_address(), None);
-    daemon.register("rabbit", 1).await.unwrap();
-    assert_eq!(daemon.backend.local_address(), Some(IpAddr::from([127, 0, 0, 1])));
-    store.kill();
-    until("it is not known", async || daemon.backend.local_address().is_none()).await;
-    store.revive();
-    until("it is known again", async || daemon.backend.local_address().is_some()).await;
+    faults::the_local_address_is_known_while_connected::<OnRedis>(Store::redis()).await;
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use repmd_backend_api::Instance;
 use repmd_backend_redis::{Redis, Settings};
 pub(crate) use repmd_test_stores::{
-    CLUSTER, DEADLINE, PATIENCE, TTL, host, in_time, is_unavailable, name, scope, until, until_ok,
+    CLUSTER, DEADLINE, PATIENCE, TTL, host, in_time, name, scope, until, until_ok,
 };
 use repmd_test_stores::{Pair, Store};
 
@@ -19,10 +19,6 @@ pub(crate) struct OnRedis;
 impl Pair for OnRedis {
     type Backend = Redis;
     type Store = Store;
-
-    fn url(store: &Store) -> String {
-        store.url()
-    }
 
     fn open(url: &str, cluster: &str, lease_ttl: Duration, instance: Arc<Instance>) -> Redis {
         Redis::open(Settings::from_url(url, cluster, lease_ttl).unwrap(), instance)

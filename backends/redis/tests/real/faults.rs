@@ -7,29 +7,16 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use repmd_backend_api::{BackendError, Change, Instance, RegistryBackend, Renewal, Scope};
 use repmd_backend_redis::{Redis, Settings};
-use repmd_test_stores::Store;
+use repmd_test_stores::{Store, faults};
 use tokio::time::timeout;
 
 use crate::daemon::{
-    CLUSTER, DEADLINE, Daemon, PATIENCE, TTL, host, in_time, is_unavailable, key, name, scope, until,
-    until_ok,
+    CLUSTER, DEADLINE, Daemon, OnRedis, PATIENCE, TTL, host, in_time, key, name, scope, until, until_ok,
 };
 
 #[tokio::test]
 async fn a_store_that_is_not_there_at_the_start_is_used_when_it_comes() {
-    let mut store = Store::redis();
-    store.kill();
-    let daemon = Daemon::on(&store, "a");
-    assert!(is_unavailable(in_time(daemon.register("rabbit", 1)).await));
-    // From the second on nobody waits: it is known that nothing listens.
-    let started = Instant::now();
-    for _ in 0..100 {
-        assert!(is_unavailable(daemon.find("rabbit", &Scope::Cluster).await));
-    }
-    assert!(started.elapsed() < Duration::from_millis(100), "{:?}", started.elapsed());
-    store.revive();
-    let (_, took) = until_ok("it registers", async || in_time(daemon.register("rabbit", 1)).await).await;
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    faults::comes_later::<OnRedis>(Store::redis(), Duration::from_secs(1)).await;
 }
 
 #[tokio::test]
@@ -68,40 +55,12 @@ async fn scripts_that_the_store_forgot_are_loaded_again() {
 
 #[tokio::test]
 async fn a_stalled_store_is_given_up_within_the_deadline_and_used_again_when_it_goes_on() {
-    let mut store = Store::redis();
-    let daemon = Daemon::on(&store, "a");
-    let lease = daemon.register("rabbit", 1).await.unwrap();
-    store.pause();
-    let until_known = Instant::now();
-    while until_known.elapsed() < Duration::from_secs(4) {
-        assert!(is_unavailable(in_time(daemon.renew(from_ref(&lease))).await));
-        assert!(is_unavailable(in_time(daemon.register("rabbit", 1)).await));
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    store.resume();
-    let renew = async || in_time(daemon.renew(from_ref(&lease))).await;
-    let (_, took) = until_ok("it renews", renew).await;
-    assert!(took < Duration::from_secs(3), "{took:?}");
+    faults::stalls::<OnRedis>(Store::redis()).await;
 }
 
 #[tokio::test]
 async fn a_registration_whose_answer_was_lost_is_repeated_without_a_clash() {
-    let mut store = Store::redis();
-    let daemon = Daemon::on(&store, "a");
-    // So that the store has the script.
-    daemon.register("other", 2).await.unwrap();
-    let claim = daemon.claim("rabbit", 1);
-    store.pause();
-    // It is in the server's buffer, and carried out later.
-    assert!(is_unavailable(in_time(daemon.backend.register(&claim)).await));
-    store.resume();
-    let other = Daemon::on(&store, "a2");
-    until("it was carried out", async || !other.ports("rabbit", &scope("a")).await.is_empty()).await;
-    let again = async || daemon.backend.register(&claim).await;
-    let (lease, _) = until_ok("the same claim gets its lease", again).await;
-    assert_eq!(lease.token, claim.token(daemon.instance.id));
-    let found = daemon.find("rabbit", &scope("a")).await.unwrap().items;
-    assert_eq!(found[0].registration.creation, lease.creation());
+    faults::loses_an_answer::<OnRedis>(Store::redis()).await;
 }
 
 #[tokio::test]
