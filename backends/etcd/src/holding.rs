@@ -34,9 +34,9 @@ struct State {
     under_way: HashMap<AliveName, usize>,
     round: u64,
     is_unsure: bool,
-    /// The lease of the names.
-    lease: Option<i64>,
-    /// When that was last known to begin anew.
+    /// Its leases, which were there when they were last asked for.
+    leases: Option<Leases>,
+    /// When that of the names was last known to begin anew.
     renewed: Instant,
 }
 
@@ -69,7 +69,7 @@ impl Holding {
             under_way: HashMap::new(),
             round: 0,
             is_unsure: false,
-            lease: None,
+            leases: None,
             renewed: Instant::now(),
         };
         Self { state: Mutex::new(state) }
@@ -118,12 +118,24 @@ impl Holding {
         self.state().is_unsure = false;
     }
 
-    /// The lease of the names is this one.
-    pub(crate) fn set_lease(&self, lease: Option<i64>) {
-        self.state().lease = lease;
+    /// Its leases, which were there when they were last asked for.
+    pub(crate) fn leases(&self) -> Option<Leases> {
+        self.state().leases
     }
 
-    /// That lease began anew, at `at` or later.
+    /// From now on it has these, which began at `at` or later. What was on its last ones is no longer kept.
+    pub(crate) fn set_leases(&self, leases: Leases, at: Instant) {
+        self.doubt();
+        let mut state = self.state();
+        (state.leases, state.renewed) = (Some(leases), at);
+    }
+
+    /// Its leases are over.
+    pub(crate) fn lose_leases(&self) {
+        self.state().leases = None;
+    }
+
+    /// Its leases began anew, at `at` or later.
     pub(crate) fn set_renewed(&self, at: Instant) {
         self.state().renewed = at;
     }
@@ -131,7 +143,7 @@ impl Holding {
     /// When `lease` began anew, if it is that of the names.
     pub(crate) fn renewed(&self, lease: i64) -> Option<Instant> {
         let state = self.state();
-        (state.lease == Some(lease)).then_some(state.renewed)
+        state.leases.is_some_and(|leases| leases.names == lease).then_some(state.renewed)
     }
 
     /// A call for `name` is under way until what this returns is dropped.
@@ -215,7 +227,8 @@ impl Holding {
     /// Something was written under the name on this lease, or it was deleted, in `revision`.
     pub(crate) fn hear(&self, name: &AliveName, revision: i64, lease: i64) {
         let mut state = self.state();
-        let is_stray = state.lease == Some(lease) && !state.under_way.contains_key(name);
+        let is_ours = state.leases.is_some_and(|leases| leases.names == lease);
+        let is_stray = is_ours && !state.under_way.contains_key(name);
         match state.names.get_mut(name) {
             Some(held) => {
                 if held.revision.is_some_and(|known| known < revision) {

@@ -29,8 +29,8 @@ pub(crate) struct Store {
     pub(crate) keys: Keys,
     pub(crate) holding: Holding,
     pub(crate) times: Times,
-    /// Locked while they are granted, so that calls that come at once get the same ones.
-    leases: Mutex<Option<Leases>>,
+    /// Locked while leases are granted, so that calls that come at once get the same ones.
+    granting: Mutex<()>,
     note_lease: Mutex<Option<i64>>,
     epoch: std::sync::Mutex<Option<Epoch>>,
     /// The furthest creations of this cluster that were seen, see [`Serial::progress`].
@@ -77,7 +77,7 @@ impl Store {
             keys,
             holding: Holding::new(instance),
             times,
-            leases: Mutex::default(),
+            granting: Mutex::default(),
             note_lease: Mutex::default(),
             epoch: std::sync::Mutex::default(),
             progress: AtomicU64::default(),
@@ -87,35 +87,24 @@ impl Store {
 
     /// Lets the daemon be written down, on leases that were there when they were last asked for.
     pub(crate) async fn appear(&self) -> Result<Leases, Fault> {
-        let mut leases = self.leases.lock().await;
-        if let Some(leases) = *leases
-            && self.holding.stands()
-        {
-            return Ok(leases);
-        }
-        let granted = match *leases {
+        let _granting = self.granting.lock().await;
+        let leases = match self.holding.leases() {
+            Some(leases) if self.holding.stands() => return Ok(leases),
             Some(leases) => leases,
             None => {
                 let started = Instant::now();
                 let (names, life) =
                     try_join(self.grant(self.times.names), self.grant(self.times.life)).await?;
-                // What was on the last ones is no longer kept.
-                self.holding.doubt();
-                self.holding.set_renewed(started);
-                self.holding.set_lease(Some(names));
-                *leases.insert(Leases { names, life })
+                let leases = Leases { names, life };
+                self.holding.set_leases(leases, started);
+                leases
             }
         };
-        match self.write_instance(granted).await {
-            Ok(()) => Ok(granted),
-            Err(fault) => {
-                if fault.is_lost_lease() {
-                    *leases = None;
-                    self.holding.set_lease(None);
-                }
-                Err(fault)
-            }
+        let written = self.write_instance(leases).await;
+        if written.as_ref().is_err_and(Fault::is_lost_lease) {
+            self.holding.lose_leases();
         }
+        written.map(|()| leases)
     }
 
     /// Lets leases begin anew. Whether they are still there.
@@ -131,10 +120,9 @@ impl Store {
 
     /// These leases are over.
     pub(crate) async fn lose(&self, lost: Leases) {
-        let mut leases = self.leases.lock().await;
-        if *leases == Some(lost) {
-            *leases = None;
-            self.holding.set_lease(None);
+        let _granting = self.granting.lock().await;
+        if self.holding.leases() == Some(lost) {
+            self.holding.lose_leases();
             self.holding.set_standing(None);
         }
     }
