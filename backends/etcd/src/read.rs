@@ -112,22 +112,17 @@ impl Store {
             }
             Err(fault) => return Err(fault),
         };
-        let mut after = named_first.kvs.last().map(|kv| kv.key.clone()).unwrap_or_default();
-        let mut more = named_first.more;
-        let mut kvs: Vec<_> = own.into_iter().chain(named_first.kvs).collect();
+        let after = named_first.kvs.last().map(|kv| kv.key.clone()).unwrap_or_default();
         let mut looked_at = BTreeSet::new();
-        loop {
-            for there in kvs.drain(..).filter(|there| looked_at.insert(there.key.clone())) {
+        let mut look_at = |page: Vec<KeyValue>| {
+            for there in page.into_iter().filter(|there| looked_at.insert(there.key.clone())) {
                 self.add_node(&mut seen, &there);
             }
-            if !more
-                || search.most <= seen.items.len()
-                || search.most.saturating_add(UNREADABLE_MAX) < looked_at.len()
-            {
-                break;
-            }
-            (kvs, more) = self.page(&named, &after, limit.max(UNREADABLE_MAX), false).await?;
-            after = kvs.last().map(|kv| kv.key.clone()).unwrap_or(after);
+            seen.items.len() < search.most && looked_at.len() <= search.most.saturating_add(UNREADABLE_MAX)
+        };
+        if look_at(own.into_iter().chain(named_first.kvs).collect()) && named_first.more {
+            let limit = limit.max(UNREADABLE_MAX);
+            self.each_page(&named, after, limit, false, |page, _| look_at(page)).await?;
         }
         seen.items.truncate(search.most);
         Ok(seen)
@@ -140,17 +135,16 @@ impl Store {
             let mut seen = Seen::default();
             match scope {
                 Scope::Cluster => {
-                    let (prefix, mut after, mut more) = (self.keys.nodes(), Vec::new(), true);
-                    while more {
-                        if KEYS_MAX <= seen.items.len() + seen.unreadable {
-                            seen.add(|| prefix.clone(), Err(Unreadable::TooLarge));
-                            break;
-                        }
-                        let page;
-                        (page, more) = self.page(&prefix, &after, PAGE, false).await?;
+                    let prefix = self.keys.nodes();
+                    let take = |page: Vec<KeyValue>, more| {
                         page.iter().for_each(|there| self.add_node(&mut seen, there));
-                        after = page.last().map(|kv| kv.key.clone()).unwrap_or(after);
-                    }
+                        let is_too_large = more && KEYS_MAX <= seen.items.len() + seen.unreadable;
+                        if is_too_large {
+                            seen.add(|| prefix.clone(), Err(Unreadable::TooLarge));
+                        }
+                        !is_too_large
+                    };
+                    self.each_page(&prefix, Vec::new(), PAGE, false, take).await?;
                 }
                 Scope::Host(host) => {
                     let aliased = self.pages(&self.keys.aliased(host), PAGE, true, &mut seen).await?;
@@ -295,19 +289,39 @@ impl Store {
         keys_only: bool,
         seen: &mut Seen<T>,
     ) -> Result<Vec<KeyValue>, Fault> {
-        let (mut all, mut bytes, mut more) = (Vec::new(), 0, true);
-        while more {
-            if KEYS_MAX <= all.len() || BYTES_MAX <= bytes {
-                seen.add(|| prefix.to_owned(), Err(Unreadable::TooLarge));
-                break;
-            }
-            let after = all.last().map(|kv: &KeyValue| kv.key.clone()).unwrap_or_default();
-            let page;
-            (page, more) = self.page(prefix, &after, limit, keys_only).await?;
+        let (mut all, mut bytes) = (Vec::new(), 0);
+        let take = |page: Vec<KeyValue>, more| {
             bytes += page.iter().map(|kv| kv.key.len() + kv.value.len()).sum::<usize>();
             all.extend(page);
-        }
+            let is_too_large = more && (KEYS_MAX <= all.len() || BYTES_MAX <= bytes);
+            if is_too_large {
+                seen.add(|| prefix.to_owned(), Err(Unreadable::TooLarge));
+            }
+            !is_too_large
+        };
+        self.each_page(prefix, Vec::new(), limit, keys_only, take).await?;
         Ok(all)
+    }
+
+    /// Gives `take` the keys that start with `prefix` and come after `after`, page by page, and whether more follow,
+    /// for as long as it wants more.
+    async fn each_page(
+        &self,
+        prefix: &str,
+        mut after: Vec<u8>,
+        limit: usize,
+        keys_only: bool,
+        mut take: impl FnMut(Vec<KeyValue>, bool) -> bool,
+    ) -> Result<(), Fault> {
+        loop {
+            let (page, more) = self.page(prefix, &after, limit, keys_only).await?;
+            if let Some(last) = page.last() {
+                after.clone_from(&last.key);
+            }
+            if !take(page, more) || !more {
+                return Ok(());
+            }
+        }
     }
 
     /// The next keys after one, in their order, and whether more follow. What is too long for an answer is there,
