@@ -282,6 +282,8 @@ impl Postgres {
             in_postgres("create role repmd login");
             in_postgres("create database repmd owner repmd");
         }
+        // Daemons come to a server that has been asked before: what it reads for the first time takes longer.
+        self.run("select 1");
     }
 
     /// Ends it at once, as a crash does: nothing is written that was not.
