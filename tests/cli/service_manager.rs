@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -27,9 +28,8 @@ impl Notifications {
         Self { socket, folder }
     }
 
-    /// The variable by which the program finds it.
-    fn variable(&self) -> String {
-        format!("NOTIFY_SOCKET={}", self.folder.path().join("notify").display())
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("notify")
     }
 
     fn next(&self) -> String {
@@ -43,8 +43,18 @@ fn activate(notifications: &Notifications, addresses: &[&str], port: u16, argume
     for address in addresses {
         command.args(["-l", &format!("{address}:{port}")]);
     }
-    command.args(["-E", &notifications.variable(), env!("CARGO_BIN_EXE_repmd")]);
+    let variable = format!("NOTIFY_SOCKET={}", notifications.path().display());
+    command.args(["-E", &variable, env!("CARGO_BIN_EXE_repmd")]);
     command.args(arguments.split_whitespace()).stderr(Stdio::null());
+    Daemon::spawn(command, port)
+}
+
+/// Starts the program with a socket of its own, and with variables that a manager sets as well.
+fn serve(notifications: &Notifications, variables: &[(&str, &str)]) -> Daemon {
+    let port = free_port();
+    let mut command = repmd(["serve", "--admin", "off", "--port", &port.to_string()]);
+    command.env("NOTIFY_SOCKET", notifications.path()).envs(variables.iter().copied());
+    command.stderr(Stdio::null());
     Daemon::spawn(command, port)
 }
 
@@ -111,12 +121,7 @@ fn serve_takes_the_passed_sockets_all_of_them_and_tells_of_its_start_and_its_end
 #[test]
 fn serve_listens_itself_and_tells_the_manager_where_no_socket_is_passed() {
     let notifications = Notifications::new();
-    let port = free_port();
-    let mut command = repmd(["serve", "--port", &port.to_string()]);
-    let variable = notifications.variable();
-    let (name, path) = variable.split_once('=').unwrap();
-    command.env(name, path).stderr(Stdio::null());
-    let mut daemon = Daemon::spawn(command, port);
+    let mut daemon = serve(&notifications, &[]);
     assert!(notifications.next().starts_with("READY=1\n"));
     daemon.signal(Signal::TERM);
     assert_eq!(notifications.next(), "STOPPING=1");
@@ -152,12 +157,8 @@ fn a_manager_that_does_not_read_holds_nobody_up_and_is_told_when_it_does() {
     let notifications = Notifications::new();
     let waiting = fill(&UnixDatagram::unbound().unwrap(), &notifications);
     assert!(0 < waiting);
-    let port = free_port();
-    let mut command = repmd(["serve", "--admin", "off", "--port", &port.to_string()]);
-    let variable = notifications.variable();
-    let (name, path) = variable.split_once('=').unwrap();
-    command.env(name, path).stderr(Stdio::null());
-    let mut daemon = Daemon::spawn(command, port);
+    let mut daemon = serve(&notifications, &[]);
+    let port = daemon.port();
     let started = Instant::now();
     assert_eq!(reported_port(&mut Peer::connect(port)), u32::from(port));
     assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
@@ -174,12 +175,8 @@ fn a_manager_that_does_not_read_holds_nobody_up_and_is_told_when_it_does() {
 #[test]
 fn a_manager_that_keeps_descriptors_and_does_not_read_holds_no_node_up() {
     let notifications = Notifications::new();
-    let port = free_port();
-    let mut command = repmd(["serve", "--admin", "off", "--port", &port.to_string()]);
-    let variable = notifications.variable();
-    let (name, path) = variable.split_once('=').unwrap();
-    command.env(name, path).env("FDSTORE", "100").stderr(Stdio::null());
-    let mut daemon = Daemon::spawn(command, port);
+    let mut daemon = serve(&notifications, &[("FDSTORE", "100")]);
+    let port = daemon.port();
     let said = |words: &str| (0..9).any(|_| notifications.next().contains(words));
     assert!(said("FDSTORE=1\nFDNAME=s"), "the state is kept");
     fill(&UnixDatagram::unbound().unwrap(), &notifications);
@@ -204,12 +201,7 @@ fn a_manager_that_keeps_descriptors_and_does_not_read_holds_no_node_up() {
 #[test]
 fn the_watchdog_hears_from_an_event_loop_that_turns_and_from_no_other() {
     let notifications = Notifications::new();
-    let port = free_port();
-    let mut command = repmd(["serve", "--admin", "off", "--port", &port.to_string()]);
-    let variable = notifications.variable();
-    let (name, path) = variable.split_once('=').unwrap();
-    command.env(name, path).env("WATCHDOG_USEC", "400000").stderr(Stdio::null());
-    let daemon = Daemon::spawn(command, port);
+    let daemon = serve(&notifications, &[("WATCHDOG_USEC", "400000")]);
     let next = || (0..2).map(|_| notifications.next()).find(|said| said == "WATCHDOG=1");
     assert!(next().is_some());
     let started = Instant::now();
@@ -228,12 +220,7 @@ fn the_watchdog_hears_from_an_event_loop_that_turns_and_from_no_other() {
 #[test]
 fn a_watchdog_that_waits_for_another_process_is_not_fed() {
     let notifications = Notifications::new();
-    let port = free_port();
-    let mut command = repmd(["serve", "--admin", "off", "--port", &port.to_string()]);
-    let variable = notifications.variable();
-    let (name, path) = variable.split_once('=').unwrap();
-    command.env(name, path).env("WATCHDOG_USEC", "20000").env("WATCHDOG_PID", "1").stderr(Stdio::null());
-    let mut daemon = Daemon::spawn(command, port);
+    let mut daemon = serve(&notifications, &[("WATCHDOG_USEC", "20000"), ("WATCHDOG_PID", "1")]);
     assert!(notifications.next().starts_with("READY=1\n"));
     std::thread::sleep(Duration::from_millis(100));
     daemon.signal(Signal::TERM);
