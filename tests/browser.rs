@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use repmd::registry::{Lookup, Options, Registry};
-use repmd_backend_api::{AliveName, HostId, Instance, InstanceId, Kind, Node, Place};
+use repmd_backend_api::{AliveName, HostId, Instance, Kind, Node, Place};
 use repmd_backend_redis::RedisKind;
 use repmd_test_stores::Store;
 use repmd_test_support::{Browser, Daemon, Peer, alive2, free_port, wait_until};
@@ -347,12 +347,8 @@ impl Elsewhere {
             probe: Arc::new(|_, _| Box::pin(async { false })),
         };
         let instance = Arc::new(Instance {
-            id: InstanceId::random(),
-            name: format!("host{host:02}:4369"),
-            host: HostId::parse(&format!("host{host:02}")).unwrap(),
-            aliases: Vec::new(),
             addresses: vec![[10, 0, 0, 1 + host as u8].into()],
-            port: 4369,
+            ..Instance::new(format!("host{host:02}:4369"), HostId::parse(&format!("host{host:02}")).unwrap())
         });
         let backend = RedisKind.open(&place, Arc::clone(&instance)).unwrap();
         let registry = Registry::new(backend, instance, options);

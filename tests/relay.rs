@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use repmd::registry::{Lookup, Options, Registry};
 use repmd::relay::{self, Limits, Relay};
-use repmd_backend_api::{AliveName, HostId, Instance, InstanceId, Lease, Node};
+use repmd_backend_api::{AliveName, HostId, Instance, Lease, Node};
 use repmd_backend_memory::Memory;
 use repmd_test_support::wait_until;
 use socket2::SockRef;
@@ -34,14 +34,8 @@ struct Gateway {
 }
 
 fn registry(store: &Memory, host: &str, address: IpAddr) -> Arc<Registry> {
-    let instance = Arc::new(Instance {
-        id: InstanceId::random(),
-        name: host.to_owned(),
-        host: HostId::parse(host).unwrap(),
-        aliases: Vec::new(),
-        addresses: vec![address],
-        port: 4369,
-    });
+    let named = Instance::new(host, HostId::parse(host).unwrap());
+    let instance = Arc::new(Instance { addresses: vec![address], ..named });
     let options = Options {
         lookup: Lookup::Cluster,
         stale_for: None,

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use repmd::registry::{Answer, Lookup, Options, Question, Registry, State};
 use repmd_backend_api::{
-    AliveName, BackendError, Change, Claim, Found, Holdings, HostId, Instance, InstanceId, Lease, Node, Note,
-    Promises, RegistryBackend, Renewed, Scope, Search, Seen,
+    AliveName, BackendError, Change, Claim, Found, Holdings, HostId, Instance, Lease, Node, Note, Promises,
+    RegistryBackend, Renewed, Scope, Search, Seen,
 };
 use repmd_backend_faulty::{Faulty, Link};
 use repmd_backend_memory::{Handle, Memory};
@@ -27,14 +27,7 @@ fn memory() -> Memory {
 }
 
 fn daemon(host: &str) -> Arc<Instance> {
-    Arc::new(Instance {
-        id: InstanceId::random(),
-        name: format!("{host}:4369"),
-        host: HostId::parse(host).unwrap(),
-        aliases: Vec::new(),
-        addresses: Vec::new(),
-        port: 4369,
-    })
+    Arc::new(Instance::new(format!("{host}:4369"), HostId::parse(host).unwrap()))
 }
 
 fn registry(backend: Arc<dyn RegistryBackend>, instance: Arc<Instance>) -> Arc<Registry> {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use repmd::protocol::{PortReply, Request, decode_names_reply, decode_port_reply, encode_request};
 use repmd::registry::{Lookup, Options, Registry};
 use repmd::server::{Daemon, Limits, Listener, Names, Policy, Topology, serve};
-use repmd_backend_api::{AliveName, HostId, Instance, InstanceId, Lease, Node};
+use repmd_backend_api::{AliveName, HostId, Instance, Lease, Node};
 use repmd_backend_memory::Memory;
 use repmd_test_support::{Peer, in_own_network, run, wait_until};
 use tokio::sync::mpsc;
@@ -30,12 +30,9 @@ fn host(name: &str) -> HostId {
 /// A daemon's view of the registry, without its sockets.
 fn registry(store: &Memory, name: &str, of: &str, address: &str, lookup: Lookup) -> Arc<Registry> {
     let instance = Arc::new(Instance {
-        id: InstanceId::random(),
-        name: name.to_owned(),
-        host: host(of),
         aliases: vec![host(&format!("{of}.example")), host(address)],
         addresses: vec![address.parse().unwrap()],
-        port: 4369,
+        ..Instance::new(name, host(of))
     });
     let options = Options {
         lookup,

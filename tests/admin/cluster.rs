@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use repmd::admin::{self, About};
-use repmd::registry::{Lookup, Options, Registry};
+use repmd::registry::Registry;
 use repmd::server::{Daemon, Limits, Listener, Policy, Topology, serve};
-use repmd_backend_api::{AliveName, HostId, Instance, InstanceId, Lease, Node, RegistryBackend};
+use repmd_backend_api::{AliveName, HostId, Instance, Lease, Node};
 use repmd_backend_faulty::{Faults, Faulty, Link};
 use repmd_backend_memory::Memory;
 use repmd_test_support::http::{EventStream, get};
-use repmd_test_support::{wait_for, wait_until};
+use repmd_test_support::{now, view, wait_for, wait_until};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -22,28 +22,10 @@ const TTL: Duration = Duration::from_secs(3);
 
 fn instance(name: &str, host: &str) -> Instance {
     Instance {
-        id: InstanceId::random(),
-        name: name.to_owned(),
-        host: HostId::parse(host).unwrap(),
         aliases: vec![HostId::parse(&format!("{host}.example")).unwrap()],
         addresses: vec!["10.0.0.1".parse().unwrap()],
-        port: 4369,
+        ..Instance::new(name, HostId::parse(host).unwrap())
     }
-}
-
-fn now() -> Duration {
-    std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap()
-}
-
-fn view(backend: Arc<dyn RegistryBackend>, instance: Arc<Instance>) -> Registry {
-    let options = Options {
-        lookup: Lookup::Cluster,
-        stale_for: None,
-        deadline: Duration::from_millis(500),
-        clock: Arc::new(now),
-        probe: Arc::new(|_, _| Box::pin(async { false })),
-    };
-    Registry::new(backend, instance, options)
 }
 
 /// A daemon of the host `here` whose link to the store can be cut.

@@ -4,18 +4,17 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
 use repmd::dns::{self, Rules};
 use repmd::listen::Sockets;
-use repmd::registry::{Lookup, Registry};
 use repmd::server::{Daemon, Limits, Policy, Topology};
-use repmd_backend_api::{AliveName, HostId, Instance, InstanceId, Lease, Node, RegistryBackend};
+use repmd_backend_api::{AliveName, HostId, Instance, Lease, Node, RegistryBackend};
 use repmd_backend_faulty::{Faults, Faulty};
 use repmd_backend_memory::Memory;
-use repmd_test_support::wait_for;
+use repmd_test_support::{now, view, wait_for};
 use tokio_util::sync::CancellationToken;
 
 use crate::SOON;
@@ -24,12 +23,9 @@ pub(crate) const TTL: Duration = Duration::from_secs(3);
 
 pub(crate) fn instance(host: &str, aliases: &[&str], addresses: &[&str]) -> Instance {
     Instance {
-        id: InstanceId::random(),
-        name: format!("{host}:4369"),
-        host: HostId::parse(host).unwrap(),
         aliases: aliases.iter().map(|alias| HostId::parse(alias).unwrap()).collect(),
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
-        port: 4369,
+        ..Instance::new(format!("{host}:4369"), HostId::parse(host).unwrap())
     }
 }
 
@@ -46,21 +42,6 @@ pub(crate) fn options() -> dns::Options {
 
 pub(crate) fn name(text: &str) -> Name {
     Name::from_ascii(format!("{}.", text.trim_end_matches('.'))).unwrap()
-}
-
-fn now() -> Duration {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap()
-}
-
-fn view(backend: Arc<dyn RegistryBackend>, instance: Arc<Instance>) -> Registry {
-    let options = repmd::registry::Options {
-        lookup: Lookup::Cluster,
-        stale_for: None,
-        deadline: Duration::from_millis(500),
-        clock: Arc::new(now),
-        probe: Arc::new(|_, _| Box::pin(async { false })),
-    };
-    Registry::new(backend, instance, options)
 }
 
 /// A daemon of the host `here`, at 10.0.0.1 and 2001:db8::1, without a node of its own.

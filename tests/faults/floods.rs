@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use repmd::protocol::{Request, encode_request};
-use repmd_backend_api::{HostId, Instance, InstanceId, RegistryBackend};
+use repmd_backend_api::{HostId, Instance, RegistryBackend};
 use repmd_backend_redis::{Redis, Settings};
 use repmd_test_support::{Peer, free_port, http};
 
@@ -71,12 +71,9 @@ fn announce_daemons(url: &str) {
         let settings = Settings::from_url(url, "default", Duration::from_secs(600)).unwrap();
         for number in 0..DAEMONS {
             let daemon = Arc::new(Instance {
-                id: InstanceId::random(),
-                name: format!("d{number}:4369"),
-                host: HostId::parse(&format!("d{number}")).unwrap(),
                 aliases: vec![HostId::parse(&format!("d{number}.example.org")).unwrap()],
                 addresses: vec![[10, 1, (number / 250) as u8, (number % 250) as u8].into()],
-                port: 4369,
+                ..Instance::new(format!("d{number}:4369"), HostId::parse(&format!("d{number}")).unwrap())
             });
             Redis::open(settings.clone(), daemon).publish(&[]).await.unwrap();
         }

@@ -239,12 +239,9 @@ fn in_order(leases: &[Lease], renewed: Vec<Renewed>) -> Vec<Renewal> {
 
 pub(crate) fn instance(name: &str, on: &str) -> Instance {
     Instance {
-        id: InstanceId::random(),
-        name: name.to_owned(),
-        host: host(on),
         aliases: vec![host(&format!("{on}.example")), host(&format!("{on}-alias"))],
         addresses: vec!["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()],
-        port: 4369,
+        ..Instance::new(name, host(on))
     }
 }
 

@@ -15,6 +15,7 @@ mod peer;
 mod port;
 mod rabbitmq;
 mod root;
+mod view;
 
 pub use browser::Browser;
 pub use c_node::{CNode, CProgram};
@@ -28,6 +29,7 @@ pub use peer::{Ended, Peer, alive2, lookup_port, names};
 pub use port::free_port;
 pub use rabbitmq::RabbitMq;
 pub use root::{Root, Scratch};
+pub use view::{now, view};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::sync::atomic::{AtomicBool, Ordering};
