@@ -66,7 +66,10 @@ pub(super) fn without_password(url: &str) -> String {
     let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
     // A password may hold any character; the last `@` before the path ends it.
     let entry = match rest.rsplit_once('@') {
-        Some((user_info, host)) => format!("{}:***@{host}", user_info.split(':').next().unwrap_or_default()),
+        Some((user_info, host)) => match user_info.split_once(':') {
+            Some((user, _password)) => format!("{user}:***@{host}"),
+            None => rest.to_owned(),
+        },
         None => rest.to_owned(),
     };
     // Only a file is named there. Whoever writes a password there means no less to keep it.
@@ -95,5 +98,12 @@ mod tests {
         }
         let shown = "rediss://u:***@h:1/2?password_file=/run/p&x=y";
         assert_eq!(without_password("rediss://u:p@h:1/2?password_file=/run/p&x=y"), shown);
+    }
+
+    #[test]
+    fn a_user_without_a_password_is_shown_without_one() {
+        for url in ["postgres://repmd@h/repmd", "etcds://u@h?password_file=/run/p", "redis://h"] {
+            assert_eq!(without_password(url), url);
+        }
     }
 }

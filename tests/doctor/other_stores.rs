@@ -71,5 +71,5 @@ fn nodes_of_two_hosts_that_share_a_postgres_are_healthy_until_a_right_is_taken_a
     two.a.inside(|| server.kill());
     wait_until("it is gone", SOON, || two.doctor().has("store-away"));
     let found = two.doctor();
-    assert!(found.saw("store-away").contains("@10.99.0.1/repmd"), "{found:?}");
+    assert!(found.saw("store-away").contains("postgres://repmd@10.99.0.1/repmd"), "{found:?}");
 }
