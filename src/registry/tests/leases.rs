@@ -4,7 +4,8 @@ use crate::registry::{Events, LeaseCounts, State, What};
 use repmd_backend_api::{Creation, Registration, Renewal, Renewed};
 
 fn leases() -> (Leases, Arc<Events>) {
-    let events = Arc::new(Events::new(Arc::new(|| EPOCH)));
+    let started = Instant::now();
+    let events = Arc::new(Events::new(Arc::new(move || EPOCH + started.elapsed())));
     (Leases::new(Arc::clone(&events)), events)
 }
 
@@ -68,12 +69,26 @@ async fn a_conflict_is_an_event_once_and_again_after_it_was_over() {
     let held = lease(1, "a");
     leases.hold(held.clone(), true);
     let seen = *events.newest().borrow();
+    let conflicts = || {
+        let told = events.since(seen).into_iter().map(|event| event.what).collect::<Vec<_>>();
+        let (node, holder) = (held.registration.node_name(), "another".to_owned());
+        let conflict = What::Conflict { node, holder };
+        assert!(told.iter().all(|what| *what == conflict), "{told:?}");
+        told.len()
+    };
+    let mut counts = Vec::new();
     let conflict = || Renewal::Conflict { holder: "another".to_owned() };
-    for renewal in [conflict(), conflict(), Renewal::Held] {
+    for renewal in [conflict(), conflict(), Renewal::Held, Renewal::Held, conflict()] {
+        sleep(TTL).await;
         leases.note(renewed(&held, renewal), Instant::now());
+        counts.push(conflicts());
     }
-    let told = events.since(seen).into_iter().map(|event| event.what).collect::<Vec<_>>();
-    assert_eq!(told, [What::Conflict { node: held.registration.node_name(), holder: "another".to_owned() }]);
+    assert_eq!(counts, [1, 1, 1, 1, 2]);
+    leases.note(renewed(&held, Renewal::Held), Instant::now());
+    sleep(TTL).await;
+    leases.end_those_that_ran_out(TTL);
+    leases.note(renewed(&held, conflict()), Instant::now());
+    assert_eq!(conflicts(), 3, "it ran out, and another has it");
 }
 
 #[tokio::test(start_paused = true)]
