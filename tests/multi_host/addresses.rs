@@ -53,7 +53,7 @@ fn serve(network: &Network, store: &str, host: &str, flags: &[&str]) -> Daemon {
 }
 
 fn register(network: &Network) -> Peer {
-    network.inside(|| Peer::registered(EPMD_PORT, "n"))
+    network.inside(|| Peer::registered_at(EPMD_PORT, "n", 4321))
 }
 
 fn shown(network: &Network, path: &str) -> serde_json::Value {

@@ -61,7 +61,7 @@ fn a_daemon_starts_serves_and_logs_later_while_its_disk_does_not_answer() {
     let daemon = network.inside(|| repmd_test_support::Daemon::spawn(command, EPMD_PORT));
     assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
     let _node = network.inside(|| {
-        let node = Peer::registered(EPMD_PORT, "n");
+        let node = Peer::registered_at(EPMD_PORT, "n", 4321);
         assert!(lookup_port(EPMD_PORT, "n").is_some());
         node
     });
