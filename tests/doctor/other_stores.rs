@@ -40,8 +40,7 @@ fn nodes_of_two_hosts_that_share_an_etcd_are_healthy_until_it_is_full_or_gone() 
     wait_until("it is known", SOON, || !two.examine("foo@hostb").has("name-unknown"));
     two.examine("foo@hostb").are(&[]);
 
-    let value = "x".repeat(100_000);
-    two.a.inside(|| while etcd.try_tell(&["put", "others", &value]).is_ok() {});
+    two.a.inside(|| etcd.fill());
     let _late = two.a.register("late", 7000);
     wait_until("the daemon has met it", SOON, || two.doctor().has("daemon-degraded"));
     let found = two.doctor();
