@@ -17,11 +17,12 @@ const SEEN_WITHIN: Duration = Duration::from_secs(10);
 const SLACK: Duration = Duration::from_secs(2);
 
 /// A node meets those that it is told to meet, and no others.
-const ALONE: [&str; 5] = ["-connect_all", "false", "-kernel", "prevent_overlapping_partitions", "false"];
+pub(crate) const ALONE: [&str; 5] =
+    ["-connect_all", "false", "-kernel", "prevent_overlapping_partitions", "false"];
 
-type Pairs = BTreeSet<(String, String)>;
+pub(crate) type Pairs = BTreeSet<(String, String)>;
 
-fn pair(one: &str, other: &str) -> (String, String) {
+pub(crate) fn pair(one: &str, other: &str) -> (String, String) {
     (one.min(other).to_owned(), one.max(other).to_owned())
 }
 
@@ -31,7 +32,7 @@ fn pairs<'a>(list: &'a Value, key: &str, [one, other]: [&'a str; 2]) -> Pairs {
     pairs.map(|it| pair(it[one].as_str().unwrap_or("?"), it[other].as_str().unwrap())).collect()
 }
 
-fn links(machine: &Machine) -> Value {
+pub(crate) fn links(machine: &Machine) -> Value {
     serde_json::from_str(&machine.shown("/api/v1/links")).unwrap()
 }
 
