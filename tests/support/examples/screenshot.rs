@@ -8,7 +8,7 @@ use repmd_test_support::{Browser, wait_until};
 fn main() {
     let url = std::env::args().nth(1).expect("an argument: the address of the page");
     let browser = Browser::start();
-    browser.look(1100, 990, false);
+    browser.look(1100, 1170, false);
     browser.open(&url);
     // It is after two looks at the daemon, and the nodes come with the first.
     wait_until("the rate of look-ups is known", Duration::from_secs(15), || {
