@@ -134,7 +134,7 @@ pub fn start(daemon: Arc<Daemon>) -> io::Result<(Arc<Links>, JoinHandle<()>)> {
 impl Links {
     async fn keep(&self) {
         let mut sampler = Sampler::default();
-        // A note that is not left again runs out.
+        // A note that is not left again for twice as long runs out.
         let longest = self.daemon.registry().lease_ttl().map_or(INTERVAL, |ttl| liveness(ttl) / 2);
         let usual = INTERVAL.min(longest).max(AGAIN / 4);
         let mut elsewhere = Vec::new();
@@ -172,7 +172,15 @@ impl Links {
             let too_much = spent.saturating_sub(LOOKS_AT_ONCE);
             let pause = pause.max(too_much.saturating_mul(LOOK_SHARE).min(INTERVAL_MAX));
             self.lock().interval = pause.max(usual);
-            sleep_until(started + pause).await;
+            let next = started + pause;
+            // Looks may be further apart than a note lasts, and a daemon without one counts as one that does not tell.
+            let mut left_at = Instant::now();
+            while left_at + longest < next {
+                sleep_until(left_at + longest).await;
+                left_at = Instant::now();
+                self.leave_note(&report).await;
+            }
+            sleep_until(next).await;
             spent = spent.saturating_sub(started.elapsed() / LOOK_SHARE);
         }
     }

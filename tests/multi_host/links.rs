@@ -2,9 +2,10 @@
 //! that is cut or comes back is seen within seconds.
 
 use std::collections::BTreeSet;
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use repmd_test_support::{Browser, CNode, CProgram, Daemon, ErlangNode, Root, wait_until};
+use repmd_test_support::{Browser, CNode, CProgram, Daemon, ErlangNode, Root, raise_open_files, wait_until};
 use serde_json::Value;
 
 use crate::lab::{Epmd, Lab, Machine, dns};
@@ -198,4 +199,32 @@ fn every_link_of_three_hosts_is_shown_and_a_cut_one_is_missed_until_it_is_back()
     let gone = |(one, other): &&(String, String)| one != "n3@c" && other != "n3@c";
     let rest: Pairs = wanted.iter().filter(gone).cloned().collect();
     wait_for_links(&machines, &rest, &Pairs::new(), SEEN_WITHIN + SLACK);
+}
+
+/// So many that looks become rare, and rarer than notes run out.
+const STRANGERS: usize = 2000;
+
+#[test]
+fn a_daemon_that_looks_rarely_is_heard_all_the_time() {
+    raise_open_files();
+    let (_lab, [a, b]) = Lab::new::<2>();
+    let _daemons = [&a, &b].map(|machine| machine.serve(Epmd::Repmd, &["--lease-ttl", "3s"]));
+    let _node = a.node("n1@a", &dns(&[&a, &b]), &ALONE);
+    b.wait_for("n1@a");
+    let _strangers: Vec<_> = a.network.inside(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let link =
+            || (TcpStream::connect(listener.local_addr().unwrap()).unwrap(), listener.accept().unwrap());
+        (0..STRANGERS).map(|_| link()).collect()
+    });
+    let lease = Duration::from_secs(3);
+    wait_until("it looks rarely", SOON, || {
+        lease.as_millis() < links(&a)["interval_ms"].as_u64().unwrap().into()
+    });
+    let until = Instant::now() + 3 * lease;
+    while Instant::now() < until {
+        let list = links(&b);
+        assert!(list["nodes"][0]["unseen"].is_null(), "{:#}", list["nodes"]);
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
