@@ -11,6 +11,9 @@ use crate::{EPMD_PORT, RELEASE, SOON};
 
 const STORE_PORT: u16 = 6379;
 
+/// Names the release program, for figures. Without it, the one that was built for debugging is run.
+const RELEASE_PROGRAM: &str = "REPMD_TEST_RELEASE";
+
 const POSTGRES_PORT: u16 = 5432;
 
 const ETCD_PORT: u16 = 2379;
@@ -204,7 +207,8 @@ impl Machine {
 
     fn repmd(&self, flags: &[&str]) -> Command {
         let addresses: Vec<_> = self.addresses.iter().map(ToString::to_string).collect();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_repmd"));
+        let program = std::env::var_os(RELEASE_PROGRAM);
+        let mut command = Command::new(program.unwrap_or_else(|| env!("CARGO_BIN_EXE_repmd").into()));
         command.args(["serve", "--log", "error", "--host", self.host, "--advertise", &addresses.join(",")]);
         command.args(["--backend", &self.store]).args(flags);
         command
