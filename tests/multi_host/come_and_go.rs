@@ -32,8 +32,12 @@ const PAUSE: std::ops::Range<u64> = 2_000..10_000;
 /// 1.9 s at least.
 const APART: Duration = Duration::from_millis(1500);
 
-/// How long ago that may have been: looks are 5 s apart, and go by the store to the other daemons.
-const AGO: Duration = Duration::from_secs(20);
+/// How long ago that may have been. Looks are 5 s apart, but of a build for debugging on a busy machine, which takes as much
+/// of a core for fewer of them, half a minute.
+const AGO: Duration = Duration::from_secs(60);
+
+/// How long a cut may go untold, for the same reason. How soon it should be told is the matter of another test.
+const UNTOLD: Duration = Duration::from_secs(90);
 
 /// How often a link is cut. It shows that daemons do tell what is true.
 const CUT_EVERY: Duration = Duration::from_secs(300);
@@ -383,8 +387,8 @@ fn cut(world: &World, machines: &[Machine; 3], time: Duration) {
         let told = || -> BTreeSet<_> {
             lock(&world.alarms).iter().filter(tell).map(|alarm| (alarm.by, alarm.kind)).collect()
         };
-        // Three ways, by three daemons. How soon, another test says.
-        while told().len() < 9 && now() < at + SOON {
+        // Three ways, by three daemons.
+        while told().len() < 9 && now() < at + UNTOLD {
             world.pause(Duration::from_millis(100));
         }
         slowest = slowest.max(now() - at);
@@ -426,7 +430,7 @@ fn play(time: Duration, seed: u64) {
         let _ends = Ends(&world.is_over);
         cut(world, &machines, time);
         // What they make of the last deeds.
-        world.pause(AGO / 2);
+        world.pause(AGO / 6);
         world.is_over.store(true, Ordering::Relaxed);
         let ended: Vec<_> = drivers.into_iter().map(ScopedJoinHandle::join).collect();
         println!("memory of the daemons in KiB: {:?}", daemons.each_ref().map(Daemon::memory));
@@ -523,7 +527,7 @@ fn an_alarm_is_true_of_nodes_that_were_apart_and_of_no_others() {
     };
     // They were apart, for as long as the first one of them saw it.
     assert_eq!(
-        [199, 201, 202, 210, 221, 222].map(|at| is_true(at, "n1@a", "n2@b")),
+        [199, 201, 202, 250, 261, 262].map(|at| is_true(at, "n1@a", "n2@b")),
         [false, false, true, true, true, false]
     );
     // Before they were in their mesh, and after one of them has gone.
