@@ -26,6 +26,8 @@ fn a_node_that_does_not_come_back_is_answered_for_while_its_port_listens() {
         daemon = plan.start();
         wait_until("the daemon answers for it", SOON, || daemon.find("old") == Some(port));
         assert_eq!(daemon.find("old@a"), Some(port));
+        // Until then others are answered by the lease of before.
+        wait_until("it is adopted", SOON, || daemon.logged(&["has not come back"]) == 1);
         // For longer than any lease of before.
         let until = Instant::now() + TTL + INTERVAL;
         wait_until("others find it", SOON, || other.find("old@a") == Some(port));
