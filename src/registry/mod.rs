@@ -5,9 +5,9 @@
 //! waits at all while the store is known to be away. It knows no backend by name, no wire and no socket,
 //! so that a simulation can run many of it on a clock of its own.
 //!
-//! Every part asks the store through [`store`], which has the deadlines. Of the rest of the cluster know [`look_ups`] (the
-//! rules of resolution: [`question`]), [`daemons`], [`lists`] and [`notes`]; [`changes`] tells them what is out of date.
-//! What this daemon holds is in [`holding`] (each of them: [`leases`]), and [`keeper`] renews it.
+//! Every part asks the store through `store`, which has the deadlines. Of the rest of the cluster know `look_ups` (the
+//! rules of resolution: `question`), `daemons`, `lists` and `notes`; `changes` tells them what is out of date.
+//! What this daemon holds is in `holding` (each of them: `leases`), and `keeper` renews it.
 
 mod changes;
 mod daemons;
