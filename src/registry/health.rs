@@ -183,6 +183,18 @@ mod tests {
         assert_eq!(health.complaints(QUIET), [""; 0]);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn how_long_the_store_is_away_is_said_in_whole_minutes() {
+        let health = Health::new(Arc::new(Events::new(Arc::new(|| Duration::ZERO))));
+        let gone = BackendError::Unavailable { waited: Duration::ZERO, source: "reset".into() };
+        health.failed("renew", &gone);
+        for (passes, said) in [(59, "less than a minute"), (1, "1m"), (119, "2m"), (1, "3m")] {
+            tokio::time::advance(Duration::from_secs(passes)).await;
+            let said = format!("the registry is away for {said}: no answer from the registry: reset");
+            assert_eq!(health.complaints(QUIET), [said]);
+        }
+    }
+
     #[test]
     fn a_reason_is_cut_at_300_characters() {
         let error = BackendError::Denied { action: "a".to_owned(), source: "é".repeat(50_000_000).into() };
