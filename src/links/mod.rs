@@ -150,10 +150,10 @@ impl Links {
             }
             let cpu = thread_cpu();
             let report = sampler.look(&own, &elsewhere);
-            let taken = thread_cpu().saturating_sub(cpu);
-            self.cpu.add_many(u64::try_from(taken.as_micros()).unwrap_or(u64::MAX));
+            let looked = thread_cpu().saturating_sub(cpu);
+            self.cpu.add_many(u64::try_from(looked.as_micros()).unwrap_or(u64::MAX));
             // That has a bound of its own, and comes with new links alone.
-            let taken = taken.saturating_sub(sampler.in_processes);
+            let taken = looked.saturating_sub(sampler.in_processes);
             let has_changed = self.keep_report(&report);
             self.leave_note(&report).await;
             if may_read {
@@ -163,8 +163,8 @@ impl Links {
                     spent += taken;
                     continue;
                 }
-                let taken = thread_cpu().saturating_sub(cpu_before);
-                read_next = started + self.pause_between_reads(taken);
+                let read = thread_cpu().saturating_sub(cpu_before).saturating_sub(looked);
+                read_next = started + self.pause_between_reads(read);
             }
             let is_unsettled = has_changed || self.lock().watch.is_unsettled();
             let pause = if is_unsettled { AGAIN.min(usual) } else { usual };
