@@ -15,7 +15,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use repmd_test_stores::Store;
-use repmd_test_support::{Daemon, ErlangNode, Peer, Root};
+use repmd_test_support::{Daemon, ErlangNode, Peer, Root, wait_until};
 
 use host::{Host, hosts};
 
@@ -84,7 +84,7 @@ impl Host {
             let daemon = Daemon::spawn(command, PORT);
             let is_shown = || std::net::TcpStream::connect(("127.0.0.1", 4370)).is_ok();
             let has_admin = !flags.windows(2).any(|flags| flags == ["--admin", "off"]);
-            repmd_test_support::wait_until("its API answers", SOON, || !has_admin || is_shown());
+            wait_until("its API answers", SOON, || !has_admin || is_shown());
             daemon
         })
     }
@@ -95,9 +95,12 @@ impl Host {
         self.inside(|| Daemon::spawn(command, PORT))
     }
 
-    /// An Erlang node on this host.
+    /// An Erlang node on this host, which the store has too, if the host's daemon has one.
     fn erlang(&self, flags: &[&str]) -> ErlangNode {
-        self.inside(|| ErlangNode::start_with(&Root::of(RELEASE), PORT, flags))
+        let node = self.inside(|| ErlangNode::start_with(&Root::of(RELEASE), PORT, flags));
+        // A daemon that could not ask it in time tells it later.
+        wait_until("the store has it", SOON, || !self.doctor(&[]).has("node-unpublished"));
+        node
     }
 
     /// A registration without a node behind it.
