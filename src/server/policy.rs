@@ -310,6 +310,25 @@ mod tests {
     }
 
     #[test]
+    fn names_are_listed_to_a_site_alone_unless_somebody_chose() {
+        let site = Policy::default().listing_to_a_site();
+        let may = ["10.1.2.3", "203.0.113.9"].map(|peer| may(&site, Verb::List, peer));
+        assert_eq!(may, [May::Yes, May::IfOfTheCluster]);
+        assert_eq!(site.lists, networks("private,cluster"));
+        let chosen = Policy { lists: networks("10.1.0.0/16"), lists_are_chosen: true, ..Policy::default() };
+        assert_eq!(chosen.listing_to_a_site().lists, networks("10.1.0.0/16"));
+    }
+
+    #[test]
+    fn networks_are_written_as_a_setting_has_them() {
+        assert_eq!(Networks::any().as_setting(), "any");
+        assert_eq!(Networks::from_address(ip("10.6.0.7")).as_setting(), "10.6.0.7/32");
+        for text in ["loopback", "private,cluster", "cluster,10.1.0.0/16,fd00::/8"] {
+            assert_eq!(networks(text).as_setting(), text);
+        }
+    }
+
+    #[test]
     fn private_is_what_the_internet_does_not_route_to() {
         let policy = Policy { lists: networks("private"), ..Policy::default() };
         for inside in
