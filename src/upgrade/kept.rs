@@ -132,12 +132,12 @@ impl Kept {
 
     /// Waits until the manager has all that it is to keep, though not for long.
     pub async fn settle(&self) {
-        if timeout(LAST_TIME, self.is_settled()).await.is_err() {
+        if timeout(LAST_TIME, self.until_settled()).await.is_err() {
             warn!("the service manager has not taken all nodes: the others come back by themselves");
         }
     }
 
-    async fn is_settled(&self) {
+    async fn until_settled(&self) {
         let (done, told) = oneshot::channel();
         // Where there is no room to ask, that is told of.
         if self.queue(Tell::Done(done)) {
@@ -313,7 +313,7 @@ mod tests {
         let told = ServiceManager::find(&variable).unwrap().unwrap();
         let kept = Kept::start(told.descriptor_store(&variable).unwrap());
         kept.begin_with(&state::tests::first()).unwrap();
-        kept.is_settled().await;
+        kept.until_settled().await;
         // Of claims that nobody had: 60 bytes each.
         let came = (0..30_000).take_while(|_| kept.written().bytes_max != u64::MAX);
         came.for_each(|_| kept.left(1000));
@@ -321,7 +321,7 @@ mod tests {
         assert!(LINES_BYTES_MAX < long, "{long} bytes");
         // Written while somebody else reads, and after that.
         kept.left(5);
-        kept.is_settled().await;
+        kept.until_settled().await;
         assert!(kept.written().bytes < 4096, "{} bytes", kept.written().bytes);
         kept.left(1001);
         let file = kept.written().file.as_ref().unwrap().try_clone().unwrap();
@@ -353,7 +353,7 @@ mod tests {
         kept.written().file.as_ref().unwrap().write_all_at(b"?", 0).unwrap();
         let came = (0..30_000).take_while(|_| kept.written().bytes_max != u64::MAX);
         came.for_each(|_| kept.left(1000));
-        kept.is_settled().await;
+        kept.until_settled().await;
         let Written { bytes, bytes_max, .. } = *kept.written();
         assert!((bytes + 1..u64::MAX).contains(&bytes_max), "{bytes_max} bytes, of which {bytes} are there");
     }
