@@ -22,10 +22,8 @@ const RENEWAL_PATIENCE: u32 = 4;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Rounds between two looks for daemons that have this one's identity, unless one shows itself, and how many
-/// daemons make it one more: each look reads all of them, and each of them looks.
+/// Rounds between two looks for daemons that have this one's identity, unless one shows itself.
 const ROUNDS_A_LOOK: u32 = 12;
-const DAEMONS_A_ROUND: usize = 15;
 
 /// Whether the registry is whole, for operators and service managers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -104,21 +102,17 @@ impl Keeper<'_> {
         let interval = self.interval();
         // One that ended just before this one began counts as alive for so long.
         let past_for = liveness(self.lease_ttl) + interval;
-        let mut next_look = ROUNDS_A_LOOK;
+        let of_host = Scope::Host(self.store.me.host().clone());
         sleep(self.jitter(interval, 2)).await;
         for round in 0_u32.. {
-            let is_due = matches!(round, 0 | 4) || next_look <= round;
+            let is_due = round == 4 || round.is_multiple_of(ROUNDS_A_LOOK);
             let has_company = self.identity.take_company();
             if (is_due || has_company || !self.identity.complaints().is_empty())
                 && !self.store.is_away()
-                && let Ok(seen) = self.store.patiently(|backend| backend.daemons(&Scope::Cluster)).await
+                && let Ok(seen) = self.store.patiently(|backend| backend.daemons(&of_host)).await
             {
                 let daemons = Daemons::new(self.store.unreadable.note(seen));
                 self.identity.look(&self.store.me.now(), &daemons, past_for);
-                if next_look <= round {
-                    let more = u32::try_from(daemons.all().len() / DAEMONS_A_ROUND).unwrap_or(u32::MAX);
-                    next_look = round.saturating_add(ROUNDS_A_LOOK).saturating_add(more);
-                }
                 self.tell_readiness();
             }
             sleep(interval).await;

@@ -296,7 +296,7 @@ impl RegistryBackend for Redis {
     async fn retire(&self) -> Result<(), BackendError> {
         let instance = self.instance();
         let mut script = self.start(&self.scripts.retire);
-        script.arg(instance.id.to_string());
+        script.arg(instance.id.to_string()).arg(instance.host.as_str());
         let retired = self.connection.run(Lane::Quick, &script).await;
         retired.map_err(|failure| failure.when(|| format!("retire {}", instance.name)))
     }
@@ -348,7 +348,8 @@ impl RegistryBackend for Redis {
     }
 
     async fn daemons(&self, scope: &Scope) -> Result<Seen<Arc<Instance>>, BackendError> {
-        let script = self.start(&self.scripts.daemons);
+        let mut script = self.start(&self.scripts.daemons);
+        script.arg(host_of(scope));
         let (entries, problems): (Vec<Entry>, Vec<Problem>) = self
             .connection
             .run(Lane::Quick, &script)

@@ -185,9 +185,9 @@ async fn names_that_the_store_has_of_this_host_at_the_start_are_not_answered_fro
     stage.keep();
     sleep(INTERVAL).await;
     stage.store.heals();
-    let before = stage.store.calls("list here");
+    let before = stage.store.calls("list of here");
     sleep(4 * INTERVAL).await;
-    assert_eq!(stage.store.calls("list here"), before + 1, "until it is known");
+    assert_eq!(stage.store.calls("list of here"), before + 1, "until it is known");
     earlier.handle.release(&lease).await.unwrap();
     let asked = async |question: Question| {
         stage.look_up(&question).await;
@@ -258,25 +258,8 @@ async fn a_daemon_looks_for_itself_at_its_start_once_its_past_is_over_and_each_m
     assert!(looks[0] - started <= INTERVAL);
     let rounds: Vec<_> = looks.iter().map(|at| (*at - looks[0]).as_millis() / INTERVAL.as_millis()).collect();
     assert_eq!(rounds, [0, 4, 12, 24, 36]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_more_daemons_there_are_the_less_often_each_looks_for_itself() {
-    let stage = Stage::new();
-    for number in 0..30 {
-        let other = stage.other(daemon(&format!("h{number}"))).await;
-        tokio::spawn(async move {
-            loop {
-                other.renew(&[]).await;
-                sleep(INTERVAL).await;
-            }
-        });
-    }
-    stage.keep();
-    sleep(41 * INTERVAL).await;
-    let looks = stage.store.times("daemons");
-    let rounds: Vec<_> = looks.iter().map(|at| (*at - looks[0]).as_millis() / INTERVAL.as_millis()).collect();
-    assert_eq!(rounds, [0, 4, 12, 26, 40]);
+    // With a thousand of them, each would read a thousand.
+    assert_eq!(stage.store.calls("daemons of here"), looks.len());
 }
 
 #[tokio::test(start_paused = true)]

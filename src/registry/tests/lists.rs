@@ -48,7 +48,7 @@ async fn lists_are_known_for_a_second() {
     assert!(stage.registry.known_nodes(&of_there).is_none());
     assert!(stage.registry.known_holders(&name("a")).is_none());
     assert_eq!(counts().await, (1, 1, 1));
-    let calls = ["list there", "list of all", "find a near here, 1024 of them"];
+    let calls = ["list of there", "list of all", "find a near here, 1024 of them"];
     assert_eq!(calls.map(|call| stage.store.calls(call)), [2; 3]);
 }
 

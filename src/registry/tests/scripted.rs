@@ -195,15 +195,11 @@ impl RegistryBackend for Scripted {
     }
 
     async fn list(&self, scope: &Scope) -> Result<Seen<Found>, BackendError> {
-        let what = match scope {
-            Scope::Host(host) => format!(" {host}"),
-            Scope::Cluster => " of all".to_owned(),
-        };
-        Ok(self.seen(self.call("list", what, self.inner.list(scope)).await?))
+        Ok(self.seen(self.call("list", whose(scope), self.inner.list(scope)).await?))
     }
 
     async fn daemons(&self, scope: &Scope) -> Result<Seen<Arc<Instance>>, BackendError> {
-        Ok(self.seen(self.call("daemons", String::new(), self.inner.daemons(scope)).await?))
+        Ok(self.seen(self.call("daemons", whose(scope), self.inner.daemons(scope)).await?))
     }
 
     async fn leave_note(&self, note: &[u8]) -> Result<(), BackendError> {
@@ -224,5 +220,12 @@ impl RegistryBackend for Scripted {
 
     fn local_address(&self) -> Option<IpAddr> {
         *self.local_address.lock().unwrap()
+    }
+}
+
+fn whose(scope: &Scope) -> String {
+    match scope {
+        Scope::Host(host) => format!(" of {host}"),
+        Scope::Cluster => " of all".to_owned(),
     }
 }

@@ -9,8 +9,9 @@
 --   creation:HOST       the last creation that was given out on a host
 --   names:HOST          sorted sets, scored by the time in ms at which the member may be forgotten:
 --   holders:NAME        the names of a host, the hosts of a name, the hosts that answer to an alias,
---   alias:HOST          all hosts, and the daemons that count as alive. They only say where to look:
---   hosts               what is not there any longer is skipped, and cleared away.
+--   alias:HOST          all hosts, and the daemons that count as alive, of a host and of all. They only
+--   hosts               say where to look: what is not there any longer is skipped, and cleared away.
+--   daemons:HOST
 --   instances
 --
 -- No other process is asked for the time, and nothing is scanned.
@@ -166,12 +167,14 @@ local function stay_alive(id, value, host, aliases, liveness, ttl)
     redis.call('SET', instance, value, 'PX', liveness)
   end
   keep(KEYS[1] .. 'instances', id, now + liveness)
+  keep(key('daemons', host), id, now + liveness)
   keep(KEYS[1] .. 'hosts', host, now + ttl)
   for alias in string.gmatch(aliases, '%S+') do
     keep(key('alias', alias), host, now + ttl)
     prune(key('alias', alias))
   end
   prune(KEYS[1] .. 'instances')
+  prune(key('daemons', host))
   for _, host in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1] .. 'hosts', '-inf', now, 'LIMIT', 0, 1)) do
     bury_host(host)
   end

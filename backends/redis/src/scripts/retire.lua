@@ -1,5 +1,8 @@
 -- A daemon ends: it no longer counts as alive.
 
-redis.call('DEL', key('instance', ARGV[1]))
-redis.call('DEL', key('note', ARGV[1]))
-redis.call('ZREM', KEYS[1] .. 'instances', ARGV[1])
+local id, host = ARGV[1], ARGV[2]
+
+redis.call('DEL', key('instance', id))
+redis.call('DEL', key('note', id))
+redis.call('ZREM', KEYS[1] .. 'instances', id)
+redis.call('ZREM', key('daemons', host), id)

@@ -69,7 +69,7 @@ async fn a_member_that_is_no_text_costs_itself_alone_and_no_connection() {
         proxy.connection_of(async || drop(daemon.ports("rabbit", &Scope::Cluster).await)).await,
         proxy.connection_of(async || drop(daemon.renew(&[]).await)).await,
     );
-    for index in ["names:a", "holders:rabbit", "hosts", "instances"] {
+    for index in ["names:a", "holders:rabbit", "hosts", "instances", "daemons:a"] {
         let add = "local last = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2] \
                    for _, kind in ipairs({'node:a/', 'node:', 'instance:'}) do \
                    for _, rest in ipairs({'\\255', '\\255/rabbit'}) do \
@@ -83,6 +83,8 @@ async fn a_member_that_is_no_text_costs_itself_alone_and_no_connection() {
         let listed = daemon.backend.list(&Scope::Cluster).await.unwrap();
         assert_eq!((listed.items.len(), listed.unreadable), (1, 2), "{listed:?}");
         let daemons = daemon.backend.daemons(&Scope::Cluster).await.unwrap();
+        assert_eq!((daemons.items.len(), daemons.unreadable), (1, 1), "{daemons:?}");
+        let daemons = daemon.backend.daemons(&scope("a")).await.unwrap();
         assert_eq!((daemons.items.len(), daemons.unreadable), (1, 1), "{daemons:?}");
     }
     assert!(!quick.is_over() && !bulk.is_over());
@@ -147,7 +149,8 @@ async fn a_million_members_of_each_index_stall_nobody_and_are_cleared_away() {
     let daemon = Daemon::on(&store, "a");
     let other = Daemon::on(&store, "b");
     let lease = daemon.register("rabbit", 1).await.unwrap();
-    let indexes = ["names:a", "holders:rabbit", "alias:a.example", "hosts", "instances"].map(key);
+    let indexes =
+        ["names:a", "holders:rabbit", "alias:a.example", "daemons:a", "hosts", "instances"].map(key);
     let fill = "for i = 1, 100000 do redis.call('ZADD', KEYS[1], tonumber(ARGV[1]) + i, ARGV[2] .. i) end";
     let near =
         || (std::time::SystemTime::now() + Duration::from_secs(600)).duration_since(std::time::UNIX_EPOCH);

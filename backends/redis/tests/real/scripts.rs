@@ -321,14 +321,16 @@ async fn renew_leads_to_its_leases_again_when_only_the_indexes_were_lost(store: 
     // They are written once in ten minutes, and so at each renewal of such a lease.
     let daemon = Daemon::with(&store.url(), "a", "a", Duration::from_secs(600));
     let lease = daemon.register("rabbit", 100).await.unwrap();
-    for index in ["names:a", "holders:rabbit", "alias:a.example", "hosts", "instances"] {
+    for index in ["names:a", "holders:rabbit", "alias:a.example", "daemons:a", "hosts", "instances"] {
         assert_eq!(store.query::<u8>(&key(index), &["DEL", &key(index)]), 1);
     }
     assert_eq!(daemon.names(&Scope::Cluster).await, [""; 0]);
     daemon.renew(from_ref(&lease)).await.unwrap();
     assert_eq!(daemon.names(&scope("a.example")).await, ["rabbit@a"]);
     assert_eq!(daemon.ports("rabbit", &Scope::Cluster).await, [100]);
-    assert_eq!(daemon.backend.daemons(&Scope::Cluster).await.unwrap().items.len(), 1);
+    for scope in [Scope::Cluster, scope("a.example"), scope("a")] {
+        assert_eq!(daemon.backend.daemons(&scope).await.unwrap().items.len(), 1, "{scope:?}");
+    }
 }
 
 async fn renew_writes_what_has_changed_under_the_same_token(store: Store) {
