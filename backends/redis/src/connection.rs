@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::stream::BoxStream;
 use redis::{
-    AsyncConnectionConfig, FromRedisValue, ProtocolVersion, PushInfo, PushKind, ScriptInvocation, cmd,
+    AsyncConnectionConfig, FromRedisValue, Pipeline, ProtocolVersion, PushInfo, PushKind, RedisResult,
+    ScriptInvocation, Value, cmd,
 };
 use repmd_backend_api::Change;
 use repmd_backend_remote::kept::{self, State, keep};
@@ -119,10 +120,27 @@ impl Connection {
         lane: Lane,
         script: &ScriptInvocation<'_>,
     ) -> Result<T, Failure> {
+        self.call(lane, |session| async move { session.run(script).await }).await
+    }
+
+    /// Runs commands that may be run again, each by itself: what the store refuses of one costs that one alone.
+    pub(crate) async fn run_each(
+        &self,
+        lane: Lane,
+        commands: &Pipeline,
+    ) -> Result<Vec<RedisResult<Value>>, Failure> {
+        self.call(lane, |session| async move { session.run_each(commands).await }).await
+    }
+
+    async fn call<T, Answer: Future<Output = Result<T, Fault>>>(
+        &self,
+        lane: Lane,
+        ask: impl Fn(Arc<Session>) -> Answer,
+    ) -> Result<T, Failure> {
         let started = Instant::now();
         let kept = if lane == Lane::Bulk { &self.bulk } else { &self.quick };
-        let answer = kept::call(&kept.state, |session| async move { session.run(script).await });
-        answer.await.map_err(|fault| Failure { fault, waited: started.elapsed(), alone: self.alone })
+        let answer = kept::call(&kept.state, ask).await;
+        answer.map_err(|fault| Failure { fault, waited: started.elapsed(), alone: self.alone })
     }
 
     /// The changes from now on. As long as somebody watches, the connection is kept.
@@ -142,6 +160,12 @@ impl Session {
         let mut connection = self.line.connection.clone();
         let answer = script.invoke_async(&mut connection);
         self.pulse.hear(async { Ok(answer.await?) }).await
+    }
+
+    async fn run_each(&self, commands: &Pipeline) -> Result<Vec<RedisResult<Value>>, Fault> {
+        let mut connection = self.line.connection.clone();
+        let answers = commands.query_async(&mut connection);
+        self.pulse.hear(async { Ok(answers.await?) }).await
     }
 }
 

@@ -14,6 +14,7 @@
 //! | `inspect` | how the store is, for people who look for faults |
 //! | `keys` | the names of what is in the store |
 //! | `record` | how registrations and daemons are written down |
+//! | `renewals` | leases that are renewed without a script |
 //! | `watch` | what the scripts publish |
 //! | `error` | what went wrong, and which [`BackendError`] that is |
 
@@ -27,17 +28,20 @@ mod keys;
 mod kind;
 mod primary;
 mod record;
+mod renewals;
 mod reply;
 pub mod settings;
 mod watch;
 
+use std::collections::HashMap;
 use std::fmt;
+use std::iter::zip;
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::future::try_join_all;
+use futures_util::future::{try_join, try_join_all};
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
 use redis::{Script, ScriptInvocation};
@@ -52,6 +56,7 @@ pub use inspect::TROUBLES;
 use keys::Keys;
 pub use kind::RedisKind;
 use record::Unreadable;
+use renewals::{Kept, Written, are_kept, look_and_extend};
 pub use settings::{Settings, SettingsError};
 
 /// Registrations that one run of a script renews or reads. The store does nothing else meanwhile: some
@@ -70,6 +75,7 @@ pub struct Redis {
     connection: Arc<Connection>,
     /// The daemon, as it last said.
     instance: RwLock<Arc<Instance>>,
+    kept: Kept,
     keys: Keys,
     scripts: Scripts,
     settings: Arc<Settings>,
@@ -106,7 +112,8 @@ impl Redis {
         let settings = Arc::new(settings);
         let keys = Keys::new(&settings.cluster);
         let connection = Arc::new(Connection::open(Arc::clone(&settings), &keys));
-        Self { connection, instance: RwLock::new(instance), keys, scripts: Scripts::new(), settings }
+        let kept = Kept::new(settings.lease_ttl);
+        Self { connection, instance: RwLock::new(instance), kept, keys, scripts: Scripts::new(), settings }
     }
 
     fn instance(&self) -> Arc<Instance> {
@@ -123,27 +130,45 @@ impl Redis {
         script.arg(instance.host.as_str()).arg(join_aliases(instance));
     }
 
-    async fn renew_some(&self, leases: &[Lease]) -> Result<Vec<Renewed>, BackendError> {
+    /// Renews by the script, in batches that are on their way at once. Without leases the daemon still counts as alive.
+    async fn write_all(&self, leases: &[&Written<'_>]) -> Result<Vec<Renewal>, BackendError> {
+        if leases.is_empty() {
+            return self.write_some(leases).await;
+        }
+        Ok(try_join_all(leases.chunks(BATCH).map(|leases| self.write_some(leases))).await?.concat())
+    }
+
+    async fn write_some(&self, leases: &[&Written<'_>]) -> Result<Vec<Renewal>, BackendError> {
         let daemon = self.instance();
         let mut script = self.start(&self.scripts.renew);
         self.tell_instance(&mut script, &daemon);
         script.arg(millis(liveness(self.settings.lease_ttl))).arg(millis(self.settings.lease_ttl));
-        for lease in leases {
-            let Registration { node, instance, .. } = &*lease.registration;
-            script.arg(instance.host.as_str()).arg(node.name.as_str()).arg(record::encode_lease(lease));
+        for Written { lease, value, .. } in leases {
+            script.arg(lease.registration.node.name.as_str()).arg(value);
         }
         let answers: Vec<Option<Vec<u8>>> =
             self.connection.run(Lane::Bulk, &script).await.map_err(|failure| {
                 failure.when(|| format!("renew {} names of {}", leases.len(), daemon.name))
             })?;
-        let renewals = answers.into_iter().map(|answer| match answer.as_deref() {
-            None => Renewal::Held,
-            Some([b'c', holder @ ..]) => Renewal::Conflict { holder: record::decode_holder(holder) },
-            Some([_, reason @ ..]) => Renewal::Failed { reason: record::decode_reason(reason) },
-            Some([]) => Renewal::Failed { reason: String::new() },
-        });
-        let renewed = leases.iter().zip(renewals);
-        Ok(renewed.map(|(lease, renewal)| Renewed { lease: lease.clone(), renewal }).collect())
+        Ok(answers.into_iter().map(read_renewal).collect())
+    }
+
+    /// Which of `leases` are there as they were, and last longer.
+    async fn extend(&self, leases: &[Written<'_>]) -> Result<Vec<bool>, BackendError> {
+        if leases.is_empty() {
+            return Ok(Vec::new());
+        }
+        let commands = look_and_extend(leases, millis(self.settings.lease_ttl));
+        let answers = self.connection.run_each(Lane::Bulk, &commands).await;
+        let answers =
+            answers.map_err(|failure| failure.when(|| format!("extend {} leases", leases.len())))?;
+        Ok(are_kept(leases, &answers))
+    }
+
+    fn write<'a>(&self, lease: &'a Lease) -> Written<'a> {
+        let Registration { node, instance, .. } = &*lease.registration;
+        let key = self.keys.node(&instance.host, node.name.as_str());
+        Written { lease, key, value: record::encode_lease(lease) }
     }
 
     async fn read_some(&self, host: &HostId, names: &[Vec<u8>]) -> Result<Seen<Found>, BackendError> {
@@ -168,6 +193,16 @@ impl Redis {
             key: self.keys.node(host, name.as_str()),
             source: short(&error).into(),
         })
+    }
+}
+
+/// What the script says of one lease.
+fn read_renewal(answer: Option<Vec<u8>>) -> Renewal {
+    match answer.as_deref() {
+        None => Renewal::Held,
+        Some([b'c', holder @ ..]) => Renewal::Conflict { holder: record::decode_holder(holder) },
+        Some([_, reason @ ..]) => Renewal::Failed { reason: record::decode_reason(reason) },
+        Some([]) => Renewal::Failed { reason: String::new() },
     }
 }
 
@@ -259,7 +294,7 @@ impl RegistryBackend for Redis {
             .map_err(|failure| failure.when(|| format!("register {}", node_name())))?;
         let stored = self.read_lease(&instance.host, &node.name, &value);
         match outcome.as_str() {
-            "held" => stored,
+            "held" => stored.inspect(|lease| self.kept.note(lease, true)),
             "taken" => {
                 let holder = record::decode_holder(&value);
                 Err(BackendError::NameTaken { name: node_name(), holder })
@@ -278,14 +313,29 @@ impl RegistryBackend for Redis {
     }
 
     async fn publish(&self, leases: &[Lease]) -> Result<Vec<Renewed>, BackendError> {
-        if leases.is_empty() {
-            return self.renew_some(leases).await;
+        let all = leases.iter().map(|lease| self.write(lease));
+        let (kept, others): (Vec<_>, Vec<_>) = all.partition(|written| self.kept.has(written.lease));
+        let mut unsure: Vec<_> = others.iter().collect();
+        let (are_kept, mut renewals) = try_join(self.extend(&kept), self.write_all(&unsure)).await?;
+        let (held, lost): (Vec<_>, Vec<_>) = zip(&kept, are_kept).partition(|(_, is_kept)| *is_kept);
+        if !lost.is_empty() {
+            let lost: Vec<_> = lost.into_iter().map(|(written, _)| written).collect();
+            renewals.extend(self.write_all(&lost).await?);
+            unsure.extend(lost);
         }
-        let batches = leases.chunks(BATCH).map(|leases| self.renew_some(leases));
-        Ok(try_join_all(batches).await?.concat())
+        let held = held.into_iter().map(|(written, _)| (written.lease.token, Renewal::Held));
+        let written = zip(unsure.iter().map(|written| written.lease.token), renewals);
+        let renewals: HashMap<_, _> = held.chain(written).collect();
+        let renewed = leases.iter().filter_map(|lease| {
+            let renewal = renewals.get(&lease.token)?.clone();
+            self.kept.note(lease, renewal == Renewal::Held);
+            Some(Renewed { lease: lease.clone(), renewal })
+        });
+        Ok(renewed.collect())
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), BackendError> {
+        self.kept.note(lease, false);
         let Registration { node, instance, .. } = &*lease.registration;
         let mut script = self.start(&self.scripts.release);
         script.arg(instance.host.as_str()).arg(node.name.as_str()).arg(lease.token.to_string());

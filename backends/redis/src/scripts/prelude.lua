@@ -17,7 +17,7 @@
 -- No other process is asked for the time, and nothing is scanned.
 
 local INDEX_MS = 86400000       -- an index that nobody has touched for a day; leases are far shorter
-local PERIOD_MS = 600000        -- how often renewals write the indexes, see is_time_to_index
+local PERIOD_MS = 600000        -- how often renewals write the indexes, see renewals.rs
 local COUNTER_MS = 86400000     -- how long a counter is kept once the clock is past it, see count
 local PRUNED_MAX = 100          -- what one call may clear away, so that none takes long
 local READ_MAX = 500            -- hosts of a name or of an alias that one call looks at
@@ -225,10 +225,4 @@ local function index(host, name, ttl)
   redis.call('ZADD', key('holders', name), expires, host)
   redis.call('PEXPIRE', key('names', host), INDEX_MS)
   redis.call('PEXPIRE', key('holders', name), INDEX_MS)
-end
-
--- Writing the indexes costs more than the renewal itself, so it is done for the length of one `ttl` in each
--- period: a lease that lives on is renewed at least once in any such time. Names take turns.
-local function is_time_to_index(name, ttl)
-  return (now + string.byte(name, -1) * 61000) % PERIOD_MS < ttl
 end

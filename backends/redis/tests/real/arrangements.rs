@@ -64,8 +64,8 @@ async fn tls_with_a_client_certificate() {
 }
 
 /// A user with the rights that docs/security.md gives it.
-const RULE: &str = "ACL SETUSER repmd on >s3cret ~repmd:{test}:* -@all +evalsha +script|load +get +set +del +exists \
-                    +pexpire +pttl +time +hello +publish +subscribe +zadd +zrem +zscore +zrangebyscore";
+const RULE: &str = "ACL SETUSER repmd on >s3cret ~repmd:{test}:* -@all +evalsha +script|load +get +getrange +set +del \
+                    +exists +pexpire +pttl +time +hello +publish +subscribe +zadd +zrem +zscore +zrangebyscore";
 
 #[tokio::test]
 async fn a_user_with_no_more_rights_than_it_needs() {

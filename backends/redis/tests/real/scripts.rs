@@ -51,6 +51,8 @@ on_every_release! {
     renew_leads_to_its_leases_again_when_only_the_indexes_were_lost
     renew_writes_what_has_changed_under_the_same_token
     renew_never_overwrites_another_owner
+    renew_lets_the_lease_of_another_owner_last_longer_once_at_most
+    renew_of_what_is_there_takes_one_script_however_many_there_are
     renew_without_leases_lets_a_daemon_count_as_alive
     renew_of_a_large_batch_answers_for_each
     release_ends_its_own_lease_only
@@ -66,10 +68,14 @@ on_every_release! {
 }
 
 #[test]
-fn scripts_call_nothing_that_the_page_on_security_gives_no_right_to() {
+fn nothing_is_called_that_the_page_on_security_gives_no_right_to() {
     let page = include_str!("../../../../docs/security.md");
     let rights: HashSet<_> =
         page.split(['\'', '`', ' ', '\n']).filter_map(|word| word.strip_prefix('+')).collect();
+    for command in include_str!("../../src/renewals.rs").split("cmd(\"").skip(1) {
+        let command = command.split('"').next().unwrap().to_lowercase();
+        assert!(rights.contains(&*command), "{command}, called by renewals");
+    }
     let mut calls = 0;
     for script in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/scripts")).unwrap() {
         let script = script.unwrap().path();
@@ -356,6 +362,40 @@ async fn renew_never_overwrites_another_owner(store: Store) {
     assert_eq!(first.ports("rabbit", &scope("a")).await, [200]);
 }
 
+async fn renew_lets_the_lease_of_another_owner_last_longer_once_at_most(store: Store) {
+    let first = Daemon::with(&store.url(), "first", "a", TTL);
+    let second = Daemon::with(&store.url(), "second", "a", TTL);
+    let lost = first.register("rabbit", 100).await.unwrap();
+    assert_eq!(first.renew(from_ref(&lost)).await.unwrap(), [Renewal::Held]);
+    first.backend.retire().await.unwrap();
+    second.register("rabbit", 200).await.unwrap();
+    assert!(matches!(first.renew(from_ref(&lost)).await.unwrap()[..], [Renewal::Conflict { .. }]));
+    // The other one ends now.
+    let node = key("node:a/rabbit");
+    let _: u8 = store.query(&node, &["PEXPIRE", &node, "2000"]);
+    for _ in 0..3 {
+        assert!(matches!(first.renew(from_ref(&lost)).await.unwrap()[..], [Renewal::Conflict { .. }]));
+    }
+    let left: u64 = store.query(&node, &["PTTL", &node]);
+    assert!(left <= 2000, "{left} ms left");
+}
+
+async fn renew_of_what_is_there_takes_one_script_however_many_there_are(store: Store) {
+    let daemon = Daemon::on(&store, "a");
+    let mut leases = Vec::new();
+    // All of which have their turn at the same time, which is not now.
+    for number in 0..300 {
+        leases.push(daemon.register(&format!("{number}-\u{e9}"), 1).await.unwrap());
+    }
+    // The first one brings the script.
+    daemon.renew(&[]).await.unwrap();
+    let _: () = store.query("", &["CONFIG", "RESETSTAT"]);
+    for _ in 0..10 {
+        assert_eq!(daemon.renew(&leases).await.unwrap(), vec![Renewal::Held; leases.len()]);
+    }
+    assert_eq!(["evalsha", "getrange"].map(|command| calls(&store, command)), [10, 3000]);
+}
+
 async fn renew_without_leases_lets_a_daemon_count_as_alive(store: Store) {
     let daemon = Daemon::on(&store, "a");
     assert_eq!(daemon.renew(&[]).await.unwrap(), []);
@@ -447,14 +487,16 @@ async fn find_reads_no_more_than_is_asked_for(store: Store) {
         let found = daemons[0].backend.find(&search).await.unwrap();
         assert_eq!((found.items.len(), &found.items[0].registration.instance.host), (2, &near));
     }
-    let statistics: String = store.query("", &["INFO", "commandstats"]);
-    let calls = |command: &str| -> u32 {
-        let line =
-            statistics.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
-        line.map_or(0, |rest| rest.split(',').next().unwrap().parse().unwrap())
-    };
     // The clock, the index, and two registrations with their time.
-    assert_eq!(["time", "zrangebyscore", "get", "pttl"].map(calls), [10, 10, 20, 20], "{statistics}");
+    let counted = ["time", "zrangebyscore", "get", "pttl"].map(|command| calls(&store, command));
+    assert_eq!(counted, [10, 10, 20, 20]);
+}
+
+/// How often the store has run a command, within scripts or not, since its statistics were reset.
+fn calls(store: &Store, command: &str) -> u32 {
+    let statistics: String = store.query("", &["INFO", "commandstats"]);
+    let line = statistics.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    line.map_or(0, |rest| rest.split(',').next().unwrap().parse().unwrap())
 }
 
 async fn list_covers_its_scope_and_records_are_in_order(store: Store) {
