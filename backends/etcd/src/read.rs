@@ -8,6 +8,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use repmd_backend_api::{
     AliveName, BackendError, Found, HostId, Instance, NOTE_BYTES_MAX, Note, Registration, Scope, Search, Seen,
 };
+use repmd_backend_remote::Daemons;
 
 use crate::claim::first;
 use crate::error::Fault;
@@ -135,9 +136,13 @@ impl Store {
             let mut seen = Seen::default();
             match scope {
                 Scope::Cluster => {
-                    let prefix = self.keys.nodes();
+                    let (prefix, mut daemons) = (self.keys.nodes(), Daemons::default());
                     let take = |page: Vec<KeyValue>, more| {
+                        let before = seen.items.len();
                         page.iter().for_each(|there| self.add_node(&mut seen, there));
+                        for (registration, _) in &mut seen.items[before..] {
+                            daemons.share(&mut Arc::make_mut(registration).instance);
+                        }
                         let is_too_large = more && KEYS_MAX <= seen.items.len() + seen.unreadable;
                         if is_too_large {
                             seen.add(|| prefix.clone(), Err(Unreadable::TooLarge));

@@ -49,7 +49,7 @@ use repmd_backend_api::{
     AliveName, BackendError, Change, Claim, Creation, Found, Holdings, HostId, Instance, Lease, NameError,
     NodeName, Note, Promises, Registration, RegistryBackend, Renewal, Renewed, Scope, Search, Seen, liveness,
 };
-use repmd_backend_remote::short;
+use repmd_backend_remote::{Daemons, short};
 
 use connection::{Connection, Lane};
 pub use inspect::TROUBLES;
@@ -391,8 +391,14 @@ impl RegistryBackend for Redis {
             }
         }
         let reads: Vec<_> = batches.iter().map(|(host, names)| self.read_some(host, names)).collect();
-        let batches: Vec<_> = stream::iter(reads).buffer_unordered(READS_MAX).try_collect().await?;
-        batches.into_iter().for_each(|batch| seen.append(batch));
+        let mut batches = stream::iter(reads).buffer_unordered(READS_MAX);
+        let mut daemons = Daemons::default();
+        while let Some(mut batch) = batches.try_next().await? {
+            for found in &mut batch.items {
+                daemons.share(&mut Arc::make_mut(&mut found.registration).instance);
+            }
+            seen.append(batch);
+        }
         seen.items.retain(|found| scope.covers(&found.registration.instance));
         Ok(seen)
     }

@@ -12,6 +12,7 @@
 //! | [`changes`] | what is told to all who watch |
 //! | [`kept`] | the connection that there is, while another is looked for |
 //! | [`reason`] | what a store says, cut to one line |
+//! | [`shared`] | one copy of each daemon in a list |
 
 pub mod access;
 pub mod address;
@@ -21,6 +22,7 @@ pub mod changes;
 pub mod kept;
 pub mod pulse;
 pub mod reason;
+pub mod shared;
 pub mod tcp;
 pub mod url;
 
@@ -30,4 +32,5 @@ pub use changes::Changes;
 pub use kept::{Backoff, State};
 pub use pulse::{Fault, Pulse};
 pub use reason::short;
+pub use shared::Daemons;
 pub use url::{SettingsError, Url};
