@@ -231,7 +231,8 @@ async fn overview(daemon: &Daemon) -> (Vec<Entry>, Age) {
         is_here: false,
     });
     let mut entries: Vec<_> = own(daemon, registry).into_iter().chain(elsewhere).collect();
-    entries.sort_unstable_by(|one, other| one.place().cmp(&other.place()));
+    // Those of the cluster are in order, which a stable sort makes use of.
+    entries.sort_by(|one, other| one.place().cmp(&other.place()));
     (entries, Age { is_stale: cluster.is_stale, age_ms: since_asked.map(milliseconds) })
 }
 
@@ -260,10 +261,8 @@ fn own(daemon: &Daemon, registry: &Registry) -> Vec<Entry> {
 }
 
 impl Entry {
-    /// Its place in the order of all entries.
     fn place(&self) -> (&str, &str, &str) {
-        let Registration { node, instance, .. } = &*self.registration;
-        (instance.host.as_str(), node.name.as_str(), &instance.name)
+        registry::place(&self.registration)
     }
 
     fn shown(&self, now: SystemTime) -> Shown<'_> {

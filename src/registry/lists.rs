@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use quick_cache::sync::Cache;
-use repmd_backend_api::{AliveName, Found, HostId, Scope, Search};
+use repmd_backend_api::{AliveName, Found, HostId, Registration, Scope, Search};
 use tokio::time::Instant;
 
 use super::slot::{Known, Slot, slot_of};
@@ -22,7 +22,7 @@ const HOLDERS_MAX: usize = 1024;
 /// The nodes of the whole cluster that other daemons hold, as far as they are known.
 #[derive(Clone, Debug)]
 pub struct Cluster {
-    /// What the store last listed.
+    /// What the store last listed, by host, name and daemon.
     pub nodes: Arc<Vec<Found>>,
     /// When it was asked for that; `None`: it never answered, or there is no shared one.
     pub asked: Option<Instant>,
@@ -43,13 +43,13 @@ impl Lists {
     pub(super) fn new(store: Arc<Store>) -> Self {
         Self {
             store,
-            cluster: Slot::default(),
+            cluster: Slot::resting(),
             by_host: Cache::new(HOSTS_MAX),
             by_name: Cache::new(NAMES_MAX),
         }
     }
 
-    /// Those on all hosts, newest first.
+    /// Those on all hosts.
     pub(super) async fn cluster(&self) -> Cluster {
         if !self.store.is_shared() {
             return Cluster { nodes: Arc::default(), asked: None, is_stale: false };
@@ -61,13 +61,13 @@ impl Lists {
             let seen = self.store.patiently(|backend| backend.list(&Scope::Cluster)).await.ok()?;
             let mut found = self.store.unreadable.note(seen);
             found.retain(|found| !self.store.me.holds(&found.registration));
-            newest_first(&mut found);
+            found.sort_unstable_by(|one, other| place(&one.registration).cmp(&place(&other.registration)));
             Some(Arc::new(found))
         };
         let is_current = self.cluster.fresh_or(self.store.is_fresh_list(), load).await.is_some();
         let is_stale = !is_current || self.store.is_away();
         match self.cluster.last() {
-            Some(Known { value, asked }) => Cluster { nodes: value, asked: Some(asked), is_stale },
+            Some(Known { value, asked, .. }) => Cluster { nodes: value, asked: Some(asked), is_stale },
             None => Cluster { nodes: Arc::default(), asked: None, is_stale },
         }
     }
@@ -109,7 +109,7 @@ impl Lists {
     }
 
     fn stale_nodes(&self, slot: Option<&Slot<Arc<Vec<Found>>>>) -> Arc<Vec<Found>> {
-        let Some(Known { value, asked }) = slot.and_then(Slot::last) else { return Arc::default() };
+        let Some(Known { value, asked, .. }) = slot.and_then(Slot::last) else { return Arc::default() };
         Arc::new(self.that_may_live(&value, asked))
     }
 
@@ -149,7 +149,7 @@ impl Lists {
     }
 
     fn stale_holders(&self, slot: Option<&Slot<Arc<Vec<Found>>>>) -> Result<Arc<Vec<Found>>, NobodyKnows> {
-        let Known { value, asked } = slot.and_then(Slot::last).ok_or(NobodyKnows)?;
+        let Known { value, asked, .. } = slot.and_then(Slot::last).ok_or(NobodyKnows)?;
         let living = self.that_may_live(&value, asked);
         // That nobody had the name is known no longer than that somebody had it.
         if living.is_empty() && !(value.is_empty() && self.store.may_serve(asked, self.store.lease_ttl())) {
@@ -182,6 +182,13 @@ impl Lists {
         self.by_host.iter().for_each(|(_, list)| list.out_of_date());
         self.by_name.iter().for_each(|(_, list)| list.out_of_date());
     }
+}
+
+/// The place of a registration in a list of the cluster: by host, name and daemon.
+#[must_use]
+pub fn place(registration: &Registration) -> (&str, &str, &str) {
+    let Registration { node, instance, .. } = registration;
+    (instance.host.as_str(), node.name.as_str(), &instance.name)
 }
 
 /// As the stock daemon lists its nodes. A store has no order, and daemons of one host have one clock.

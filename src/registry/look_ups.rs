@@ -112,7 +112,7 @@ impl LookUps {
         let slot = self.answers.get(question);
         let fresh = slot.as_ref().and_then(|slot| slot.fresh(Remembered::is_fresh));
         match fresh {
-            Some(Known { value, asked }) => {
+            Some(Known { value, asked, .. }) => {
                 self.store.stats.remembered.add();
                 Some(Told { answer: value.answer, source: Source::Cache, asked: Some(asked) })
             }
@@ -140,7 +140,7 @@ impl LookUps {
         };
         let slot = slot_of(&self.answers, question);
         match slot.fresh_or(Remembered::is_fresh, self.load(question, name, &scope, asker)).await {
-            Some(Known { value, asked }) => {
+            Some(Known { value, asked, .. }) => {
                 self.store.stats.loaded.add();
                 Told { answer: value.answer, source: Source::Registry, asked: Some(asked) }
             }

@@ -38,7 +38,7 @@ pub use holding::{Carried, Taken};
 pub use identity::default_instance_name;
 pub use keeper::Readiness;
 pub use leases::{Held, LeaseCounts, State};
-pub use lists::Cluster;
+pub use lists::{Cluster, place};
 pub use look_ups::{Answer, Source, Told};
 pub use me::{InstanceAt, NO_ADDRESS};
 pub use past::CarriedPast;

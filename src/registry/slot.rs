@@ -2,9 +2,15 @@
 
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use quick_cache::sync::Cache;
 use tokio::time::Instant;
+
+/// What takes the store longer than this is no small thing to ask. It then rests for so many times as long.
+const LONG: Duration = Duration::from_millis(100);
+const REST: u32 = 10;
+const REST_MAX: Duration = Duration::from_secs(5);
 
 /// What the store said, and when it was asked.
 #[derive(Clone, Debug)]
@@ -12,12 +18,16 @@ pub(super) struct Known<T> {
     pub(super) value: T,
     /// When the question was sent, not when the answer came: what happened in between may not be in it.
     pub(super) asked: Instant,
+    /// How long the store took.
+    took: Duration,
 }
 
 /// A place for one answer. However many ask for it at once, the store is asked once.
 #[derive(Debug)]
 pub(super) struct Slot<T> {
     state: Mutex<State<T>>,
+    /// Whether an answer that took long serves for a while, whatever changes.
+    rests: bool,
     /// Held by whoever asks the store.
     gate: tokio::sync::Mutex<()>,
 }
@@ -31,11 +41,18 @@ struct State<T> {
 
 impl<T> Default for Slot<T> {
     fn default() -> Self {
-        Self { state: Mutex::new(State { known: None, changed: None }), gate: tokio::sync::Mutex::default() }
+        let state = Mutex::new(State { known: None, changed: None });
+        Self { state, rests: false, gate: tokio::sync::Mutex::default() }
     }
 }
 
 impl<T: Clone> Slot<T> {
+    /// One for an answer that is for people, where something changes all the time: what took longer than [`LONG`] serves
+    /// for [`REST`] times as long, and for [`REST_MAX`] at most.
+    pub(super) fn resting() -> Self {
+        Self { rests: true, ..Self::default() }
+    }
+
     /// The last answer, however old.
     pub(super) fn last(&self) -> Option<Known<T>> {
         self.lock().known.clone()
@@ -46,7 +63,9 @@ impl<T: Clone> Slot<T> {
         let state = self.lock();
         let known = state.known.as_ref()?;
         let current = state.changed.is_none_or(|changed| changed < known.asked);
-        (current && is_fresh(known)).then(|| known.clone())
+        let rest = known.took + (known.took * REST).min(REST_MAX);
+        let rests = self.rests && LONG <= known.took && known.asked.elapsed() < rest;
+        (rests || current && is_fresh(known)).then(|| known.clone())
     }
 
     /// A fresh answer: the one that is there, or the one that `load` brings. `None`: the store has none.
@@ -61,7 +80,8 @@ impl<T: Clone> Slot<T> {
             return Some(known);
         }
         let asked = Instant::now();
-        let known = Known { value: load.await?, asked };
+        let value = load.await?;
+        let known = Known { value, asked, took: asked.elapsed() };
         self.lock().known = Some(known.clone());
         Some(known)
     }
@@ -99,7 +119,6 @@ pub(super) fn slot_of<K: Clone + Eq + Hash, T: Clone>(
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Duration;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -134,6 +153,24 @@ mod tests {
         assert_eq!(value(&slot.fresh_or(young, load).await), Some(1));
         assert_eq!(value(&slot.fresh(young)), None);
         assert_eq!(value(&slot.last()), Some(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_took_long_rests_for_a_while_whatever_changes() {
+        let slot = Slot::resting();
+        let load = async |took: Duration, value: usize| {
+            tokio::time::sleep(took).await;
+            slot.out_of_date();
+            Some(value)
+        };
+        let (quick, slow) = (LONG - Duration::from_millis(1), Duration::from_millis(200));
+        assert_eq!(value(&slot.fresh_or(young, load(quick, 1)).await), Some(1));
+        assert_eq!(value(&slot.fresh(young)), None, "what is quick is asked for again");
+        assert_eq!(value(&slot.fresh_or(young, load(slow, 2)).await), Some(2));
+        tokio::time::sleep(REST * slow - Duration::from_millis(1)).await;
+        assert_eq!(value(&slot.fresh_or(young, load(slow, 3)).await), Some(2));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(value(&slot.fresh_or(young, load(slow, 3)).await), Some(3));
     }
 
     #[tokio::test(start_paused = true)]
