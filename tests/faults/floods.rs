@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use repmd::protocol::{Request, encode_request};
 use repmd_backend_api::{HostId, Instance, RegistryBackend};
 use repmd_backend_redis::{Redis, Settings};
+use repmd_test_stores::Store;
 use repmd_test_support::{Peer, free_port, http};
 
 use crate::stage::Stage;
@@ -91,7 +92,7 @@ fn calls(admin: u16, verb: &str) -> u32 {
 /// Floods a daemon while it and another one are asked for nodes of a third. Returns how often the one that is flooded
 /// called its store by this verb.
 fn nobody_else_is_disturbed_by(name: fn(u32) -> String, verb: &str) -> u32 {
-    let stage = Stage::alone();
+    let stage = Stage::alone(Store::redis);
     announce_daemons(&stage.store.url());
     let admin = free_port();
     let asked = stage.plan("a").set("admin", &format!("127.0.0.1:{admin}")).start();

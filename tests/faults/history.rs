@@ -4,6 +4,7 @@
 //! ```text
 //! cargo test --test faults no_answer_is_wrong                                       # some seconds
 //! REPMD_SOAK=600 cargo test --test faults soak -- --ignored --nocapture            # as many as it says
+//! REPMD_SOAK_STORE=etcd cargo test --test faults soak -- --ignored --nocapture     # or postgres
 //! ```
 
 use std::collections::BTreeMap;
@@ -19,7 +20,7 @@ use hickory_proto::rr::{Name, RData, RecordType};
 use repmd::protocol::{Request, decode_names_reply, decode_port_reply, encode_request};
 use repmd_backend_api::{AliveName, Change, Creation, HostId, RegistryBackend, Scope, Search};
 use repmd_history::{Answer, Bounds, History, Mirrored, Moment, Outcome, Span, Tenure, Told, Trouble};
-use repmd_test_stores::Backing;
+use repmd_test_stores::{Backing, Etcd, Postgres, Store};
 use repmd_test_support::{Peer, alive2, free_port};
 use rustix::process::Signal;
 
@@ -547,10 +548,24 @@ fn no_answer_is_wrong_through_kills_pauses_cuts_and_upgrades_with_postgres() {
 }
 
 #[test]
+fn no_answer_is_wrong_through_kills_pauses_cuts_and_upgrades_with_etcd() {
+    judge(&play(Stage::etcd(), Duration::from_secs(6)).0);
+}
+
+#[test]
 #[ignore = "as long as REPMD_SOAK says in seconds: for a release"]
 fn soak() {
+    match std::env::var("REPMD_SOAK_STORE").as_deref() {
+        Ok("postgres") => soak_on(Stage::alone(Postgres::start)),
+        Ok("etcd") => soak_on(Stage::alone(Etcd::alone)),
+        Ok("redis") | Err(_) => soak_on(Stage::alone(Store::redis)),
+        Ok(other) => panic!("REPMD_SOAK_STORE: expected redis, postgres or etcd, not {other}"),
+    }
+}
+
+fn soak_on(stage: Stage<impl Backing>) {
     let seconds = std::env::var("REPMD_SOAK").map_or(600, |text| text.parse().expect("it is a number"));
-    let (world, memory) = play(Stage::alone(), Duration::from_secs(seconds));
+    let (world, memory) = play(stage, Duration::from_secs(seconds));
     println!("{seconds} s: {:#?}", world.counts.lock().unwrap());
     println!("memory of a daemon in KiB, every 10 s: {memory:?}");
     let checked = Instant::now();

@@ -3,6 +3,7 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use repmd_test_stores::Store;
 use repmd_test_support::{Peer, names};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::UnshareFlags;
@@ -20,7 +21,7 @@ const DAEMON_MAX: f64 = if cfg!(debug_assertions) { 12.0 } else { 3.0 };
 
 #[test]
 fn renewing_ten_thousand_names_of_each_of_three_hosts_costs_little() {
-    let stage = Stage::alone();
+    let stage = Stage::alone(Store::redis);
     let hosts = ["a", "b", "c"].map(|host| stage.plan(host).set("lease-ttl", "15s").start());
     std::thread::scope(|scope| {
         let hold = |host: &Host| {

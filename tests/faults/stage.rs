@@ -45,12 +45,6 @@ impl Stage {
     pub(crate) fn redis() -> Self {
         Self::new(Store::redis)
     }
-
-    /// One Redis, and no other test meanwhile.
-    pub(crate) fn alone() -> Self {
-        let turn = Turn::Alone(TURNS.write().unwrap_or_else(PoisonError::into_inner));
-        Self { store: Store::redis(), _turn: turn }
-    }
 }
 
 impl Stage<Postgres> {
@@ -68,6 +62,12 @@ impl Stage<Etcd> {
 impl<S: Backing> Stage<S> {
     pub(crate) fn new(start: impl FnOnce() -> S) -> Self {
         let turn = Turn::Beside(TURNS.read().unwrap_or_else(PoisonError::into_inner));
+        Self { store: start(), _turn: turn }
+    }
+
+    /// The same, and no other test meanwhile.
+    pub(crate) fn alone(start: impl FnOnce() -> S) -> Self {
+        let turn = Turn::Alone(TURNS.write().unwrap_or_else(PoisonError::into_inner));
         Self { store: start(), _turn: turn }
     }
 
