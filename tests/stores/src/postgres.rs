@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use crate::PATIENCE;
 use crate::certificates::Certificates;
 use crate::registry::Shared;
+use crate::release::debian_root;
 
 /// Who may do everything there.
 const OWNER: &str = "postgres";
@@ -23,15 +24,29 @@ const OWNER: &str = "postgres";
 /// The role of the daemons, and the database that it owns.
 const ROLE: &str = "repmd";
 
+/// The user and the group that the programs run as in another release's root.
+const NOBODY: &str = "65534:65534";
+
 /// As a test needs it: nothing is kept longer than the test.
 const OPTIONS: &[&str] = &["fsync=off", "max_connections=200", "shared_buffers=32MB", "timezone=UTC"];
 
 /// One that has ended in order, with the role and the database in it: to copy it takes a moment, to make one seconds.
 static TEMPLATE: Shared<Postgres> = Shared::new();
+static TEMPLATE_17: Shared<Postgres> = Shared::new();
 
-/// A server of the release that is installed on this machine.
+/// Whose programs a server is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Release {
+    /// The newest that are installed on this machine.
+    Installed,
+    /// Those of PostgreSQL 17, from Debian 13.
+    Debian13,
+}
+
+/// A server, of the release that is installed on this machine unless it says otherwise.
 #[derive(Debug)]
 pub struct Postgres {
+    release: Release,
     port: u16,
     options: Vec<String>,
     certificates: Option<Certificates>,
@@ -83,6 +98,16 @@ impl Postgres {
         server
     }
 
+    /// A server of PostgreSQL 17. Needs root.
+    #[must_use]
+    pub fn start_17() -> Self {
+        let mut server = Self::new(&[], None, new_folder());
+        server.release = Release::Debian13;
+        server.fill();
+        server.revive();
+        server
+    }
+
     /// A server that listens on this port, and writes through to its disk as one does that nobody has set up for tests.
     #[must_use]
     pub fn start_on(port: u16) -> Self {
@@ -127,6 +152,7 @@ impl Postgres {
     fn new(settings: &[&str], certificates: Option<Certificates>, folder: TempDir) -> Self {
         let options = OPTIONS.iter().chain(settings).map(|option| (*option).to_owned()).collect();
         Self {
+            release: Release::Installed,
             port: free_port(),
             options,
             certificates,
@@ -144,13 +170,18 @@ impl Postgres {
         let data = self.data();
         // It fails where there is none.
         let _ = std::fs::remove_dir_all(&data);
-        let template = self.template.get_or_insert_with(|| TEMPLATE.get(Self::template));
+        let (shared, release) = match self.release {
+            Release::Installed => (&TEMPLATE, self.release),
+            Release::Debian13 => (&TEMPLATE_17, self.release),
+        };
+        let template = self.template.get_or_insert_with(|| shared.get(|| Self::template(release)));
         run(Command::new("cp").args(["-a", "--reflink=auto"]).args([template.data(), data]));
     }
 
-    fn template() -> Self {
+    fn template(release: Release) -> Self {
         let mut server = Self::new(&[], None, new_folder());
-        let mut initdb = program("initdb");
+        server.release = release;
+        let mut initdb = server.program("initdb");
         initdb.args(["--auth=trust", "--no-sync", "--no-locale", "--encoding=UTF8", "--username", OWNER]);
         run(initdb.arg("-D").arg(server.data()));
         server.revive();
@@ -251,7 +282,7 @@ impl Postgres {
         let log = self.folder.path().join("log");
         let log_file = File::options().create(true).append(true).open(&log).expect("the folder takes a file");
         let mut postgres = match self.disk {
-            None => program("postgres"),
+            None => self.program("postgres"),
             Some(mebibytes) => on_disk(&self.data(), mebibytes),
         };
         if let Some(clock) = self.clock {
@@ -332,7 +363,7 @@ impl Postgres {
     pub fn standby(&self) -> Self {
         let mut standby = Self::new(&[], None, new_folder());
         standby.options.clone_from(&self.options);
-        let mut copy = program("pg_basebackup");
+        let mut copy = self.program("pg_basebackup");
         copy.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", OWNER, "-c", "fast", "-R"]);
         run(copy.args(["--no-sync", "-D"]).arg(standby.data()));
         standby.revive();
@@ -370,6 +401,25 @@ impl Postgres {
     /// Makes a standby the primary.
     pub fn promote(&self) {
         assert_eq!(self.query("select pg_promote()"), "t");
+    }
+
+    /// One of the release's programs. They refuse to run as root, so root is somebody else in a namespace of their own,
+    /// with the same files; or in the release's root, with the files of this server.
+    fn program(&self, name: &str) -> Command {
+        if self.release == Release::Installed {
+            return as_nobody(bin().join(name));
+        }
+        let (root, folder) = (debian_root("trixie"), self.folder.path());
+        run(Command::new("chown").arg("-R").arg(NOBODY).arg(folder));
+        let script = format!(
+            "mount --rbind /dev {root}/dev && mkdir -p {root}{all} && mount --bind {all} {root}{all} && \
+             exec chroot --userspec={NOBODY} {root} /usr/lib/postgresql/17/bin/{name} \"$@\"",
+            root = root.display(),
+            all = folder.parent().expect("the folder is in another").display(),
+        );
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-ec", &script, name]);
+        command
     }
 
     fn child(&self) -> &Child {
@@ -440,12 +490,6 @@ fn bin() -> PathBuf {
     let newest =
         releases.map(|release| release.path().join("bin")).filter(|bin| bin.join("postgres").exists());
     newest.max().expect("PostgreSQL is missing: `./test` installs it, or `apt-get install postgresql`")
-}
-
-/// One of its programs. They refuse to run as root, so root is somebody else in a namespace of their own, with the
-/// same files.
-fn program(name: &str) -> Command {
-    as_nobody(bin().join(name))
 }
 
 fn as_nobody(program: impl AsRef<OsStr>) -> Command {

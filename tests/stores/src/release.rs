@@ -56,7 +56,7 @@ impl Release {
             Self::Redis8 | Self::Valkey8 => ("trixie", "redis-server by `apt-get install redis-server`"),
             Self::Etcd35 => ("trixie", "etcd by `apt-get install etcd-server etcd-client`"),
         };
-        let root = cache().join(suite);
+        let root = debian_root(suite);
         let program = root.join("usr/bin").join(program);
         assert!(
             program.exists(),
@@ -87,7 +87,12 @@ fn installed(programs: &[&str]) -> Option<PathBuf> {
         .find(|program| program.exists())
 }
 
-/// Where `./test` keeps the Debian roots.
+/// The root file system of a Debian release that `./test` has made.
+pub(crate) fn debian_root(suite: &str) -> PathBuf {
+    cache().join(suite)
+}
+
+/// Where `./test` keeps them.
 fn cache() -> PathBuf {
     if let Some(cache) = std::env::var_os("REPMD_TEST_CACHE") {
         return cache.into();

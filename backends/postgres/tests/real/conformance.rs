@@ -24,5 +24,6 @@ macro_rules! conformance_of {
 
 conformance_of! {
     alone: start;
+    newer: start_17;
     tls: tls;
 }
