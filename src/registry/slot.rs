@@ -8,7 +8,7 @@ use quick_cache::sync::Cache;
 use tokio::time::Instant;
 
 /// What takes the store longer than this is no small thing to ask. It then rests for so many times as long.
-const LONG: Duration = Duration::from_millis(100);
+const LONG: Duration = Duration::from_millis(200);
 const REST: u32 = 10;
 const REST_MAX: Duration = Duration::from_secs(5);
 
@@ -163,7 +163,7 @@ mod tests {
             slot.out_of_date();
             Some(value)
         };
-        let (quick, slow) = (LONG - Duration::from_millis(1), Duration::from_millis(200));
+        let (quick, slow) = (LONG - Duration::from_millis(1), Duration::from_millis(300));
         assert_eq!(value(&slot.fresh_or(young, load(quick, 1)).await), Some(1));
         assert_eq!(value(&slot.fresh(young)), None, "what is quick is asked for again");
         assert_eq!(value(&slot.fresh_or(young, load(slow, 2)).await), Some(2));
