@@ -56,7 +56,7 @@ pub use inspect::TROUBLES;
 use keys::Keys;
 pub use kind::RedisKind;
 use record::Unreadable;
-use renewals::{Kept, Written, are_kept, look_and_extend};
+use renewals::{Extendable, Written, are_extended, look_and_extend};
 pub use settings::{Settings, SettingsError};
 
 /// Registrations that one run of a script renews or reads. The store does nothing else meanwhile: some
@@ -75,7 +75,7 @@ pub struct Redis {
     connection: Arc<Connection>,
     /// The daemon, as it last said.
     instance: RwLock<Arc<Instance>>,
-    kept: Kept,
+    extendable: Extendable,
     keys: Keys,
     scripts: Scripts,
     settings: Arc<Settings>,
@@ -112,8 +112,15 @@ impl Redis {
         let settings = Arc::new(settings);
         let keys = Keys::new(&settings.cluster);
         let connection = Arc::new(Connection::open(Arc::clone(&settings), &keys));
-        let kept = Kept::new(settings.lease_ttl);
-        Self { connection, instance: RwLock::new(instance), kept, keys, scripts: Scripts::new(), settings }
+        let extendable = Extendable::new(settings.lease_ttl);
+        Self {
+            connection,
+            instance: RwLock::new(instance),
+            extendable,
+            keys,
+            scripts: Scripts::new(),
+            settings,
+        }
     }
 
     fn instance(&self) -> Arc<Instance> {
@@ -162,7 +169,7 @@ impl Redis {
         let answers = self.connection.run_each(Lane::Bulk, &commands).await;
         let answers =
             answers.map_err(|failure| failure.when(|| format!("extend {} leases", leases.len())))?;
-        Ok(are_kept(leases, &answers))
+        Ok(are_extended(leases, &answers))
     }
 
     fn write<'a>(&self, lease: &'a Lease) -> Written<'a> {
@@ -294,7 +301,7 @@ impl RegistryBackend for Redis {
             .map_err(|failure| failure.when(|| format!("register {}", node_name())))?;
         let stored = self.read_lease(&instance.host, &node.name, &value);
         match outcome.as_str() {
-            "held" => stored.inspect(|lease| self.kept.note(lease, true)),
+            "held" => stored.inspect(|lease| self.extendable.note(lease, true)),
             "taken" => {
                 let holder = record::decode_holder(&value);
                 Err(BackendError::NameTaken { name: node_name(), holder })
@@ -314,10 +321,13 @@ impl RegistryBackend for Redis {
 
     async fn publish(&self, leases: &[Lease]) -> Result<Vec<Renewed>, BackendError> {
         let all = leases.iter().map(|lease| self.write(lease));
-        let (kept, others): (Vec<_>, Vec<_>) = all.partition(|written| self.kept.has(written.lease));
+        let (extendable, others): (Vec<_>, Vec<_>) =
+            all.partition(|written| self.extendable.has(written.lease));
         let mut unsure: Vec<_> = others.iter().collect();
-        let (are_kept, mut renewals) = try_join(self.extend(&kept), self.write_all(&unsure)).await?;
-        let (held, lost): (Vec<_>, Vec<_>) = zip(&kept, are_kept).partition(|(_, is_kept)| *is_kept);
+        let (are_extended, mut renewals) =
+            try_join(self.extend(&extendable), self.write_all(&unsure)).await?;
+        let (held, lost): (Vec<_>, Vec<_>) =
+            zip(&extendable, are_extended).partition(|(_, is_extended)| *is_extended);
         if !lost.is_empty() {
             let lost: Vec<_> = lost.into_iter().map(|(written, _)| written).collect();
             renewals.extend(self.write_all(&lost).await?);
@@ -328,14 +338,14 @@ impl RegistryBackend for Redis {
         let renewals: HashMap<_, _> = held.chain(written).collect();
         let renewed = leases.iter().filter_map(|lease| {
             let renewal = renewals.get(&lease.token)?.clone();
-            self.kept.note(lease, renewal == Renewal::Held);
+            self.extendable.note(lease, renewal == Renewal::Held);
             Some(Renewed { lease: lease.clone(), renewal })
         });
         Ok(renewed.collect())
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), BackendError> {
-        self.kept.note(lease, false);
+        self.extendable.note(lease, false);
         let Registration { node, instance, .. } = &*lease.registration;
         let mut script = self.start(&self.scripts.release);
         script.arg(instance.host.as_str()).arg(node.name.as_str()).arg(lease.token.to_string());

@@ -25,7 +25,7 @@ const HEAD: usize = 22;
 /// What the store had at the last renewal as this daemon has it. These alone are extended before it is known what is
 /// there now: should another owner be, its lease lasts longer by one renewal, once.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct Extendable {
     /// The numbers of their claims.
     numbers: Mutex<HashSet<u64>>,
     since: Instant,
@@ -40,7 +40,7 @@ pub(crate) struct Written<'a> {
     pub(crate) value: String,
 }
 
-impl Kept {
+impl Extendable {
     pub(crate) fn new(lease_ttl: Duration) -> Self {
         Self { numbers: Mutex::default(), since: Instant::now(), lease_ttl }
     }
@@ -79,15 +79,15 @@ pub(crate) fn look_and_extend(leases: &[Written<'_>], milliseconds: u64) -> Pipe
 }
 
 /// Whether each of `leases` is there as it was written, and lasts longer, by the answers to [`look_and_extend`].
-pub(crate) fn are_kept(leases: &[Written<'_>], answers: &[RedisResult<Value>]) -> Vec<bool> {
+pub(crate) fn are_extended(leases: &[Written<'_>], answers: &[RedisResult<Value>]) -> Vec<bool> {
     let mut answers = answers.chunks_exact(2);
-    let is_kept = |Written { value, .. }: &Written<'_>| match answers.next() {
+    let is_extended = |Written { value, .. }: &Written<'_>| match answers.next() {
         Some([Ok(Value::BulkString(there)), Ok(Value::Int(1))]) => {
             there.starts_with(b"1 ") && there.get(HEAD..) == Some(value.as_bytes())
         }
         _ => false,
     };
-    leases.iter().map(is_kept).collect()
+    leases.iter().map(is_extended).collect()
 }
 
 /// Whether it is the turn of a name, so long after the first. Names take turns by their last bytes.
@@ -137,17 +137,17 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_kept_only_where_it_is_there_as_it_was_written_and_lasts_longer() {
+    fn a_lease_is_extended_only_where_it_is_there_as_it_was_written_and_lasts_longer() {
         let lease = lease();
         let value = record::encode_lease(&lease);
         let written = [Written { lease: &lease, key: "k".to_owned(), value: value.clone() }];
         let head = "1 0000000000000000007 ";
-        let is_kept = |there: String, lasts: i64| {
+        let is_extended = |there: String, lasts: i64| {
             let answers = [Ok(Value::BulkString(there.into_bytes())), Ok(Value::Int(lasts))];
-            are_kept(&written, &answers)[0]
+            are_extended(&written, &answers)[0]
         };
-        assert!(is_kept(format!("{head}{value}"), 1));
-        assert!(!is_kept(format!("{head}{value}"), 0), "it ran out meanwhile");
+        assert!(is_extended(format!("{head}{value}"), 1));
+        assert!(!is_extended(format!("{head}{value}"), 0), "it ran out meanwhile");
         for other in [
             String::new(),
             "1 ".to_owned(),
@@ -156,13 +156,13 @@ mod tests {
             format!("2{}{value}", &head[1..]),
             format!("{head}{}", value.replace("9100", "9101")),
         ] {
-            assert!(!is_kept(other.clone(), 1), "{other:?}");
+            assert!(!is_extended(other.clone(), 1), "{other:?}");
         }
         let refused = || Err(redis::RedisError::from((redis::ErrorKind::Parse, "no")));
-        assert_eq!(are_kept(&written, &[refused(), Ok(Value::Int(1))]), [false]);
+        assert_eq!(are_extended(&written, &[refused(), Ok(Value::Int(1))]), [false]);
         let there = Ok(Value::BulkString(format!("{head}{value}").into_bytes()));
-        assert_eq!(are_kept(&written, &[there, refused()]), [false]);
-        assert_eq!(are_kept(&written, &[]), [false], "an answer that is short");
+        assert_eq!(are_extended(&written, &[there, refused()]), [false]);
+        assert_eq!(are_extended(&written, &[]), [false], "an answer that is short");
     }
 
     #[test]
