@@ -37,11 +37,7 @@ pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 pub(super) fn main(arguments: Vec<OsString>, environment: Environment<'_>, kinds: Kinds<'_>) -> ExitCode {
     let matches = match command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
-        Err(error) => {
-            // Help and the version are "errors" that go to standard output and exit with 0.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(FAILED));
-        }
+        Err(error) => return end_with(&error),
     };
     let (name, matches) = matches.subcommand().expect("clap demands a subcommand");
     let done = match name {
@@ -61,12 +57,19 @@ pub(super) fn main(arguments: Vec<OsString>, environment: Environment<'_>, kinds
         "schema" => schema(matches, kinds),
         "completions" => completions(matches),
         "man" => man(matches),
+        "help" => return help(matches),
         other => unreachable!("clap knows no command {other}"),
     };
     done.unwrap_or_else(|error| {
         complain(&in_words(&*error));
         ExitCode::from(FAILED)
     })
+}
+
+/// Ends as clap does. Help and the version are "errors" that go to standard output and exit with 0.
+fn end_with(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(FAILED))
 }
 
 /// Says on standard error what is wrong. Much of it may be the words of others.
@@ -92,13 +95,14 @@ fn command() -> Command {
     };
     let json = |help| Arg::new("json").long("json").action(ArgAction::SetTrue).help(help);
     let watch = "Show the table again whenever it changes, until interrupted";
-    let page = Arg::new("command").value_name("COMMAND").help("The command whose page to write");
+    let of_command = |help| Arg::new("command").value_name("COMMAND").help(help);
     Command::new("repmd")
         .version(env!("CARGO_PKG_VERSION"))
         .about("One EPMD (Erlang Port Mapper Daemon) for the whole cluster")
         .after_help("Called as `epmd`, or as `repmd epmd ...`, it takes the stock program's command line.")
         .subcommand_required(true)
         .arg_required_else_help(true)
+        // The one that clap makes has all commands below it once more, in the man pages and the completions.
         .disable_help_subcommand(true)
         .subcommand(with_settings(Command::new("serve").about("Run the daemon in the foreground")))
         .subcommand(with_settings(
@@ -218,7 +222,16 @@ fn command() -> Command {
                 .about("Write completions for a shell")
                 .arg(Arg::new("shell").required(true).value_parser(value_parser!(Shell))),
         )
-        .subcommand(Command::new("man").about("Write the man page of repmd, or of a command").arg(page))
+        .subcommand(
+            Command::new("man")
+                .about("Write the man page of repmd, or of a command")
+                .arg(of_command("The command whose page to write")),
+        )
+        .subcommand(
+            Command::new("help")
+                .about("Show the help of repmd, or of a command")
+                .arg(of_command("The command whose help to show")),
+        )
 }
 
 fn with_settings(command: Command) -> Command {
@@ -499,6 +512,17 @@ fn man(matches: &ArgMatches) -> Result<ExitCode, Failure> {
     let mut text = Vec::new();
     clap_mangen::Man::new(page).render(&mut text)?;
     say(&text).map(|()| ExitCode::SUCCESS)
+}
+
+/// `repmd help COMMAND` is `repmd COMMAND --help`.
+fn help(matches: &ArgMatches) -> ExitCode {
+    let of = matches.get_one::<String>("command").map(String::as_str);
+    let words = ["repmd"].into_iter().chain(of).chain(["--help"]);
+    end_with(
+        &command()
+            .try_get_matches_from(words)
+            .expect_err("help is an error to clap, as is an unknown command"),
+    )
 }
 
 /// Writes to standard output. That nobody reads it any longer is no failure: `repmd names | head -1`.

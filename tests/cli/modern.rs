@@ -9,7 +9,7 @@ use repmd_test_support::{Daemon, Peer, free_port, lookup_port, run, wait_until};
 
 use crate::{Done, SOON, done, register, repmd};
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 17] = [
     "serve",
     "check-config",
     "names",
@@ -18,11 +18,15 @@ const COMMANDS: [&str; 13] = [
     "register",
     "status",
     "nodes",
+    "links",
     "events",
+    "upgrade",
+    "policy",
     "doctor",
     "schema",
     "completions",
     "man",
+    "help",
 ];
 
 fn serve(arguments: &[&str], variables: &[(&str, &str)]) -> Daemon {
@@ -186,12 +190,22 @@ fn help_goes_to_standard_output_and_names_every_command() {
         let own = done(&mut repmd([command, "--help"]));
         assert_eq!((own.exit, &*own.stderr), (0, ""), "{command}");
         assert!(own.stdout.contains(&format!("Usage: repmd {command}")), "{command}");
+        assert_eq!(done(&mut repmd(["help", command])), own);
     }
+    assert_eq!(done(&mut repmd(["help"])), result);
 }
 
 #[test]
 fn what_is_no_command_line_ends_with_2_and_usage_on_standard_error() {
-    for arguments in [&[][..], &["nonsense"], &["serve", "--nonsense"], &["lookup"], &["-names"]] {
+    for arguments in [
+        &[][..],
+        &["nonsense"],
+        &["help", "nonsense"],
+        &["help", "man", "nonsense"],
+        &["serve", "--nonsense"],
+        &["lookup"],
+        &["-names"],
+    ] {
         let result = done(&mut repmd(arguments));
         assert_eq!((result.exit, &*result.stdout), (2, ""), "{arguments:?}");
         assert!(result.stderr.contains("Usage: repmd"), "{arguments:?}: {}", result.stderr);
