@@ -99,7 +99,7 @@ fn left_out(list: &Value) -> u64 {
 fn table(list: &Value) -> String {
     let rows = items(list, "missing").map(missing).chain(items(list, "links").map(link));
     let rows: Vec<_> = rows.map(|row| row.map(|cell| escaped(&cell).into_owned())).collect();
-    let mut table = in_columns(HEAD, &rows);
+    let mut table = if rows.is_empty() { "no links\n".to_owned() } else { in_columns(HEAD, &rows) };
     for node in items(list, "nodes") {
         if let (Some(name), Some(reason)) = (node["node"].as_str(), node["unseen"].as_str()) {
             table += &format!(
@@ -185,6 +185,20 @@ mod tests {
              somebody at 10.0.0.9:4000  b@y  0.31 ms  0       the second  up\n\
              (the links of c@z are seen from their other ends alone: why)\n\
              (1 more links: ask for those of a host by --host)\n"
+        );
+    }
+
+    #[test]
+    fn that_there_are_no_links_is_said_and_how_far_it_can_be_known() {
+        let mut list = json!({ "trouble": null, "links_total": 0, "nodes": [], "links": [], "missing": [] });
+        assert_eq!(table(&list), "no links\n");
+        list["nodes"] = json!([{ "node": "c@z", "unseen": "why" }]);
+        list["trouble"] = "no netlink".into();
+        assert_eq!(
+            table(&list),
+            "no links\n\
+             (the links of c@z are seen from their other ends alone: why)\n\
+             (this daemon sees no connections: no netlink)\n"
         );
     }
 

@@ -46,6 +46,18 @@ fn nodes_are_a_table_or_json() {
         let list: Value = serde_json::from_str(&json.stdout).unwrap();
         assert_eq!((json.exit, list["nodes"].as_array().unwrap().len()), (0, count), "{host}");
     }
+    let none = done(&mut repmd(["nodes", "--admin", &admin, "--host", "elsewhere"]));
+    assert_eq!(none, Done::new(0, "no nodes\n", ""));
+}
+
+#[test]
+fn links_of_nodes_that_have_none_are_said_to_be_none() {
+    let (daemon, admin) = serve(&[]);
+    let _node = register(daemon.port(), "rabbit");
+    let text = done(&mut repmd(["links", "--admin", &admin]));
+    assert!(text.exit == 0 && text.stdout.starts_with("no links\n"), "{text:?}");
+    let json = done(&mut repmd(["links", "--admin", &admin, "--json"]));
+    assert_eq!(serde_json::from_str::<Value>(&json.stdout).unwrap()["links"], Value::Array(vec![]));
 }
 
 #[test]
@@ -141,7 +153,7 @@ fn events_are_told_as_they_happen_also_by_the_next_daemon() {
 fn a_watched_table_is_shown_again_when_it_changes() {
     let (daemon, admin) = serve(&[]);
     let mut watch = Following::start(&["nodes", "--watch", "--admin", &admin]);
-    assert!(watch.line().starts_with("NODE"));
+    assert_eq!(watch.line(), "no nodes\n");
     let _node = register(daemon.port(), "n");
     assert!(watch.line().starts_with("NODE"));
     assert!(watch.line().starts_with("n@here"));
