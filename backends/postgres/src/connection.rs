@@ -52,6 +52,9 @@ const POLL: Duration = Duration::from_secs(1);
 /// What one answer may take, in bytes of its rows: a list of a quarter of a million names.
 const ANSWER_MAX: usize = 64 << 20;
 
+/// The most rows of it: one may be empty.
+const ROWS_MAX: usize = 500_000;
+
 /// What a statement is given: values, each with its type, so that nothing is prepared. What stands between a daemon
 /// and its server may give each statement to another session.
 pub(crate) type Parameters<'a> = [(&'a (dyn ToSql + Sync), Type)];
@@ -91,10 +94,10 @@ struct Kept {
     _keeper: AbortOnDropHandle<()>,
 }
 
-struct Session {
-    line: Line,
-    pulse: Pulse<Fault>,
-    ears: Ears,
+pub(crate) struct Session {
+    pub(crate) line: Line,
+    pub(crate) pulse: Pulse<Fault>,
+    pub(crate) ears: Ears,
 }
 
 impl AsRef<Pulse<Fault>> for Session {
@@ -105,12 +108,19 @@ impl AsRef<Pulse<Fault>> for Session {
 
 /// What is heard on a connection beside answers.
 #[derive(Clone)]
-struct Ears {
+pub(crate) struct Ears {
     ended: CancellationToken,
     changes: Changes,
     /// The channel on which this session notifies itself, to see whether it would hear of changes.
     probe: Arc<str>,
     probed: Arc<Notify>,
+}
+
+impl Ears {
+    pub(crate) fn new(changes: Changes) -> Self {
+        let probe = format!("repmd_probe_{}", InstanceId::random()).into();
+        Self { ended: CancellationToken::new(), changes, probe, probed: Arc::default() }
+    }
 }
 
 impl Listener for Ears {
@@ -197,7 +207,7 @@ impl Connection {
 }
 
 impl Session {
-    async fn run<T>(
+    pub(crate) async fn run<T>(
         &self,
         statement: &str,
         parameters: &Parameters<'_>,
@@ -218,7 +228,7 @@ impl Session {
         let (mut answer, mut bytes) = (Vec::new(), 0);
         while let Some(row) = rows.try_next().await? {
             bytes += row.raw_size_bytes();
-            if ANSWER_MAX < bytes {
+            if ANSWER_MAX < bytes || ROWS_MAX <= answer.len() {
                 return Err(Fault::TooLong(ANSWER_MAX));
             }
             answer.push(read(&row));
@@ -302,12 +312,7 @@ impl Keeper {
     }
 
     async fn try_one(&self, address: &Address, opened: &Opened) -> Result<(Line, Ears, Looked), Fault> {
-        let ears = Ears {
-            ended: CancellationToken::new(),
-            changes: self.changes.clone(),
-            probe: format!("repmd_probe_{}", InstanceId::random()).into(),
-            probed: Arc::default(),
-        };
+        let ears = Ears::new(self.changes.clone());
         let line = dial(address, &self.settings, opened, &ears).await?;
         let looked = schema::look(&line.client).await?;
         if looked.is_read_only {
@@ -390,5 +395,18 @@ impl Keeper {
             }
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scripted::{ask, one_row, rows};
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn rows_of_nothing_do_not_come_for_ever() {
+        assert_eq!(ask([one_row(&[])], |_| ()).await.unwrap().len(), 1);
+        let endless = ask([rows(&[], ROWS_MAX + 1)], |_| ()).await;
+        assert!(matches!(endless, Err(Fault::TooLong(_))), "{endless:?}");
     }
 }

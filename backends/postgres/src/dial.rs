@@ -87,7 +87,7 @@ async fn dial_with(
     log_in(&config, stream, local_address, listener).await
 }
 
-async fn log_in(
+pub(crate) async fn log_in(
     config: &Config,
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     local_address: IpAddr,

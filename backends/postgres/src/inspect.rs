@@ -140,7 +140,7 @@ impl More {
             self.schema, self.names, self.daemons
         ));
         let used = format!("{connections} of {connections_max} connections are used");
-        if connections_max - connections < LEFT_MIN {
+        if connections_max.saturating_sub(*connections) < LEFT_MIN {
             report.findings.push(CONNECTIONS.seen(used));
         } else {
             report.fine.push(used);

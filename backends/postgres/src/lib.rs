@@ -26,6 +26,8 @@ mod kind;
 mod record;
 mod reply;
 mod schema;
+#[cfg(any(test, feature = "fuzzing"))]
+mod scripted;
 pub mod settings;
 mod watch;
 
@@ -531,6 +533,7 @@ impl RegistryBackend for Postgres {
         let read = |row: &Row| {
             let note = record::id(row, 0).and_then(|instance| {
                 let text: Option<&[u8]> = row.try_get(1).ok().flatten();
+                let text = text.filter(|text| text.len() <= NOTE_BYTES_MAX);
                 Ok(Note { instance, text: text.ok_or(Unreadable::Note)?.into() })
             });
             note.map_err(|unreadable| (record::place_of_daemon(row, 0), unreadable))

@@ -1,5 +1,6 @@
 //! How registrations and daemons are written down, and what of it is believed.
 
+use std::error::Error;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -10,7 +11,7 @@ use repmd_backend_api::{
 };
 use repmd_backend_remote::body::{ADDRESSES_MAX, ALIASES_MAX, NAME_CHARS_MAX};
 use tokio_postgres::Row;
-use tokio_postgres::types::FromSql;
+use tokio_postgres::types::{FromSql, Type};
 
 /// Bits of a mark. Those of 65,536 names, as many as a host has ports, add up to less than 64 bits have.
 const MARK_BITS: u32 = 40;
@@ -213,9 +214,9 @@ pub(crate) fn read_instance(row: &Row, first: usize) -> Result<Instance, Unreada
     let id = id(row, first)?;
     let name = String::from_utf8_lossy(get::<&[u8]>(row, first + 1)?).into_owned();
     at_most(NAME_CHARS_MAX, name.chars().count(), "characters of a name")?;
-    let aliases: Vec<&str> = get(row, first + 3)?;
+    let Texts(aliases) = get(row, first + 3)?;
     at_most(ALIASES_MAX, aliases.len(), "aliases")?;
-    let addresses: Vec<&str> = get(row, first + 4)?;
+    let Texts(addresses) = get(row, first + 4)?;
     at_most(ADDRESSES_MAX, addresses.len(), "addresses")?;
     let address = |text: &str| {
         let short = || text.chars().take(NAME_CHARS_MAX).collect();
@@ -245,9 +246,29 @@ pub(crate) fn id(row: &Row, index: usize) -> Result<InstanceId, Unreadable> {
     Ok(InstanceId(u128::from_be_bytes(bytes)))
 }
 
+/// A list of texts that is as long as it says.
+struct Texts<'a>(Vec<&'a str>);
+
+impl<'a> FromSql<'a> for Texts<'a> {
+    fn from_sql(of_type: &Type, bytes: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        // After how many dimensions it has, whether some are null, and their type. The client library makes room for as
+        // many as are announced, before it has seen one.
+        let announced =
+            bytes.get(12..16).and_then(|count| count.try_into().ok()).map_or(0, u32::from_be_bytes);
+        if bytes.len() / size_of::<u32>() < announced as usize {
+            return Err(format!("{announced} texts in {} bytes", bytes.len()).into());
+        }
+        Vec::from_sql(of_type, bytes).map(Self)
+    }
+
+    fn accepts(of_type: &Type) -> bool {
+        Vec::<&str>::accepts(of_type)
+    }
+}
+
 fn get<'a, T: FromSql<'a>>(row: &'a Row, index: usize) -> Result<T, Unreadable> {
     row.try_get(index).map_err(|error| {
-        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
         Unreadable::Column(format!("{error}{cause}"))
     })
 }
@@ -259,6 +280,24 @@ fn at_most(most: usize, count: usize, what: &'static str) -> Result<(), Unreadab
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scripted::{Column, array_of, ask, one_row};
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn no_room_is_made_for_more_aliases_than_there_are() {
+        let with_aliases = async |aliases: Column| {
+            let (id, text) = (Column::new(&Type::BYTEA, [7; 16]), Column::new(&Type::TEXT, "db-1"));
+            let (name, port) = (Column::new(&Type::BYTEA, "a"), Column::new(&Type::INT4, [0, 0, 17, 17]));
+            let answer = one_row(&[id, name, text, aliases, Column::texts(&["10.0.0.1"]), port]);
+            let read = |row: &Row| read_instance(row, 0).map_err(|unreadable| unreadable.to_string());
+            ask([answer], read).await.unwrap().remove(0)
+        };
+        for aliases in [&[][..], &["db-1.example", "db"]] {
+            assert_eq!(with_aliases(Column::texts(aliases)).await.unwrap().aliases.len(), aliases.len());
+        }
+        let announced = Column::new(&Type::TEXT_ARRAY, array_of(i32::MAX as usize));
+        let refused = with_aliases(announced).await.unwrap_err();
+        assert!(refused.ends_with(": 2147483647 texts in 20 bytes"), "{refused}");
+    }
 
     fn lease() -> Lease {
         let instance = Instance {

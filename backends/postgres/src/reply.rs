@@ -3,6 +3,7 @@
 use std::io;
 
 use repmd_backend_remote::bounded::Count;
+use tokio_postgres::types::Type;
 
 /// The longest message, in bytes: a row with a note is the longest that is asked for.
 const MESSAGE_MAX: usize = 1 << 20;
@@ -13,12 +14,20 @@ const PARAMETERS_MAX: u32 = 10_000;
 /// What a report of a parameter begins with.
 const PARAMETER: u8 = b'S';
 
+/// What a description of rows begins with.
+const DESCRIPTION: u8 = b'T';
+
+/// A column of one, after its name: its type stands after four bytes for a table and two for a column there.
+const COLUMN_BYTES: usize = 18;
+
 /// Where in its message a stream is: a byte that says what it is, four with its length but for that byte, and so on.
 #[derive(Debug, Default)]
 pub(crate) struct Messages {
     head: Vec<u8>,
     /// Bytes of this message that are still to come.
     left: usize,
+    /// The description of rows that comes in.
+    description: Option<Vec<u8>>,
     parameters: u32,
 }
 
@@ -27,7 +36,21 @@ impl Count for Messages {
         while !bytes.is_empty() {
             let skipped = self.left.min(bytes.len());
             self.left -= skipped;
+            if let Some(description) = &mut self.description {
+                description.extend(&bytes[..skipped]);
+            }
             bytes = &bytes[skipped..];
+            if self.left == 0
+                && let Some(description) = self.description.take()
+                && types_of(&description).any(|oid| Type::from_oid(oid).is_none())
+            {
+                // The client library would ask the store what type that is, and what type that is made of, as deep as
+                // the store likes. Nothing that is asked here is answered in one.
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the store answers in a type of its own",
+                ));
+            }
             while self.left == 0
                 && let Some((byte, rest)) = bytes.split_first()
             {
@@ -42,6 +65,7 @@ impl Count for Messages {
                         return Err(io::Error::new(io::ErrorKind::InvalidData, "the store says too much"));
                     }
                     self.left = length.saturating_sub(4);
+                    self.description = (*kind == DESCRIPTION).then(Vec::new);
                     self.head.clear();
                 }
             }
@@ -50,9 +74,22 @@ impl Count for Messages {
     }
 }
 
+/// The types of the columns of a description of rows.
+fn types_of(description: &[u8]) -> impl Iterator<Item = u32> {
+    let mut columns = description.get(2..).unwrap_or_default();
+    std::iter::from_fn(move || {
+        let name_end = columns.iter().position(|byte| *byte == 0)?;
+        let (column, rest) = columns.get(name_end + 1..)?.split_first_chunk::<COLUMN_BYTES>()?;
+        columns = rest;
+        column[6..].first_chunk().map(|oid| u32::from_be_bytes(*oid))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Fault;
+    use crate::scripted::{self, Column, ask, one_row};
 
     fn message(kind: u8, length: usize) -> Vec<u8> {
         let announced = u32::try_from(length + 4).unwrap().to_be_bytes();
@@ -87,5 +124,29 @@ mod tests {
         let mut messages = Messages::default();
         let refused = (0..=PARAMETERS_MAX).find(|_| messages.count(&message(PARAMETER, 5)).is_err());
         assert_eq!(refused, Some(PARAMETERS_MAX));
+    }
+
+    /// The client library asks what each is made of. It would go on for as long as the store does, one call within the
+    /// other, until the stack is full.
+    #[tokio::test(flavor = "current_thread")]
+    async fn types_that_are_made_of_each_other_without_an_end_are_not_asked_for() {
+        let oid = |number: u32| Column { oid: Type::OID.oid(), value: Some(number.to_be_bytes().into()) };
+        let text = |text: &str| Column { oid: Type::NAME.oid(), value: Some(text.into()) };
+        let columns = |base| {
+            let kind = Column { oid: Type::CHAR.oid(), value: Some(b"b".into()) };
+            let range = Column { value: None, ..oid(0) };
+            [text("x"), kind, oid(0), range, oid(base), text("public"), oid(0)]
+        };
+        let question = one_row(&[Column { oid: 100_000, value: None }]);
+        let described = scripted::described(&columns(0));
+        let types = (100_001..110_000).map(|base| scripted::fetched(&columns(base)));
+        let answer = ask([question, described].into_iter().chain(types), |_| ()).await;
+        assert!(matches!(&answer, Err(Fault::Store(error)) if error.is_closed()), "{answer:?}");
+        let answer = one_row(&[Column::new(&Type::INT4, [0; 4]), Column { oid: 100_000, value: None }]);
+        for cut in 0..answer.len() {
+            let mut messages = Messages::default();
+            let counted = messages.count(&answer[..cut]).and_then(|()| messages.count(&answer[cut..]));
+            assert_eq!(counted.unwrap_err().to_string(), "the store answers in a type of its own", "{cut}");
+        }
     }
 }
