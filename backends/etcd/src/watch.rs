@@ -43,14 +43,15 @@ struct Watcher {
 impl Watcher {
     /// Tells what happens until the watch ends. Whether it has begun.
     async fn watch(&mut self, session: &Session) -> bool {
+        let after = session.revision.saturating_add(1);
         // Where a store went back, what is next there was told of another history; and it does not say so.
         let from = match self.next {
-            Some(next) if next <= session.revision + 1 => next,
+            Some(next) if next <= after => next,
             Some(_) => {
                 self.changes.tell(Change::Missed);
-                session.revision + 1
+                after
             }
-            None => session.revision + 1,
+            None => after,
         };
         if self.next.is_some() {
             // Meanwhile the store may have lost what this daemon has there.
@@ -76,7 +77,7 @@ impl Watcher {
             let Ok(Some(answer)) = answer else { return has_begun };
             if answer.canceled {
                 // What was next is gone from the store, or it is not allowed.
-                self.next = Some(answer.compact_revision.max(session.revision + 1));
+                self.next = Some(answer.compact_revision.max(after));
                 self.changes.tell(Change::Missed);
                 self.store.holding.doubt();
                 return has_begun;
