@@ -59,10 +59,10 @@ const WITHOUT_LEADER: StoreTrouble = StoreTrouble {
 pub const TROUBLES: &[StoreTrouble] = &[MEMBER_AWAY, FULL, NEARLY_FULL, DIFFERENT, WITHOUT_LEADER];
 
 /// How one member is.
-struct Member {
-    latency: Duration,
-    status: StatusResponse,
-    alarms: Vec<i32>,
+pub(crate) struct Member {
+    pub(crate) latency: Duration,
+    pub(crate) status: StatusResponse,
+    pub(crate) alarms: Vec<i32>,
 }
 
 impl Etcd {
@@ -137,7 +137,7 @@ where
 }
 
 impl Member {
-    fn judge(&self, address: &Address, fine: &mut Vec<String>, findings: &mut Vec<StoreFinding>) {
+    pub(crate) fn judge(&self, address: &Address, fine: &mut Vec<String>, findings: &mut Vec<StoreFinding>) {
         let Self { status, .. } = self;
         if status.version.is_empty() {
             fine.push(format!("{address} answers"));

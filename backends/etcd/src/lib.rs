@@ -29,6 +29,8 @@ mod connection;
 mod creation;
 mod dial;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod history;
 mod holding;
 mod inspect;

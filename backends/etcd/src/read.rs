@@ -13,7 +13,7 @@ use repmd_backend_remote::Daemons;
 use crate::claim::first;
 use crate::error::Fault;
 use crate::keys::read_id;
-use crate::proto::{KeyValue, RangeRequest, RangeResponse, TxnRequest, get};
+use crate::proto::{KeyValue, LeaseTimeToLiveResponse, RangeRequest, RangeResponse, TxnRequest, get};
 use crate::record::{Unreadable, decode_instance};
 use crate::store::{STEPS_MAX, Store};
 
@@ -223,7 +223,7 @@ impl Store {
         Ok(seen)
     }
 
-    fn add_node(&self, seen: &mut Seen<OnLease>, there: &KeyValue) {
+    pub(crate) fn add_node(&self, seen: &mut Seen<OnLease>, there: &KeyValue) {
         let read = || {
             let (name, host) = self.keys.read_node(&there.key).ok_or(Unreadable::Key)?;
             if there.value.is_empty() && there.lease != 0 {
@@ -249,10 +249,7 @@ impl Store {
         if let Some(renewed) = self.holding.renewed(lease) {
             return Ok(self.times.lease_ttl().saturating_sub(renewed.elapsed()));
         }
-        let answer = self.time_to_live(lease, false).await?;
-        // The second that is under way counts. Around a change of the leader, etcd may say any number.
-        let seconds = answer.ttl.saturating_add(1).clamp(0, answer.granted_ttl.max(0));
-        Ok(Duration::from_secs(seconds.unsigned_abs()))
+        Ok(left_of(&self.time_to_live(lease, false).await?))
     }
 
     /// Reads keys at once. What is too long for an answer is there, without a value.
@@ -358,7 +355,13 @@ impl Store {
     }
 }
 
-fn read_daemon(prefix: &str, kv: &KeyValue) -> Result<Arc<Instance>, Unreadable> {
+pub(crate) fn left_of(answer: &LeaseTimeToLiveResponse) -> Duration {
+    // The second that is under way counts. Around a change of the leader, etcd may say any number.
+    let seconds = answer.ttl.saturating_add(1).clamp(0, answer.granted_ttl.max(0));
+    Duration::from_secs(seconds.unsigned_abs())
+}
+
+pub(crate) fn read_daemon(prefix: &str, kv: &KeyValue) -> Result<Arc<Instance>, Unreadable> {
     let id = read_id(prefix, &kv.key).ok_or(Unreadable::Key)?;
     if kv.lease == 0 {
         return Err(Unreadable::Endless);
@@ -366,7 +369,7 @@ fn read_daemon(prefix: &str, kv: &KeyValue) -> Result<Arc<Instance>, Unreadable>
     Ok(Arc::new(decode_instance(id, &kv.value)?))
 }
 
-fn read_note(prefix: &str, kv: &KeyValue) -> Result<Note, Unreadable> {
+pub(crate) fn read_note(prefix: &str, kv: &KeyValue) -> Result<Note, Unreadable> {
     let instance = read_id(prefix, &kv.key).ok_or(Unreadable::Key)?;
     if NOTE_BYTES_MAX < kv.value.len() {
         return Err(Unreadable::Note { bytes: kv.value.len(), most: NOTE_BYTES_MAX });

@@ -22,7 +22,7 @@ const DELETION: i32 = 1;
 
 /// Watches, on each connection that there is, until there will be none.
 pub(crate) async fn run(store: Arc<Store>, changes: Changes) {
-    let mut watcher = Watcher { store, changes, next: None };
+    let mut watcher = Watcher::new(store, changes);
     let mut sessions: Sessions = watcher.store.connection.sessions();
     let mut backoff = Backoff::new(WAITS);
     while let Some(session) = sessions.next().await {
@@ -33,7 +33,7 @@ pub(crate) async fn run(store: Arc<Store>, changes: Changes) {
     }
 }
 
-struct Watcher {
+pub(crate) struct Watcher {
     store: Arc<Store>,
     changes: Changes,
     /// The first revision that was not told yet.
@@ -41,6 +41,10 @@ struct Watcher {
 }
 
 impl Watcher {
+    pub(crate) fn new(store: Arc<Store>, changes: Changes) -> Self {
+        Self { store, changes, next: None }
+    }
+
     /// Tells what happens until the watch ends. Whether it has begun.
     async fn watch(&mut self, session: &Session) -> bool {
         let after = session.revision.saturating_add(1);
@@ -92,7 +96,7 @@ impl Watcher {
         }
     }
 
-    fn hear(&mut self, event: &Event) {
+    pub(crate) fn hear(&mut self, event: &Event) {
         let Some(kv) = &event.kv else { return };
         self.next = self.next.max(Some(kv.mod_revision.saturating_add(1)));
         let Some((name, host)) = self.store.keys.read_node(&kv.key) else { return };

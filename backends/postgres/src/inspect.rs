@@ -119,6 +119,20 @@ async fn ask<T>(
     })
 }
 
+/// What is said of a row that answers [`MORE`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn told_by(row: &Row) -> Option<StoreReport> {
+    let mut report = StoreReport {
+        latency: Duration::ZERO,
+        clock: None,
+        asked_at: SystemTime::UNIX_EPOCH,
+        fine: Vec::new(),
+        findings: Vec::new(),
+    };
+    More::read(row).ok()?.tell(&mut report);
+    Some(report)
+}
+
 impl More {
     fn read(row: &Row) -> Result<Self, tokio_postgres::Error> {
         Ok(Self {

@@ -21,6 +21,8 @@ mod calls;
 mod connection;
 mod dial;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod inspect;
 mod kind;
 mod record;
@@ -166,11 +168,7 @@ impl Postgres {
             (&extras, Type::BYTEA_ARRAY),
             (&times, Type::INT8_ARRAY),
         ]);
-        let taken = |row: &Row| {
-            let holder: &[u8] = row.try_get(1).unwrap_or_default();
-            Some((record::decode_number(row.try_get(0).ok()?), record::decode_holder(holder)))
-        };
-        let answer = self.call(Lane::Bulk, "publish", &arguments, taken).await;
+        let answer = self.call(Lane::Bulk, "publish", &arguments, read_taken).await;
         let answer = answer.map_err(|failure| {
             failure.when(|| match leases.len() {
                 0 => "renew".to_owned(),
@@ -360,12 +358,7 @@ impl RegistryBackend for Postgres {
         ]);
         arguments.extend(numbers.iter().map(|number: &i32| -> Parameter<'_> { (number, Type::INT4) }));
         arguments.extend::<[Parameter<'_>; 2]>([(&extra, Type::BYTEA), (&time, Type::INT8)]);
-        let read = |row: &Row| {
-            let creation: Option<i64> = row.try_get(1).ok().flatten();
-            let holder: Option<&[u8]> = row.try_get(2).ok().flatten();
-            (creation, holder.map(record::decode_holder))
-        };
-        let answer = self.call(Lane::Quick, "register", &arguments, read).await;
+        let answer = self.call(Lane::Quick, "register", &arguments, read_granted).await;
         let answer = answer.map_err(|failure| failure.when(|| format!("register {}", node_name())))?;
         match answer.into_iter().next() {
             Some((_, Some(holder))) => Err(BackendError::NameTaken { name: node_name(), holder }),
@@ -457,12 +450,7 @@ impl RegistryBackend for Postgres {
         let limit = i64::try_from(*most).unwrap_or(i64::MAX).min(NAMES_MAX);
         let arguments: [Parameter<'_>; 4] =
             [(&text, Type::BYTEA), (&host, Type::TEXT), (&first, Type::TEXT), (&limit, Type::INT8)];
-        let read = |row: &Row| {
-            let found = Registered::read(row).and_then(|registered| {
-                registered.of(Arc::new(record::read_instance(row, 13)?), self.settings.lease_ttl)
-            });
-            found.map_err(|unreadable| (record::place(row), unreadable))
-        };
+        let read = |row: &Row| read_found(row, self.settings.lease_ttl);
         let answer = self.call(Lane::Quick, "find", &arguments, read).await;
         let answer = answer.map_err(|failure| failure.when(|| format!("find {name}")))?;
         let mut seen = collected(answer);
@@ -480,9 +468,7 @@ impl RegistryBackend for Postgres {
         let daemons: [Parameter<'_>; 3] =
             [(&host, Type::TEXT), (&false, Type::BOOL), (&DAEMONS_MAX, Type::INT8)];
         let (names, daemons) = try_join(
-            self.call(Lane::Bulk, "names_within", &names, |row| {
-                Registered::read(row).map_err(|unreadable| (record::place(row), unreadable))
-            }),
+            self.call(Lane::Bulk, "names_within", &names, read_registered),
             self.call(Lane::Bulk, "daemons_within", &daemons, read_daemon),
         )
         .await
@@ -530,15 +516,7 @@ impl RegistryBackend for Postgres {
     async fn notes(&self) -> Result<Seen<Note>, BackendError> {
         let most = NOTE_BYTES_MAX as i64;
         let arguments: [Parameter<'_>; 2] = [(&most, Type::INT8), (&DAEMONS_MAX, Type::INT8)];
-        let read = |row: &Row| {
-            let note = record::id(row, 0).and_then(|instance| {
-                let text: Option<&[u8]> = row.try_get(1).ok().flatten();
-                let text = text.filter(|text| text.len() <= NOTE_BYTES_MAX);
-                Ok(Note { instance, text: text.ok_or(Unreadable::Note)?.into() })
-            });
-            note.map_err(|unreadable| (record::place_of_daemon(row, 0), unreadable))
-        };
-        let answer = self.call(Lane::Bulk, "notes_of", &arguments, read).await;
+        let answer = self.call(Lane::Bulk, "notes_of", &arguments, read_note).await;
         let answer = answer.map_err(|failure| failure.when(|| "read notes".to_owned()))?;
         Ok(collected(answer))
     }
@@ -564,6 +542,37 @@ fn collected<T>(rows: Vec<ReadRow<T>>) -> Seen<T> {
         }
     }
     seen
+}
+
+/// What `repmd.publish` answers: a claim whose name another owner has, and who that is.
+fn read_taken(row: &Row) -> Option<(u64, String)> {
+    let holder: &[u8] = row.try_get(1).unwrap_or_default();
+    Some((record::decode_number(row.try_get(0).ok()?), record::decode_holder(holder)))
+}
+
+/// What `repmd.register` answers: a creation, or who holds the name.
+fn read_granted(row: &Row) -> (Option<i64>, Option<String>) {
+    let holder: Option<&[u8]> = row.try_get(2).ok().flatten();
+    (row.try_get(1).ok().flatten(), holder.map(record::decode_holder))
+}
+
+fn read_found(row: &Row, ttl: Duration) -> ReadRow<Found> {
+    let found = Registered::read(row)
+        .and_then(|registered| registered.of(Arc::new(record::read_instance(row, 13)?), ttl));
+    found.map_err(|unreadable| (record::place(row), unreadable))
+}
+
+fn read_registered(row: &Row) -> ReadRow<Registered> {
+    Registered::read(row).map_err(|unreadable| (record::place(row), unreadable))
+}
+
+fn read_note(row: &Row) -> ReadRow<Note> {
+    let note = record::id(row, 0).and_then(|instance| {
+        let text: Option<&[u8]> = row.try_get(1).ok().flatten();
+        let text = text.filter(|text| text.len() <= NOTE_BYTES_MAX);
+        Ok(Note { instance, text: text.ok_or(Unreadable::Note)?.into() })
+    });
+    note.map_err(|unreadable| (record::place_of_daemon(row, 0), unreadable))
 }
 
 fn read_daemon(row: &Row) -> ReadRow<Arc<Instance>> {
