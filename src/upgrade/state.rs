@@ -531,6 +531,7 @@ impl State {
 pub(super) mod tests {
     use super::*;
     use crate::settings::Values;
+    use std::os::unix::net::UnixStream;
 
     /// As the first version of the format wrote it. Later versions must read it for as long as the format is 1.
     const FIRST: &str = r#"{"format":1,"version":"0.1.0","identity":{"id":"00000000000000000000000000000007","name":"i",
@@ -559,18 +560,22 @@ pub(super) mod tests {
         Settings::check(&values, 1000, &|_| Ok(false)).unwrap()
     }
 
-    #[test]
-    fn the_first_version_of_the_format_is_read_and_says_all_of_it() {
-        let state = read(FIRST, b"xy").unwrap();
-        assert_eq!(state.check(&settings("a")), Ok(1));
-        let instance = Arc::new(Instance {
+    fn instance(state: &State) -> Arc<Instance> {
+        Arc::new(Instance {
             id: state.identity.id().unwrap(),
             name: "i".to_owned(),
             host: HostId::parse("a").unwrap(),
             aliases: state.identity.aliases().unwrap(),
             addresses: state.identity.addresses.clone(),
             port: 4369,
-        });
+        })
+    }
+
+    #[test]
+    fn the_first_version_of_the_format_is_read_and_says_all_of_it() {
+        let state = read(FIRST, b"xy").unwrap();
+        assert_eq!(state.check(&settings("a")), Ok(1));
+        let instance = instance(&state);
         let registry = state.registry(&instance).unwrap();
         assert_eq!(instance.id, InstanceId(7));
         assert_eq!(registry.renewed, HashMap::from([(5, Duration::from_secs(3))]));
@@ -654,6 +659,21 @@ pub(super) mod tests {
             let state = kept(&format!("{bad}{good}"));
             assert_eq!(state.nodes.iter().map(|node| node.claim).collect::<Vec<_>>(), [5, 7], "{bad:?}");
         }
+    }
+
+    #[test]
+    fn nodes_come_back_by_their_connections_and_other_connections_end() {
+        let [(ours, mut node), (nobodys, mut other)] = [(); 2].map(|()| UnixStream::pair().unwrap());
+        let mut state = kept(&node_line(7, "m", 80));
+        state.nodes[0].cookie = Some(socket_cookie(&ours).unwrap());
+        // Its connection ended meanwhile.
+        state.nodes[1].cookie = Some(u64::MAX);
+        let taken = state.take_kept(&instance(&state), vec![nobodys.into(), ours.into()]);
+        assert_eq!(taken.nodes.iter().map(|node| node.claim).collect::<Vec<_>>(), [5]);
+        assert!(8 < taken.next_claim, "those that were not written down are not given out again");
+        assert_eq!(other.read(&mut [0]).unwrap(), 0);
+        node.set_nonblocking(true).unwrap();
+        assert_eq!(node.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]
