@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use repmd::protocol::{Request, decode_names_reply, encode_request};
-use repmd_test_support::{alive2, lookup_port};
+use repmd_test_support::{alive2, lookup_port, raise_open_files};
 use socket2::{Domain, Socket, Type};
 
 use crate::SOON;
@@ -40,9 +40,11 @@ fn a_request_that_is_half_there_is_answered_when_the_rest_comes() {
 
 #[test]
 fn a_long_list_that_is_read_slowly_comes_to_its_end() {
+    raise_open_files();
     let stage = Stage::start(&[]);
     let long_name = |number: usize| format!("{number:04}{}", "😀".repeat(251));
-    let nodes: Vec<_> = (0..900).map(|number| stage.register(&long_name(number), 5000)).collect();
+    // 2.5 MB, of which the kernel takes 1.6 MB for somebody who does not read.
+    let nodes: Vec<_> = (0..2500).map(|number| stage.register(&long_name(number), 5000)).collect();
     let slow = |_| {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(1).unwrap();
