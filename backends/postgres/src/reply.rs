@@ -8,11 +8,17 @@ use tokio_postgres::types::Type;
 /// The longest message, in bytes: a row with a note is the longest that is asked for.
 const MESSAGE_MAX: usize = 1 << 20;
 
-/// How often the server may report a parameter. The client library keeps each that has another name.
-const PARAMETERS_MAX: u32 = 10_000;
+/// The most bytes of what the client library keeps for as long as the connection lasts: each parameter that the server
+/// reports under another name, and each notice before it is ready.
+const KEPT_MAX: usize = 1 << 20;
 
-/// What a report of a parameter begins with.
+/// What one of these takes beside its own bytes.
+const KEPT_EACH: usize = 100;
+
+/// What a report of a parameter, a notice, and the word that the server is ready begin with.
 const PARAMETER: u8 = b'S';
+const NOTICE: u8 = b'N';
+const READY: u8 = b'Z';
 
 /// What a description of rows begins with.
 const DESCRIPTION: u8 = b'T';
@@ -28,7 +34,8 @@ pub(crate) struct Messages {
     left: usize,
     /// The description of rows that comes in.
     description: Option<Vec<u8>>,
-    parameters: u32,
+    kept: usize,
+    is_ready: bool,
 }
 
 impl Count for Messages {
@@ -59,9 +66,12 @@ impl Count for Messages {
                 if let [kind, length @ ..] = &self.head[..]
                     && let Ok(length) = <[u8; 4]>::try_from(length)
                 {
-                    self.parameters += u32::from(*kind == PARAMETER);
                     let length = u32::from_be_bytes(length) as usize;
-                    if MESSAGE_MAX < length || PARAMETERS_MAX < self.parameters {
+                    self.is_ready |= *kind == READY;
+                    if *kind == PARAMETER || *kind == NOTICE && !self.is_ready {
+                        self.kept += KEPT_EACH + length;
+                    }
+                    if MESSAGE_MAX < length || KEPT_MAX < self.kept {
                         return Err(io::Error::new(io::ErrorKind::InvalidData, "the store says too much"));
                     }
                     self.left = length.saturating_sub(4);
@@ -120,10 +130,22 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_not_reported_for_ever() {
-        let mut messages = Messages::default();
-        let refused = (0..=PARAMETERS_MAX).find(|_| messages.count(&message(PARAMETER, 5)).is_err());
-        assert_eq!(refused, Some(PARAMETERS_MAX));
+    fn what_is_kept_does_not_come_for_ever() {
+        let refused = |messages: &mut Messages, kind, length| {
+            (0..20_000).find(|_| messages.count(&message(kind, length)).is_err())
+        };
+        for kind in [PARAMETER, NOTICE] {
+            let few = refused(&mut Messages::default(), kind, 10_000);
+            let many = refused(&mut Messages::default(), kind, 1);
+            assert!(
+                few.is_some_and(|few| few < 110) && many.is_some_and(|many| 9_000 < many),
+                "{few:?} {many:?}"
+            );
+        }
+        let mut ready = Messages::default();
+        ready.count(&message(READY, 1)).unwrap();
+        assert_eq!(refused(&mut ready, NOTICE, 1), None);
+        assert!(refused(&mut ready, PARAMETER, 1).is_some());
     }
 
     /// The client library asks what each is made of. It would go on for as long as the store does, one call within the
