@@ -359,6 +359,22 @@ mod tests {
     }
 
     #[test]
+    fn the_last_state_of_this_host_is_gone_on_from_and_of_another_host_none() {
+        let (socket, peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        peer.set_nonblocking(true).unwrap();
+        let kept = |host| {
+            let older = File::open("/dev/null").unwrap().into();
+            let states = vec![older, state::tests::first().into_file().unwrap().into()];
+            before(states, vec![socket.try_clone().unwrap().into()], &state::tests::settings(host))
+        };
+        let (state, sockets) = kept("a").unwrap();
+        assert_eq!((state.check(&state::tests::settings("a")), sockets.len()), (Ok(1), 1));
+        assert_eq!((&peer).read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert!(kept("b").is_none());
+        assert_eq!((&peer).read(&mut [0]).unwrap(), 0, "it is shut down");
+    }
+
+    #[test]
     fn what_is_no_state_is_told_of_and_ends_its_connections() {
         let (socket, peer) = std::os::unix::net::UnixStream::pair().unwrap();
         let settings = state::tests::settings("a");

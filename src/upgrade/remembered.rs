@@ -39,3 +39,37 @@ pub fn from_bytes(bytes: &[u8], instance: &Arc<Instance>) -> io::Result<Vec<Arc<
     }
     Ok(nodes.iter().filter_map(|node| node.registration(instance).ok()).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use repmd_backend_api::{AliveName, Creation, HostId, InstanceId, Node};
+    use std::time::SystemTime;
+
+    #[test]
+    fn nodes_are_read_as_they_were_written_on_the_same_host_alone() {
+        let on = |host| {
+            let host = HostId::parse(host).unwrap();
+            let (name, aliases, addresses) = ("i".to_owned(), vec![], vec![]);
+            Arc::new(Instance { id: InstanceId(7), name, host, aliases, addresses, port: 4369 })
+        };
+        let node = Arc::new(Registration {
+            node: Node::ordinary(AliveName::parse("r/\"é".as_bytes()).unwrap(), 5000),
+            advertised_port: 5001,
+            creation: Creation::FIRST,
+            instance: on("a"),
+            registered_at: SystemTime::UNIX_EPOCH,
+        });
+        let other = Registration { creation: node.creation.next(), ..(*node).clone() }.into();
+        let written = to_bytes(&[Arc::clone(&node), other], &on("a")).unwrap();
+        assert_eq!(from_bytes(&written, &on("a")).unwrap().len(), 2);
+        // No node has this creation.
+        let text = String::from_utf8(written).unwrap().replace("\"creation\":5", "\"creation\":0");
+        assert_eq!(from_bytes(text.as_bytes(), &on("a")).unwrap(), [node]);
+        let refused = from_bytes(text.as_bytes(), &on("b")).unwrap_err();
+        assert_eq!(refused.to_string(), "format 1 of a, and not format 1 of b");
+        let later = text.replace("\"format\":1", "\"format\":2");
+        assert!(from_bytes(later.as_bytes(), &on("a")).is_err());
+        assert!(from_bytes(b"{}", &on("a")).is_err());
+    }
+}
