@@ -230,17 +230,8 @@ impl Kept {
             let Some(file) = &written.file else { return Ok(()) };
             (file.try_clone()?, written.bytes)
         };
-        let mut shorter = Written::new(&State::read_kept(&mut At { file: &file, next: 0, end: bytes })?)?;
-        let mut written = self.written();
-        let mut lines = Vec::new();
-        At { file: &file, next: bytes, end: written.bytes }.read_to_end(&mut lines)?;
-        if let Some(file) = &shorter.file {
-            file.write_all_at(&lines, shorter.bytes)?;
-        }
-        shorter.bytes += lines.len() as u64;
-        shorter.nodes = std::mem::take(&mut written.nodes);
-        *written = shorter;
-        Ok(())
+        let shorter = Written::new(&State::read_kept(&mut At { file: &file, next: 0, end: bytes })?)?;
+        self.written().go_on_in(shorter, &file, bytes)
     }
 
     fn written(&self) -> MutexGuard<'_, Written> {
@@ -275,6 +266,19 @@ impl Written {
         let bytes = file.stream_position()?;
         Ok(Self { file: Some(file), bytes, bytes_max: 2 * bytes + LINES_BYTES_MAX, nodes: HashSet::new() })
     }
+
+    /// Goes on in a file that says the same as the first `bytes` of `file`, this one, did.
+    fn go_on_in(&mut self, mut shorter: Self, file: &File, bytes: u64) -> io::Result<()> {
+        let mut lines = Vec::new();
+        At { file, next: bytes, end: self.bytes }.read_to_end(&mut lines)?;
+        if let Some(file) = &shorter.file {
+            file.write_all_at(&lines, shorter.bytes)?;
+        }
+        shorter.bytes += lines.len() as u64;
+        shorter.nodes = std::mem::take(&mut self.nodes);
+        *self = shorter;
+        Ok(())
+    }
 }
 
 /// A part of a file that others read and write at the same time, so that its position says nothing.
@@ -295,67 +299,225 @@ impl Read for At<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixDatagram;
+    use std::io::IoSliceMut;
+    use std::mem::MaybeUninit;
+    use std::os::unix::net::{UnixDatagram, UnixStream};
 
+    use rustix::net::sockopt::socket_cookie;
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+    use super::super::state::tests::{daemon, first, registration, settings};
     use super::*;
+    use crate::server::CarriedNode;
     use crate::service_manager::ServiceManager;
+
+    /// A service manager that keeps descriptors.
+    struct Manager {
+        socket: UnixDatagram,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Manager {
+        /// One that keeps eight of them, and what is kept there.
+        fn start() -> (Self, Arc<Kept>) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("notify");
+            let socket = UnixDatagram::bind(&path).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let variable = |name: &str| match name {
+                "NOTIFY_SOCKET" => Some(path.display().to_string()),
+                "FDSTORE" => Some("8".to_owned()),
+                _ => None,
+            };
+            let manager = ServiceManager::find(&variable).unwrap().unwrap();
+            let kept = Kept::start(manager.descriptor_store(&variable).unwrap());
+            (Self { socket, _folder: folder }, kept)
+        }
+
+        /// What it has been told since it was asked last, each with the descriptors that came with it.
+        fn told(&self) -> Vec<(String, Vec<OwnedFd>)> {
+            let next = || {
+                let (mut text, mut space) = ([0; 100], [MaybeUninit::uninit(); 2048]);
+                let mut control = RecvAncillaryBuffer::new(&mut space);
+                let mut parts = [IoSliceMut::new(&mut text)];
+                let length = recvmsg(&self.socket, &mut parts, &mut control, RecvFlags::empty()).ok()?.bytes;
+                let sockets = control.drain().flat_map(|message| match message {
+                    RecvAncillaryMessage::ScmRights(sockets) => sockets.collect(),
+                    _ => Vec::new(),
+                });
+                let sockets = sockets.collect();
+                Some((String::from_utf8(text[..length].to_vec()).unwrap(), sockets))
+            };
+            std::iter::from_fn(next).collect()
+        }
+
+        fn words(&self) -> Vec<String> {
+            self.told().into_iter().map(|(words, _)| words).collect()
+        }
+    }
+
+    const FORGET_FILE: &str = "FDSTOREREMOVE=1\nFDNAME=s\n";
+    const KEEP_FILE: &str = "FDSTORE=1\nFDNAME=s\n";
+    const KEEP_NODES: &str = "FDSTORE=1\nFDNAME=n\n";
+
+    fn node(claim: u64) -> ServedNode {
+        let (socket, _) = UnixStream::pair().unwrap();
+        let socket = Arc::new(repmd_sys::watch_peer(socket.into()).unwrap());
+        CarriedNode { claim, socket, registration: registration(claim, &format!("n{claim}")) }
+    }
+
+    fn cookies<'a>(sockets: impl IntoIterator<Item = &'a OwnedFd>) -> Vec<u64> {
+        sockets.into_iter().map(|socket| socket_cookie(socket).unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn nodes_are_kept_as_far_as_there_is_room_and_the_state_beside_them() {
+        let (manager, kept) = Manager::start();
+        let (daemon, _peers) = daemon(&[(1, "a"), (2, "b"), (3, "c"), (4, "d"), (5, "e"), (6, "f")]).await;
+        kept.begin(&daemon, false);
+        kept.settle().await;
+        let mut told = manager.told();
+        let words: Vec<_> = told.iter().map(|(words, _)| &**words).collect();
+        assert_eq!(words, [KEEP_NODES, FORGET_FILE, KEEP_FILE]);
+        let served = daemon.carried().nodes;
+        assert_eq!(cookies(&told[0].1), cookies(served.iter().map(|node| node.socket.get_ref())));
+        // The manager has a copy of the file, which goes on.
+        let state = told[2].1.remove(0);
+        let last = |state: &OwnedFd| last(vec![state.try_clone().unwrap()], &settings("a")).unwrap();
+        assert_eq!(last(&state).check(&settings("a")), Ok(6));
+        // One place is left of eight: the file has one.
+        let newcomers = [node(7), node(8), node(9)];
+        newcomers[..2].iter().for_each(|node| kept.registered(node));
+        kept.settle().await;
+        let told = manager.told();
+        let [(words, sockets)] = &told[..] else { panic!("{told:?}") };
+        assert_eq!((&**words, cookies(sockets)), (KEEP_NODES, cookies([newcomers[0].socket.get_ref()])));
+        assert_eq!(last(&state).check(&settings("a")), Ok(8), "the state has both");
+        kept.left(2);
+        kept.registered(&newcomers[2]);
+        kept.settle().await;
+        let told = manager.told();
+        let [(words, sockets)] = &told[..] else { panic!("{told:?}") };
+        assert_eq!((&**words, cookies(sockets)), (KEEP_NODES, cookies([newcomers[2].socket.get_ref()])));
+        assert_eq!(last(&state).check(&settings("a")), Ok(8));
+    }
+
+    #[tokio::test]
+    async fn nodes_that_the_manager_has_or_that_are_gone_are_not_given_to_it() {
+        let (manager, kept) = Manager::start();
+        let (daemon, _peers) = daemon(&[(1, "a"), (2, "b")]).await;
+        kept.begin(&daemon, true);
+        kept.settle().await;
+        assert_eq!(manager.words(), [FORGET_FILE, KEEP_FILE]);
+        let (gone, there) = (node(7), node(8));
+        kept.registered(&gone);
+        kept.registered(&there);
+        drop(gone);
+        kept.settle().await;
+        assert_eq!(manager.told().iter().map(|(_, sockets)| sockets.len()).collect::<Vec<_>>(), [1]);
+    }
+
+    #[tokio::test]
+    async fn what_the_manager_does_not_take_in_time_is_bounded_and_nobody_waits_for_it() {
+        let (_manager, kept) = Manager::start();
+        let waiting = (0..1000).take_while(|_| kept.queue(Tell::File)).count();
+        // Each of its nodes may have come and gone.
+        assert!((14..50).contains(&waiting), "{waiting}");
+        let asked = std::time::Instant::now();
+        kept.settle().await;
+        assert!(asked.elapsed() < LAST_TIME, "{:?}", asked.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_written_is_given_up_and_taken_back() {
+        let (manager, kept) = Manager::start();
+        kept.begin_with(&first()).unwrap();
+        kept.settle().await;
+        manager.told();
+        kept.written().file = Some(File::open("/dev/null").unwrap());
+        kept.registered(&node(7));
+        kept.left(7);
+        assert!(kept.written().file.is_none());
+        kept.queue(Tell::File);
+        kept.settle().await;
+        assert_eq!(manager.words().last().unwrap(), FORGET_FILE);
+    }
 
     #[tokio::test]
     async fn a_file_with_too_many_lines_is_written_anew_and_says_the_same() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("notify");
-        let manager = UnixDatagram::bind(&path).unwrap();
-        let variable = |name: &str| match name {
-            "NOTIFY_SOCKET" => Some(path.display().to_string()),
-            "FDSTORE" => Some("8".to_owned()),
-            _ => None,
-        };
-        let told = ServiceManager::find(&variable).unwrap().unwrap();
-        let kept = Kept::start(told.descriptor_store(&variable).unwrap());
-        kept.begin_with(&state::tests::first()).unwrap();
+        let (manager, kept) = Manager::start();
+        kept.begin_with(&first()).unwrap();
         kept.until_settled().await;
         // Of claims that nobody had: 60 bytes each.
         let came = (0..30_000).take_while(|_| kept.written().bytes_max != u64::MAX);
         came.for_each(|_| kept.left(1000));
         let long = kept.written().bytes;
-        assert!(LINES_BYTES_MAX < long, "{long} bytes");
-        // Written while somebody else reads, and after that.
+        assert!(1 << 20 < long, "{long} bytes");
         kept.left(5);
         kept.until_settled().await;
         assert!(kept.written().bytes < 4096, "{} bytes", kept.written().bytes);
         kept.left(1001);
         let file = kept.written().file.as_ref().unwrap().try_clone().unwrap();
         let state = State::read_kept(&mut At { file: &file, next: 0, end: kept.written().bytes }).unwrap();
-        assert_eq!(state.check(&state::tests::settings("a")), Ok(0), "claim 5 has left");
-        let said = |_| {
-            let mut text = [0; 100];
-            let length = manager.recv(&mut text).unwrap();
-            String::from_utf8(text[..length].to_vec()).unwrap()
-        };
-        let (forget, keep) = ("FDSTOREREMOVE=1\nFDNAME=s\n", "FDSTORE=1\nFDNAME=s\n");
-        assert_eq!([0; 4].map(said), [forget, keep, forget, keep]);
+        assert_eq!(state.check(&settings("a")), Ok(0), "claim 5 has left");
+        assert_eq!(manager.words(), [FORGET_FILE, KEEP_FILE, FORGET_FILE, KEEP_FILE]);
+    }
+
+    #[test]
+    fn lines_that_come_while_the_file_is_written_anew_are_in_the_new_one() {
+        let mut written = Written { nodes: HashSet::from([5]), ..Written::new(&first()).unwrap() };
+        let shorter = Written::new(&first()).unwrap();
+        let (file, bytes) = (written.file.as_ref().unwrap().try_clone().unwrap(), written.bytes);
+        let line = state::left(5).unwrap();
+        file.write_all_at(&line, bytes).unwrap();
+        written.bytes += line.len() as u64;
+        let said_so = written.bytes;
+        written.go_on_in(shorter, &file, bytes).unwrap();
+        assert_eq!((written.bytes, &written.nodes), (said_so, &HashSet::from([5])));
+        let new = written.file.as_ref().unwrap();
+        assert_eq!(new.metadata().unwrap().len(), written.bytes);
+        let state = State::read_kept(&mut At { file: new, next: 0, end: written.bytes }).unwrap();
+        assert_eq!(state.check(&settings("a")), Ok(0), "claim 5 has left");
+    }
+
+    #[test]
+    fn a_part_of_a_file_is_read_to_its_end_and_no_further() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(b"0123456789", 0).unwrap();
+        let mut part = At { file: &file, next: 3, end: 8 };
+        let mut start = [0; 2];
+        part.read_exact(&mut start).unwrap();
+        let mut rest = Vec::new();
+        part.read_to_end(&mut rest).unwrap();
+        assert_eq!((&start, &*rest), (b"34", b"567".as_slice()));
     }
 
     #[tokio::test]
     async fn a_file_that_could_not_be_written_anew_is_bounded_all_the_same() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("notify");
-        let _manager = UnixDatagram::bind(&path).unwrap();
-        let variable = |name: &str| match name {
-            "NOTIFY_SOCKET" => Some(path.display().to_string()),
-            "FDSTORE" => Some("8".to_owned()),
-            _ => None,
-        };
-        let told = ServiceManager::find(&variable).unwrap().unwrap();
-        let kept = Kept::start(told.descriptor_store(&variable).unwrap());
-        kept.begin_with(&state::tests::first()).unwrap();
+        let (_manager, kept) = Manager::start();
+        kept.begin_with(&first()).unwrap();
         // What is there is no state any longer.
         kept.written().file.as_ref().unwrap().write_all_at(b"?", 0).unwrap();
         let came = (0..30_000).take_while(|_| kept.written().bytes_max != u64::MAX);
         came.for_each(|_| kept.left(1000));
         kept.until_settled().await;
         let Written { bytes, bytes_max, .. } = *kept.written();
-        assert!((bytes + 1..u64::MAX).contains(&bytes_max), "{bytes_max} bytes, of which {bytes} are there");
+        assert_eq!(bytes_max, 2 * bytes + LINES_BYTES_MAX, "until there is as much again");
+    }
+
+    #[test]
+    fn a_state_is_gone_on_from_with_or_without_connections() {
+        let state = || OwnedFd::from(first().into_file().unwrap());
+        let (socket, _peer) = UnixStream::pair().unwrap();
+        let other = || OwnedFd::from(File::open("/dev/null").unwrap());
+        // Of two, the service manager was given the last one last.
+        for (states, sockets) in [(vec![state()], Vec::new()), (vec![other(), state()], vec![socket.into()])]
+        {
+            let count = sockets.len();
+            let (state, sockets) = before(states, sockets, &settings("a")).unwrap();
+            assert_eq!((state.check(&settings("a")), sockets.len()), (Ok(1), count));
+        }
+        assert!(before(vec![state()], Vec::new(), &settings("b")).is_none(), "another daemon's");
     }
 
     #[test]
@@ -376,8 +538,8 @@ mod tests {
 
     #[test]
     fn what_is_no_state_is_told_of_and_ends_its_connections() {
-        let (socket, peer) = std::os::unix::net::UnixStream::pair().unwrap();
-        let settings = state::tests::settings("a");
+        let (socket, peer) = UnixStream::pair().unwrap();
+        let settings = settings("a");
         assert!(before(Vec::new(), Vec::new(), &settings).is_none());
         let states = [Vec::new(), vec![File::open("/dev/null").unwrap().into()]];
         for states in states {

@@ -411,3 +411,6 @@ fn wait_for(child: &mut Child) -> io::Result<Option<std::process::ExitStatus>> {
     child.wait()?;
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,3 +103,39 @@ pub fn read(mut file: File) -> io::Result<Last> {
     let line = text.strip_suffix('\n').ok_or(io::ErrorKind::UnexpectedEof)?;
     Ok(serde_json::from_str(line)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(outcome: &Outcome) -> io::Result<Last> {
+        read(outcome.as_fd().try_clone_to_owned()?.into())
+    }
+
+    #[test]
+    fn each_outcome_takes_the_place_of_the_one_before_in_whichever_program() {
+        let outcome = Outcome::new().unwrap();
+        assert_eq!(of(&outcome).unwrap(), Last { number: 0, went: Went::Never });
+        let replaced = Went::Replaced {
+            versions: ["0.1.0".to_owned(), "0.2.0".to_owned()],
+            nodes: [3, 1],
+            paused_ms: 7,
+        };
+        outcome.tell(&replaced);
+        assert_eq!(of(&outcome).unwrap(), Last { number: 1, went: replaced });
+        let next = Outcome::inherited(outcome.as_fd().try_clone_to_owned().unwrap());
+        let failed = Went::Failed { reason: "why".to_owned() };
+        next.tell(&failed);
+        next.tell(&failed);
+        assert_eq!(of(&outcome).unwrap(), Last { number: 3, went: failed });
+    }
+
+    #[test]
+    fn what_is_half_written_is_no_outcome_and_the_next_one_is_whole() {
+        let outcome = Outcome::new().unwrap();
+        outcome.0.set_len(10).unwrap();
+        assert_eq!(of(&outcome).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        outcome.tell(&Went::Never);
+        assert_eq!(of(&outcome).unwrap(), Last { number: 1, went: Went::Never });
+    }
+}

@@ -42,34 +42,32 @@ pub fn from_bytes(bytes: &[u8], instance: &Arc<Instance>) -> io::Result<Vec<Arc<
 
 #[cfg(test)]
 mod tests {
+    use super::super::state::tests::{instance, registration};
     use super::*;
-    use repmd_backend_api::{AliveName, Creation, HostId, InstanceId, Node};
-    use std::time::SystemTime;
 
     #[test]
-    fn nodes_are_read_as_they_were_written_on_the_same_host_alone() {
-        let on = |host| {
-            let host = HostId::parse(host).unwrap();
-            let (name, aliases, addresses) = ("i".to_owned(), vec![], vec![]);
-            Arc::new(Instance { id: InstanceId(7), name, host, aliases, addresses, port: 4369 })
+    fn what_nodes_have_registered_is_read_as_it_was_written() {
+        let nodes = [registration(1, "a"), registration(2, "b")];
+        let bytes = to_bytes(&nodes, &instance()).unwrap();
+        assert_eq!(from_bytes(&bytes, &instance()).unwrap(), nodes);
+        // No connection is carried.
+        assert_eq!(String::from_utf8(bytes).unwrap().matches("\"fd\":-1,").count(), 2);
+    }
+
+    #[test]
+    fn what_cannot_be_read_of_a_node_costs_it_alone_and_another_host_or_format_all() {
+        let nodes = [registration(1, "a"), registration(2, "b")];
+        let text = String::from_utf8(to_bytes(&nodes, &instance()).unwrap()).unwrap();
+        let read = |right: &str, wrong: &str| {
+            let changed = text.replacen(right, wrong, 1);
+            assert_ne!(changed, text, "{right}");
+            from_bytes(changed.as_bytes(), &instance())
         };
-        let node = Arc::new(Registration {
-            node: Node::ordinary(AliveName::parse("r/\"é".as_bytes()).unwrap(), 5000),
-            advertised_port: 5001,
-            creation: Creation::FIRST,
-            instance: on("a"),
-            registered_at: SystemTime::UNIX_EPOCH,
-        });
-        let other = Registration { creation: node.creation.next(), ..(*node).clone() }.into();
-        let written = to_bytes(&[Arc::clone(&node), other], &on("a")).unwrap();
-        assert_eq!(from_bytes(&written, &on("a")).unwrap().len(), 2);
-        // No node has this creation.
-        let text = String::from_utf8(written).unwrap().replace("\"creation\":5", "\"creation\":0");
-        assert_eq!(from_bytes(text.as_bytes(), &on("a")).unwrap(), [node]);
-        let refused = from_bytes(text.as_bytes(), &on("b")).unwrap_err();
-        assert_eq!(refused.to_string(), "format 1 of a, and not format 1 of b");
-        let later = text.replace("\"format\":1", "\"format\":2");
-        assert!(from_bytes(later.as_bytes(), &on("a")).is_err());
-        assert!(from_bytes(b"{}", &on("a")).is_err());
+        assert_eq!(read("\"name\":\"a\"", "\"name\":\"\"").unwrap(), nodes[1..]);
+        let error = |right, wrong| read(right, wrong).unwrap_err().to_string();
+        assert_eq!(error("\"host\":\"a\"", "\"host\":\"b\""), "format 1 of b, and not format 1 of a");
+        assert_eq!(error("\"format\":1", "\"format\":2"), "format 2 of a, and not format 1 of a");
+        assert!(read("\"nodes\"", "\"others\"").is_err());
+        assert!(from_bytes(&text.as_bytes()[..text.len() - 1], &instance()).is_err());
     }
 }
