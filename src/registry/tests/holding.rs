@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::registry::{Carried, CarriedPast, State};
+use crate::registry::{Carried, CarriedPast, LeaseCounts, State};
 use futures_util::FutureExt;
 use repmd_backend_api::{Creation, InstanceId};
 
@@ -147,6 +147,7 @@ async fn a_registry_of_one_process_needs_no_leases_and_has_no_past_but_creations
     let stage = Stage::alone();
     let lease = stage.register(1, "a").await;
     assert_eq!((stage.registry.held().len(), stage.registry.lease_counts().all), (0, 0));
+    assert_eq!((stage.registry.is_shared(), stage.registry.lease_ttl()), (false, None));
     stage.registry.release(&lease).await;
     let Carried { renewed, releasing, past } = stage.registry.carried();
     assert_eq!((renewed.len(), releasing.len()), (0, 0));
@@ -159,6 +160,7 @@ async fn a_node_that_is_adopted_is_held_by_this_run_and_published_and_its_creati
     let stage = Stage::new();
     let earlier = stage.other(Instance { id: InstanceId::random(), ..daemon("here") }).await;
     let orphan = earlier.register("a", 1).await;
+    assert!(stage.registry.is_ours_of_before(&orphan.registration));
     let lease = stage.registry.adopt(5, Arc::clone(&orphan.registration));
     assert_eq!((lease.token.number, lease.token.instance), (5, stage.registry.instance().id));
     assert_eq!((lease.creation(), states(&stage)), (orphan.creation(), vec![State::Unpublished]));
@@ -173,10 +175,14 @@ async fn a_node_that_is_adopted_is_held_by_this_run_and_published_and_its_creati
 #[tokio::test(start_paused = true)]
 async fn the_next_program_goes_on_with_what_was_published_and_publishes_the_rest() {
     let stage = Stage::new();
-    stage.register(1, "a").await;
+    let lease = stage.register(1, "a").await;
+    assert!(!stage.registry.is_ours_of_before(&lease.registration));
     stage.store.is("register", Fault::Denies);
     stage.register(2, "b").await;
     sleep(SECOND).await;
+    assert_eq!((stage.registry.is_shared(), stage.registry.lease_ttl()), (true, Some(TTL)));
+    let counts = LeaseCounts { all: 2, unpublished: 1, ..LeaseCounts::default() };
+    assert_eq!(stage.registry.lease_counts(), counts);
     let carried = stage.registry.carried();
     assert_eq!(carried.renewed, HashMap::from([(1, SECOND)]));
     let nodes = stage.registry.held().into_iter();
