@@ -116,8 +116,7 @@ async fn a_hang_up_asks_for_another_program_unless_it_was_ignored_before() {
 #[tokio::test]
 async fn a_daemon_is_replaced_by_a_program_that_would_serve_all_of_its_nodes() {
     let (daemon, _peers) = daemon(&[(5, "n"), (7, "m")]).await;
-    let (replacements, mut asked) = mpsc::channel(1);
-    let upgrader = |nodes: usize| {
+    let upgrader = |nodes: usize, replacements: &mpsc::Sender<Replace>| {
         Arc::new(Upgrader {
             called: shell(&format!(r#"echo '{{"version":"9","nodes":{nodes}}}'"#)),
             sockets: OtherSockets { dns: Sockets { udp: Vec::new(), tcp: Vec::new() }, admin: None },
@@ -127,14 +126,15 @@ async fn a_daemon_is_replaced_by_a_program_that_would_serve_all_of_its_nodes() {
             replacements: replacements.clone(),
         })
     };
+    let (nobody, _) = mpsc::channel(1);
+    assert_eq!(upgrader(2, &nobody).try_out().await, Ok("9".to_owned()));
+    assert_eq!(upgrader(2, &nobody).replace().await, "the daemon is about to end");
     for nodes in [0, 1, 3] {
-        let why = upgrader(nodes).replace().await;
+        let why = upgrader(nodes, &nobody).replace().await;
         assert_eq!(why, format!("the new program would serve {nodes} of 2 nodes"));
     }
-    assert_eq!(upgrader(2).try_out().await, Ok("9".to_owned()));
-    // Whoever serves the wire could not pause.
-    let (why, ()) = tokio::join!(upgrader(2).replace(), async { drop(asked.recv().await) });
+    // Whoever serves the wire cannot pause.
+    let (replacements, mut asked) = mpsc::channel(1);
+    let (why, ()) = tokio::join!(upgrader(2, &replacements).replace(), async { drop(asked.recv().await) });
     assert_eq!(why, "what is under way did not pause");
-    drop(asked);
-    assert_eq!(upgrader(2).replace().await, "the daemon is about to end");
 }
