@@ -198,9 +198,10 @@ impl Settings {
     }
 }
 
-/// What the tests of all these files share.
 #[cfg(test)]
 mod tests {
+    //! What the tests of all these files share.
+
     use super::*;
 
     pub(super) fn merge(
