@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn what_nodes_have_registered_is_read_as_it_was_written() {
-        let nodes = [registration(1, "a"), registration(2, "b")];
+        let nodes = [registration(1, "a"), registration(2, "r/\"é")];
         let bytes = to_bytes(&nodes, &instance()).unwrap();
         assert_eq!(from_bytes(&bytes, &instance()).unwrap(), nodes);
         // No connection is carried.
@@ -68,6 +68,7 @@ mod tests {
         assert_eq!(error("\"host\":\"a\"", "\"host\":\"b\""), "format 1 of b, and not format 1 of a");
         assert_eq!(error("\"format\":1", "\"format\":2"), "format 2 of a, and not format 1 of a");
         assert!(read("\"nodes\"", "\"others\"").is_err());
+        assert!(from_bytes(b"{}", &instance()).is_err());
         assert!(from_bytes(&text.as_bytes()[..text.len() - 1], &instance()).is_err());
     }
 }
