@@ -33,7 +33,6 @@ mod reply;
 pub mod settings;
 mod watch;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::iter::zip;
 use std::net::IpAddr;
@@ -333,13 +332,10 @@ impl RegistryBackend for Redis {
             renewals.extend(self.write_all(&lost).await?);
             unsure.extend(lost);
         }
-        let held = held.into_iter().map(|(written, _)| (written.lease.token, Renewal::Held));
-        let written = zip(unsure.iter().map(|written| written.lease.token), renewals);
-        let renewals: HashMap<_, _> = held.chain(written).collect();
-        let renewed = leases.iter().filter_map(|lease| {
-            let renewal = renewals.get(&lease.token)?.clone();
+        let held = held.into_iter().map(|(written, _)| (written, Renewal::Held));
+        let renewed = held.chain(zip(unsure, renewals)).map(|(Written { lease, .. }, renewal)| {
             self.extendable.note(lease, renewal == Renewal::Held);
-            Some(Renewed { lease: lease.clone(), renewal })
+            Renewed { lease: (*lease).clone(), renewal }
         });
         Ok(renewed.collect())
     }

@@ -170,9 +170,10 @@ impl Postgres {
         let data = self.data();
         // It fails where there is none.
         let _ = std::fs::remove_dir_all(&data);
-        let (shared, release) = match self.release {
-            Release::Installed => (&TEMPLATE, self.release),
-            Release::Debian13 => (&TEMPLATE_17, self.release),
+        let release = self.release;
+        let shared = match release {
+            Release::Installed => &TEMPLATE,
+            Release::Debian13 => &TEMPLATE_17,
         };
         let template = self.template.get_or_insert_with(|| shared.get(|| Self::template(release)));
         run(Command::new("cp").args(["-a", "--reflink=auto"]).args([template.data(), data]));
